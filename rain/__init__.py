@@ -1,0 +1,1 @@
+"""RAIN: rewindable auto-regressive inference (arXiv 2309.07124)."""

@@ -1,0 +1,35 @@
+"""The ``rain`` command: ``replay``, and what further subcommands register."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rain.errors import RainError
+
+COMMANDS = {
+    "replay": ("rain.replay", "replay recorded searches and compare every node"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; a RainError ends with one sentence on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="rain", description="RAIN: rewindable auto-regressive inference")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, help_text) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+        if name in arguments[:1]:
+            importlib.import_module(module).add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    try:
+        return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+    except RainError as error:
+        print(f"rain: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

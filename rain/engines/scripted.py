@@ -1,0 +1,80 @@
+"""An engine that answers from a recording; it needs no torch and knows nothing that was not recorded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage
+from rain.errors import RainError
+
+
+class ScriptedEngine(Engine):
+    """Replays the answers of a recorded search.
+
+    Args:
+        calls: ``expand``, ``add`` and ``evaluate`` lists as in the golden traces (see ``rain.replay``).
+
+    A drawn request (``n > 1``) is answered from ``expand``, or from ``add`` where ``n`` is 2; a single continuation is a
+    rollout, answered from ``evaluate``. Asking for what was not recorded is an error, which is the point.
+
+    Attributes:
+        expanded: the prefixes whose expansion was asked for.
+    """
+
+    def __init__(self, calls: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        self.usage = Usage()
+        self._expand = {tuple(call["prefix"]): call for call in calls["expand"]}
+        self._add = {(tuple(call["prefix"]), call["occurrence"]): call for call in calls["add"]}
+        self._rollouts = {tuple(call["prefix"]): tuple(call["rollout"]) for call in calls["evaluate"]}
+        self._additions: Counter[Tokens] = Counter()
+        self.expanded: set[Tokens] = set()
+
+    async def generate(
+        self,
+        prefix: Sequence[int],
+        *,
+        n: int = 1,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        greedy_first: bool = False,
+        stop: Stop = Stop(),  # noqa: B008 - frozen
+        seed: int = 0,
+    ) -> list[Continuation]:
+        """Return the recorded continuations; log-probabilities of a set stand on its first token."""
+        self.usage.requests += 1
+        key = tuple(prefix)
+        if n == 1:
+            tokens = self._lookup(self._rollouts, key, "rollout")
+            return [Continuation(tokens, (0.0,) * len(tokens), "stop")]
+        if n == 2:
+            self._additions[key] += 1
+            call = self._lookup(self._add, (key, self._additions[key]), "addition")
+        else:
+            call = self._lookup(self._expand, key, "expansion")
+            self.expanded.add(key)
+        if call["n"] != n or any(len(tokens) != max_tokens for tokens, _ in call["candidates"]):
+            raise RainError(f"the recording answers n={call['n']} at prefix {list(key)}; asked were {n} x {max_tokens}")
+        priors = [prior for _, prior in call["candidates"]]
+        priors[0] = call["greedy_raw_prob"]
+        return [
+            Continuation(tuple(tokens), (math.log(prior), *[0.0] * (len(tokens) - 1)), "length")
+            for (tokens, _), prior in zip(call["candidates"], priors, strict=True)
+        ]
+
+    async def next_logprobs(self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()) -> dict[int, float]:
+        """Return the most likely recorded next tokens."""
+        self.usage.requests += 1
+        self.expanded.add(tuple(prefix))
+        probabilities = self._lookup(self._expand, tuple(prefix), "next-token distribution")["next_token_probs"]
+        ranked = sorted(range(len(probabilities)), key=lambda token: (-probabilities[token], token))
+        return {token: math.log(probabilities[token]) for token in {*ranked[:top], *ids}}
+
+    @staticmethod
+    def _lookup(table: Mapping[Any, Any], key: Any, what: str) -> Any:
+        if key not in table:
+            raise RainError(f"the recording holds no {what} for prefix {key}")
+        return table[key]
