@@ -49,12 +49,14 @@ class Usage:
     Attributes:
         forward_passes: model calls that this session took part in (a call shared by k sessions counts for each).
         tokens_computed: query tokens that went through the model for this session.
+        tokens_distinct: those of them that were computed for the first time; the lower bound of ``tokens_computed``.
         tokens_reused: tokens of requests that came out of a cache instead.
         requests: calls of ``generate`` and ``next_logprobs``.
     """
 
     forward_passes: int = 0
     tokens_computed: int = 0
+    tokens_distinct: int = 0
     tokens_reused: int = 0
     requests: int = 0
 
