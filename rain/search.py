@@ -44,7 +44,9 @@ class Encoder(Protocol):
 class Rules(Protocol):
     """What ends a response and what ends a rollout, by task and tokenizer."""
 
-    rollout_stop: Stop
+    @property
+    def rollout_stop(self) -> Stop:
+        """What ends a rollout."""
 
     def finish(self, response: Tokens) -> str | None:
         """Return "eos" or "stop" if the response has ended, else None."""

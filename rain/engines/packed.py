@@ -24,11 +24,11 @@ class Run(NamedTuple):
 
     Attributes:
         chain: slots from the root to the last of them.
-        count: how many at the end of the chain are computed; each sees the chain up to itself.
+        fresh: how many at the end of the chain are computed; each sees the chain up to itself.
     """
 
     chain: Sequence[int]
-    count: int
+    fresh: int
 
 
 class TreeQueries:
@@ -66,7 +66,7 @@ class Segment:
 
 def leading_block(run: Run) -> int:
     """Return the largest t so that slots 0 .. t - 1 begin the chain and every query of the run sees them all."""
-    low, high = 0, len(run.chain) - run.count + 1
+    low, high = 0, len(run.chain) - run.fresh + 1
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if run.chain[middle - 1] == middle - 1 else (low, middle - 1)
@@ -104,7 +104,7 @@ class TreePart:
         row = 0
         for run in queries.runs:
             seen = np.array([columns[slot] for slot in run.chain[block:]])
-            for length in range(len(seen) - run.count + 1, len(seen) + 1):
+            for length in range(len(seen) - run.fresh + 1, len(seen) + 1):
                 allowed[row, seen[: max(length, 0)]] = True
                 row += 1
         index = torch.tensor(list(columns), device=device)
@@ -162,7 +162,7 @@ def tree_attention(
         scores.append(score)
         values.append(held)
     weights = torch.softmax(torch.cat(scores, dim=2), dim=2, dtype=torch.float32).to(queries.dtype)
-    parts = weights.split([held.shape[1] for held in values], dim=2)
+    parts = torch.split(weights, [held.shape[1] for held in values], dim=2)
     out = torch.bmm(parts[0], values[0])
     for weight, held in zip(parts[1:], values[1:], strict=True):
         out = torch.baddbmm(out, weight, held)

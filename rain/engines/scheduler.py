@@ -208,10 +208,10 @@ class Scheduler:
         self.model_seconds += time.perf_counter() - started
         for usage in {id(item.usage): item.usage for _, item in waiting}.values():
             usage.forward_passes += 1
-        for (key, slot), row in zip(plan.wanted, rows, strict=bool(plan.wanted)):
+        for (key, slot), found in zip(plan.wanted, rows, strict=bool(plan.wanted)):
             tops = plan.queries[key].tree.tops
-            row.others.update(tops[slot].others if slot in tops else {})
-            tops[slot] = row
+            found.others.update(tops[slot].others if slot in tops else {})
+            tops[slot] = found
         for row, item in waiting:
             item.done = item.take(rows[row], drawn[drawing[id(item)]] if id(item) in drawing else None)
 

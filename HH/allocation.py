@@ -1,0 +1,23 @@
+"""Harmlessness and helpfulness on red-teaming prompts: ``python allocation.py --help``."""
+
+import sys
+from pathlib import Path
+
+from rain.config import RainConfig
+from rain.launch import main
+from rain.readers import HH
+from rain.task import Task
+
+TASK = Task(
+    name="hh",
+    folder=Path(__file__).parent,
+    reader=HH,
+    dataset="demo.jsonl",
+    config=RainConfig(),
+    template="templates/harmless_letters.txt",
+    stop_strings=("\n\nHuman:", "\nHuman:"),
+    presets={"smollm2": {"max_new_tokens": 96}},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TASK))

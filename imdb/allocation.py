@@ -1,0 +1,22 @@
+"""Controlled sentiment: continue the first words of a movie review so that it is positive, or negative."""
+
+import sys
+from pathlib import Path
+
+from rain.config import RainConfig
+from rain.launch import main
+from rain.readers import imdb
+from rain.task import Task
+
+TASK = Task(
+    name="imdb",
+    folder=Path(__file__).parent,
+    reader=imdb(),
+    dataset="openings.jsonl",
+    config=RainConfig(max_new_tokens=40),
+    template="templates/sentiment_words.txt",
+    presets={"smollm2": {"max_new_tokens": 32}},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TASK))

@@ -1,0 +1,192 @@
+"""Prompts out of local files and hub data sets; what a row means is a task's `Reader` (rain.readers)."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rain.errors import RainError
+from rain.rows import BadRow, Item, read_items
+
+_SHOWN_FAULTS = 5
+_SHUFFLE_SEED = 42
+
+Row = Mapping[str, Any]
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a data set.
+
+    Attributes:
+        id: task, position in the data set and a hash of the text; it depends neither on the range that is run nor on
+            rows that are skipped.
+        question: what the user says, verbatim.
+        extra: further fields that go into the result record.
+    """
+
+    id: str
+    question: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Fields(NamedTuple):
+    """What a reader takes out of one row: the question and what goes with it into the result record."""
+
+    question: str
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Where a data set lies on the Hugging Face hub.
+
+    Attributes:
+        path: name of the data set on the hub.
+        split: the split to take.
+        name: its configuration, if it has several.
+        data_dir: its folder, if it has several.
+        shuffle: whether to shuffle it with seed 42, so that its first prompts are a fair sample.
+        below_tokens: keep the prompts with fewer tokens than this (tokens); 0 keeps all.
+    """
+
+    path: str
+    split: str
+    name: str | None = None
+    data_dir: str | None = None
+    shuffle: bool = False
+    below_tokens: int = 0
+
+
+def _as_list(document: object) -> list[object]:
+    if not isinstance(document, list):
+        raise BadRow("the file must hold a list of prompts")
+    return document
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What is different about the data of a benchmark.
+
+    Attributes:
+        task: name of the task, the first part of every id.
+        read: makes the fields of a prompt out of a row, whose names are in lower case with underscores; returns None
+            for a row that holds no prompt and raises `BadRow` for a broken one.
+        hub: the names that `--dataset` accepts besides paths.
+        rows: makes a list of rows out of a whole .json document; raises `BadRow` if it cannot.
+    """
+
+    task: str
+    read: Callable[[Row], Fields | None]
+    hub: Mapping[str, HubSource] = field(default_factory=dict)
+    rows: Callable[[object], list[object]] = _as_list
+
+
+def load_prompts(
+    source: str | Path,
+    reader: Reader,
+    start: int = 0,
+    end: int | None = None,
+    skip_bad: bool = False,
+    count_tokens: CountTokens | None = None,
+) -> list[Prompt]:
+    """Load the prompts of a data set, or a range of them.
+
+    Args:
+        source: path of a .jsonl, .json or .csv file, or one of the names in `reader.hub`.
+        reader: what a row means.
+        start: first prompt to return, from 0; prompts count after broken and overlong rows are left out.
+        end: one past the last prompt to return; None means all.
+        skip_bad: name broken rows on standard error and leave them out, instead of refusing the data set.
+        count_tokens: length of a question in tokens; needed where the hub source limits it.
+
+    Returns:
+        At least one prompt, in the order of the data set.
+
+    Raises:
+        RainError: the data set is missing, empty, of an unknown kind or has broken rows, or the range is not in it; the
+            message names file, line and field.
+    """
+    hub = reader.hub.get(str(source))
+    items = _hub_items(hub) if hub else read_items(Path(source), reader.rows, sorted(reader.hub))
+    prompts, faults = _read_rows(items, reader)
+    if faults:
+        _refuse_or_skip(str(source), faults, skip_bad)
+    if not prompts:
+        raise RainError(f"{source} has no prompts")
+    return _select(str(source), _short_enough(prompts, hub, count_tokens), start, end)
+
+
+def prompt_id(task: str, index: int, question: str) -> str:
+    """Return the id of the prompt at a position (from 0) of a data set."""
+    digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{task}-{index:05d}-{digest[:8]}"
+
+
+def _read_rows(items: list[Item], reader: Reader) -> tuple[list[Prompt], list[str]]:
+    """Return the prompts, and for each broken row where it stands and what is wrong."""
+    prompts: list[Prompt] = []
+    faults: list[str] = []
+    for index, item in enumerate(items):
+        try:
+            fields = reader.read(item.row())
+        except BadRow as error:
+            faults.append(f"{item.where} {error}")
+            continue
+        if fields is not None:
+            prompts.append(Prompt(prompt_id(reader.task, index, fields.question), *fields))
+    return prompts, faults
+
+
+def _refuse_or_skip(source: str, faults: list[str], skip_bad: bool) -> None:
+    if skip_bad:
+        for fault in faults:
+            print(f"rain: skipped: {source}, {fault}", file=sys.stderr)
+        return
+    if len(faults) == 1:
+        raise RainError(f"{source}, {faults[0]}; mend it or pass --skip-bad")
+    shown = "; ".join(faults[:_SHOWN_FAULTS])
+    more = f"; and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
+    raise RainError(f"{source} has {len(faults)} broken rows: {shown}{more}; mend them or pass --skip-bad")
+
+
+def _short_enough(prompts: list[Prompt], hub: HubSource | None, count_tokens: CountTokens | None) -> Iterator[Prompt]:
+    if hub is None or not hub.below_tokens:
+        return iter(prompts)
+    if count_tokens is None:
+        raise ValueError(f"{hub.path} is limited to {hub.below_tokens} tokens, so count_tokens is needed")
+    return (prompt for prompt in prompts if count_tokens(prompt.question) < hub.below_tokens)
+
+
+def _select(source: str, prompts: Iterator[Prompt], start: int, end: int | None) -> list[Prompt]:
+    if start < 0:
+        raise RainError(f"--s is {start}; it must be 0 or more")
+    if end is not None and end <= start:
+        raise RainError(f"--e is {end}; it must be larger than --s, which is {start}")
+    taken = list(islice(prompts, end))
+    if len(taken) <= start:
+        raise RainError(f"--s is {start}, but {source} has {len(taken)} prompts; the first one is 0")
+    if end is not None and len(taken) < end:
+        raise RainError(f"--e is {end}, but {source} has {len(taken)} prompts")
+    return taken[start:]
+
+
+def _hub_items(hub: HubSource) -> list[Item]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise RainError(f"{hub.path} needs the package datasets ({error}); install it or give a local file") from error
+    try:
+        data = load_dataset(hub.path, hub.name, data_dir=hub.data_dir, split=hub.split)
+    except Exception as error:  # the hub's client raises errors of several network libraries
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RainError(f"cannot load {hub.path} from the hub ({reason}); give a local file instead") from error
+    if hub.shuffle:
+        data = data.shuffle(seed=_SHUFFLE_SEED)
+    return [Item(f"row {index}", row) for index, row in enumerate(data)]

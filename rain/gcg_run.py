@@ -1,0 +1,169 @@
+"""One attack from its first suffix to the records in the file, with a progress bar; continues where a file stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from rain.errors import RainError
+from rain.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step
+from rain.gcg_prompt import build_prompt
+from rain.gcg_store import Behaviour, Record, SuffixStore
+from rain.judges.keywords import refusal_list
+from rain.text import Prompter
+
+SAVE_EVERY = 10  # steps between two savings of a suffix that several behaviours share
+TARGET = "target"
+KEYWORDS = "keywords:"
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A model under attack, by the name that the records give it, with its prompts."""
+
+    name: str
+    model: Any
+    prompter: Prompter
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How suffixes are made and judged.
+
+    Attributes:
+        config: the optimisation's settings.
+        init: the first suffix, as text.
+        criterion: what counts as success, see `succeeds`.
+        stop_on_success: end an attack as soon as every behaviour succeeds on every model.
+        answer_tokens: length of the greedy answers that are recorded (tokens); never shorter than the target.
+        identity: further fields of each record that say how it was made; a file is continued only if they agree.
+    """
+
+    config: GCGConfig
+    init: str
+    criterion: str
+    stop_on_success: bool
+    answer_tokens: int
+    identity: Record
+
+
+def succeeds(answer: str, target: str, criterion: str) -> bool:
+    """Judge a greedy answer: "target": it begins with the target; "keywords:LIST": no phrase of the list is in it.
+
+    Raises:
+        RainError: the criterion or the list is unknown.
+    """
+    if criterion == TARGET:
+        return answer.strip().startswith(target.strip())
+    if criterion.startswith(KEYWORDS):
+        return not refusal_list(criterion.removeprefix(KEYWORDS)).refuses(answer) and bool(answer.strip())
+    raise RainError(f"unknown criterion {criterion!r}: known are target and keywords:LIST")
+
+
+class Attack:
+    """The search for one suffix, for one behaviour or several at once, on one model or several of one vocabulary.
+
+    Args:
+        victims: the models; at least one.
+        behaviours: those that share the suffix; at least one.
+        plan: how it is made.
+        store: the file that the records go to; steps that stand there are not done again.
+
+    Raises:
+        RainError: the file holds suffixes that were made otherwise.
+    """
+
+    def __init__(
+        self, victims: Sequence[Victim], behaviours: Sequence[Behaviour], plan: Plan, store: SuffixStore
+    ) -> None:
+        self.victims, self.behaviours, self.plan, self.store = victims, behaviours, plan, store
+        self.found = store.find(behaviours, plan.identity)
+        self.objectives: list[list[Objective]] = []  # per behaviour, per victim
+
+    @property
+    def finished(self) -> bool:
+        """Whether the file holds the suffix with all its steps, or with the success that ends it."""
+        if not self.found:
+            return False
+        succeeded = self.plan.stop_on_success and all(each["success"] for each in self.found)
+        return succeeded or self.found[0]["steps"] >= self.plan.config.steps
+
+    def run(self, title: str) -> list[Record]:
+        """Do the steps that are left, write the records and return them."""
+        try:
+            records = self._run(title)
+        except torch.OutOfMemoryError as error:
+            raise RainError("too little GPU memory for one candidate; use --dtype bfloat16 or more GPUs") from error
+        self.store.put(records)
+        return records
+
+    def _run(self, title: str) -> list[Record]:
+        state = self._start()
+        config, every = self.plan.config, [each for row in self.objectives for each in row]
+        width = min(each.model.get_input_embeddings().weight.shape[0] for each in self.victims)
+        allowed = allowed_tokens(self.victims[0].prompter.codec.tokenizer, width)
+        with tqdm(total=config.steps, initial=state.steps, desc=title, unit="step") as bar:
+            over = self._ends(state)
+            while state.steps < config.steps and not over:
+                last, state = state, step(every, state, allowed, config)
+                bar.set_postfix(loss=f"{state.loss:.4f}", tried=state.tried, refresh=False)
+                bar.update()
+                over = state.suffix != last.suffix and self._ends(state)
+                if len(self.behaviours) > 1 and state.steps % SAVE_EVERY == 0:
+                    self.store.put(self._records(state))
+        return self._records(state)
+
+    def _start(self) -> State:
+        """Build the objectives; return the state before the first step, or where the file stands."""
+        init = self.found[0]["controls"] if self.found else self.plan.init
+        starts = set()
+        for behaviour in self.behaviours:
+            pairs = [build_prompt(each.prompter, *behaviour, init) for each in self.victims]
+            starts |= {suffix for _, suffix in pairs}
+            rows = zip(self.victims, pairs, strict=True)
+            self.objectives.append([Objective(victim.model, prompt) for victim, (prompt, _) in rows])
+        if len(starts) > 1:
+            raise RainError(f"the suffix {init!r} has other tokens in other prompts; choose another with --init")
+        suffix = starts.pop()
+        loss = float(mean_losses([each for row in self.objectives for each in row], [suffix], 1))
+        if not math.isfinite(loss):
+            raise RainError(f"the loss of {self.behaviours[0].target!r} is not finite; try --dtype float32")
+        state = State(suffix, loss, self.found[0]["steps"] if self.found else 0)
+        self.found = self.found or self._records(state)
+        return state
+
+    def _answers(self, row: Sequence[Objective], state: State) -> dict[str, str]:
+        answers = {}
+        for victim, each in zip(self.victims, row, strict=True):
+            length = max(self.plan.answer_tokens, len(each.prompt.target) + 4)
+            codec = victim.prompter.codec
+            answers[victim.name] = codec.decode(each.answer(state.suffix, length, codec.eos)).strip()
+        return answers
+
+    def _ends(self, state: State) -> bool:
+        return self.plan.stop_on_success and all(record["success"] for record in self._records(state))
+
+    def _records(self, state: State) -> list[Record]:
+        """Say where each behaviour stands; `found` says how it stood before the first step."""
+        records = []
+        for i, (behaviour, row) in enumerate(zip(self.behaviours, self.objectives, strict=True)):
+            loss, answers = float(mean_losses(row, [state.suffix], 1)), self._answers(row, state)
+            first = self.found[i] if self.found else {"initial_loss": loss, "initial_answers": answers}
+            record = {
+                "goal": behaviour.goal,
+                "controls": row[0].prompt.controls(state.suffix),
+                "target": behaviour.target,
+                "loss": loss,
+                "initial_loss": first["initial_loss"],
+                "success": all(succeeds(text, behaviour.target, self.plan.criterion) for text in answers.values()),
+                "steps": state.steps,
+                "answers": answers,
+                "initial_answers": first["initial_answers"],
+            }
+            records.append(record | self.plan.identity)
+        return records

@@ -1,0 +1,146 @@
+"""The allocation command: prompts, worker processes, progress, summary."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rain.config import RainConfig
+from rain.datasets import Prompt, load_prompts
+from rain.devices import cpu_cores, split, visible_gpus
+from rain.engines.registry import EngineConfig
+from rain.errors import RainError
+from rain.flags import add_flags
+from rain.launchers import LocalLauncher
+from rain.pool import Pool, PoolSummary
+from rain.results import OutDir, ResultWriter, read_results
+from rain.runner import worker_main
+from rain.selfeval import EvaluationConfig, read_calibration
+from rain.settings import VOLATILE, VOLATILE_ENGINE, RunConfig, Settings, make_settings, task_defaults
+from rain.summary import summary_table
+from rain.task import Task
+from rain.worker import Event, Job
+
+
+def parse(task: Task, argv: Sequence[str] | None) -> Settings:
+    """Read the command line into settings."""
+    parser = argparse.ArgumentParser(description=f"RAIN on {task.name}: answer prompts with RAIN and plainly.")
+    defaults = task_defaults(task)
+    for cls, title in (
+        (RunConfig, "run"),
+        (EngineConfig, "model"),
+        (EvaluationConfig, "self-evaluation"),
+        (RainConfig, "search"),
+    ):
+        add_flags(parser, cls, defaults, title)
+    given = vars(parser.parse_args(argv))
+    if given.get("calibration"):
+        offset, scale = read_calibration(Path(given["calibration"]))
+        given = {"offset": offset, "scale": scale, **given}
+    return make_settings(task, given)
+
+
+class Progress:
+    """Shows what the workers tell: a bar over all prompts, committed text with ``--verbose``, faults."""
+
+    def __init__(self, total: int, done: int, verbose: bool) -> None:
+        self.bar = tqdm(total=total, initial=done, unit="prompt", dynamic_ncols=True, smoothing=0.1)
+        self.verbose = verbose
+        self.simulations = 0
+        self.bar.set_postfix_str("loading the model")
+
+    def event(self, event: Event) -> None:
+        """Take in one event."""
+        if event.kind == "progress":
+            self.simulations += int(event.data["simulations"])
+        elif event.kind == "commit" and self.verbose:
+            tqdm.write(f"[{event.job}] {event.data!r}")
+        elif event.kind == "failed":
+            tqdm.write(f"{event.job}: {event.data}", file=sys.stderr)
+        elif event.kind == "died":
+            tqdm.write(f"worker {event.worker} {event.data}; its prompts are done again", file=sys.stderr)
+        if event.kind in ("done", "failed"):
+            self.bar.update()
+        elapsed = self.bar.format_dict["elapsed"] or 1
+        self.bar.set_postfix_str(f"{self.simulations / elapsed:.1f} simulations/s", refresh=event.kind != "commit")
+
+
+def run_pool(settings: Settings, outdir: OutDir, prompts: Sequence[Prompt], total: int, done: int) -> PoolSummary:
+    """Answer the prompts in worker processes."""
+    environments = split(settings.run.nump, visible_gpus(), cpu_cores())
+    progress = Progress(total, done, settings.run.verbose)
+
+    def give_up(job: Job, reason: str) -> None:
+        with ResultWriter(outdir.result_path("lost")) as writer:
+            writer.write({"id": job.id, "question": job.payload.question, "error": reason})
+
+    pool = Pool(
+        LocalLauncher(worker_main, settings, environments),
+        settings.run.nump,
+        is_done=lambda job: job in outdir.done_ids(errors=True),
+        on_lost=give_up,
+        concurrency=settings.run.concurrency,
+        on_event=progress.event,
+    )
+    try:
+        return pool.run([Job(prompt.id, prompt) for prompt in prompts])
+    finally:
+        progress.bar.close()
+
+
+def announce(settings: Settings) -> None:
+    """Say which defaults an embedded model's preset replaces."""
+    if settings.preset:
+        chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in settings.preset.items())
+        print(f"rain: preset for {settings.engine.modelname}: {chosen} (--preset none: the paper's settings)")
+
+
+def token_counter(settings: Settings) -> Any:
+    """Return a function that counts a question's tokens, for data sets that limit them; loads a tokenizer once."""
+    loaded: list[Any] = []
+
+    def count(text: str) -> int:
+        if not loaded:
+            from rain.models import load_tokenizer
+
+            loaded.append(load_tokenizer(settings.engine.modelname))
+        return len(loaded[0].encode(text))
+
+    return count
+
+
+def allocate(settings: Settings) -> int:
+    """Answer all prompts of a run that are not done yet; return the exit code."""
+    run, task = settings.run, settings.task
+    source = task.path(run.dataset) if run.dataset == task.dataset else run.dataset
+    prompts = load_prompts(source, task.reader, run.s, run.e, run.skip_bad, token_counter(settings))
+    split(run.nump, visible_gpus(), cpu_cores())
+    announce(settings)
+    with OutDir(run.outdir, settings.as_dict(), VOLATILE + VOLATILE_ENGINE) as outdir:
+        settings = replace(settings, config_hash=outdir.config_hash)
+        resumed = outdir.resume([prompt.id for prompt in prompts])
+        left = [prompt for prompt in prompts if prompt.id not in resumed.done]
+        if resumed.done:
+            print(f"rain: {len(resumed.done)} of {len(prompts)} prompts are done already in {run.outdir}")
+        code = 0
+        if left:
+            code = run_pool(settings, outdir, left, len(prompts), len(resumed.done)).exit_code
+        wanted = {prompt.id for prompt in prompts}
+        print(summary_table([record for record in read_results(outdir.path) if record["id"] in wanted]))
+        print(f"results: {outdir.path}/res_*.jsonl")
+        return code
+
+
+def main(task: Task, argv: Sequence[str] | None = None) -> int:
+    """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
+    try:
+        return allocate(parse(task, argv))
+    except RainError as error:
+        print(f"rain: error: {error}", file=sys.stderr)
+        return 2

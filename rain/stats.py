@@ -1,0 +1,111 @@
+"""Small statistics of counts: intervals, the paired test, agreement, ranking and ratios (no dependencies)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb, sqrt
+from typing import NamedTuple
+
+Z95 = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution: two-sided 95 % intervals."""
+
+
+class Interval(NamedTuple):
+    """A two-sided interval, low <= high."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: int, total: int, z: float = Z95) -> Interval:
+    """Return Wilson's score interval of a proportion, both ends in [0, 1]; (0, 1) when total is 0.
+
+    Source: Wilson 1927, JASA 22. Raises ValueError unless 0 <= successes <= total.
+    """
+    if not 0 <= successes <= total:
+        raise ValueError(f"successes must lie in 0..total, got {successes} of {total}")
+    if total == 0:
+        return Interval(0.0, 1.0)
+    rate = successes / total
+    scale = 1 + z * z / total
+    centre = (rate + z * z / (2 * total)) / scale
+    half = z / scale * sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Return the exact two-sided p value, in (0, 1], of McNemar's test.
+
+    first_only and second_only count the pairs of which just one side succeeded; under the hypothesis of no difference
+    each such pair falls to either side with probability one half. 1 when there are none. Source: McNemar 1947.
+    """
+    if first_only < 0 or second_only < 0:
+        raise ValueError(f"counts must not be negative, got {first_only} and {second_only}")
+    total = first_only + second_only
+    tail = sum(comb(total, k) for k in range(min(first_only, second_only) + 1))
+    return min(1.0, 2 * tail / (1 << total))
+
+
+def agreement(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Return the share, in [0, 1], of positions where two raters agree; ValueError when empty or of unequal length."""
+    if len(first) != len(second) or not first:
+        raise ValueError(f"need two ratings of the same items, got {len(first)} and {len(second)}")
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+
+
+def kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
+    """Return Cohen's kappa of two raters, in [-1, 1]; None where it is undefined (both always said the same one thing).
+
+    kappa = (observed agreement - chance agreement) / (1 - chance agreement). Source: Cohen 1960.
+    """
+    observed = agreement(first, second)
+    p, q = sum(first) / len(first), sum(second) / len(second)
+    chance = p * q + (1 - p) * (1 - q)
+    return None if chance == 1.0 else (observed - chance) / (1 - chance)
+
+
+def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
+    """Return the probability that a positive outscores a negative, ties counted half; in [0, 1].
+
+    The area under the ROC curve by ranks (Mann-Whitney), O(n log n). Raises ValueError when a class is empty.
+    """
+    if not positives or not negatives:
+        raise ValueError("the area under the curve needs scores of both classes")
+    ordered = sorted([(score, True) for score in positives] + [(score, False) for score in negatives])
+    wins, below, start = 0.0, 0, 0
+    while start < len(ordered):
+        stop = start
+        while stop < len(ordered) and ordered[stop][0] == ordered[start][0]:
+            stop += 1
+        above = sum(positive for _, positive in ordered[start:stop])
+        tied = stop - start - above
+        wins += above * (below + tied / 2)
+        below += tied
+        start = stop
+    return wins / (len(positives) * len(negatives))
+
+
+class Ratio(NamedTuple):
+    """A ratio of two sums with its 95 % interval; low and high are None when fewer than two pairs are known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float], z: float = Z95) -> Ratio | None:
+    """Return sum(numerators) / sum(denominators) of paired measurements; None when there is nothing to divide by.
+
+    The interval is the linearised (delta-method) one of the ratio estimator; Cochran, Sampling Techniques, section 6.4.
+    """
+    count, below = len(numerators), sum(denominators)
+    if count != len(denominators):
+        raise ValueError(f"need pairs, got {count} and {len(denominators)} numbers")
+    if below <= 0:
+        return None
+    value = sum(numerators) / below
+    if count < 2:
+        return Ratio(value, None, None)
+    residuals = sum((y - value * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
+    half = z * sqrt(residuals / (count * (count - 1))) / (below / count)
+    return Ratio(value, value - half, value + half)

@@ -1,0 +1,25 @@
+"""TruthfulQA: ``python allocation.py --help``."""
+
+import sys
+from pathlib import Path
+
+from rain.config import RainConfig
+from rain.launch import main
+from rain.readers import TRUTH
+from rain.task import Task
+
+TASK = Task(
+    name="truth",
+    folder=Path(__file__).parent,
+    reader=TRUTH,
+    dataset="demo.jsonl",
+    config=RainConfig(min_visits=16),
+    template="templates/truthful_words.txt",
+    to_end=True,
+    rollout_limit=64,
+    cut_after_full_stop=True,
+    presets={"smollm2": {"max_new_tokens": 64}},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TASK))
