@@ -69,7 +69,9 @@ class RainConfig:
         if not self.token_set_lengths or self.token_set_lengths[0] != 1 or min(self.token_set_lengths) < 1:
             raise RainError(f"token_set_lengths is {self.token_set_lengths}; it must start with 1 and be positive")
         if self.max_draws < self.candidates - 1:
-            raise RainError(f"max_draws is {self.max_draws}; it must be at least candidates - 1 = {self.candidates - 1}")
+            raise RainError(
+                f"max_draws is {self.max_draws}; it must be at least candidates - 1 = {self.candidates - 1}"
+            )
 
     def token_set_length(self, step: int) -> int:
         """Return the number of tokens in each child of a leaf at this step (0: root of the first search)."""

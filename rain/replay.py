@@ -15,13 +15,14 @@ import numpy as np
 
 from rain.config import RainConfig
 from rain.engines.base import Stop, Tokens
-from rain.engines.scripted import ScriptedEngine
+from rain.engines.scripted import NotRecorded, ScriptedEngine
 from rain.errors import RainError
 from rain.search import Commit, Problem, Search
 from rain.tree import Node, Vector
 
 TOLERANCE = 1e-5
 FLOATS = ("n", "q", "prior")
+FIELDS = {"config": dict, "prompt": list, "calls": dict, "moves": list, "output": list, "simulations": int}
 
 
 class RecordedScorer:
@@ -36,7 +37,7 @@ class RecordedScorer:
     async def score(self, response: Tokens) -> float:
         """Return the recorded score of a response."""
         if response not in self._scores:
-            raise RainError(f"the recording holds no score of {response}")
+            raise NotRecorded(f"the recording holds no score of {response}")
         return float(self._scores[response])
 
     def commit(self, response: Tokens) -> None:
@@ -46,7 +47,7 @@ class RecordedScorer:
         """Return the recorded embeddings."""
         missing = [span for span in spans if span not in self._vectors]
         if missing:
-            raise RainError(f"the recording holds no embedding of {missing[0]}")
+            raise NotRecorded(f"the recording holds no embedding of {missing[0]}")
         return [self._vectors[span] for span in spans]
 
 
@@ -152,13 +153,17 @@ async def replay(trace: Mapping[str, Any]) -> Comparison:
     search = Search(problem, engine, config)
     moves = [move for move in trace["moves"] if move["committed"] is not None]
     result = Comparison(recorded_expansions=len(trace["calls"]["expand"]))
-    async for commit in search.commits():
-        if result.commits == len(moves):
-            result.fault = f"the recording ends after {len(moves)} commits, the search goes on"
-        else:
-            compare_commit(moves[result.commits], commit, result)
-        if result.fault:
-            return result
+    try:
+        async for commit in search.commits():
+            if result.commits == len(moves):
+                result.fault = f"the recording ends after {len(moves)} commits, the search goes on"
+            else:
+                compare_commit(moves[result.commits], commit, result)
+            if result.fault:
+                return result
+    except NotRecorded as error:
+        result.fault = f"after commit {result.commits}: {error}"
+        return result
     if result.commits < len(moves) or list(search.prefix) != trace["output"]:
         result.fault = f"the search ended with {list(search.prefix)}, the recording with {trace['output']}"
     elif search.simulations != trace["simulations"]:
@@ -175,10 +180,12 @@ def read_trace(path: Path) -> dict[str, Any]:
         raise RainError(f"cannot read the trace {path}: {error.strerror}") from error
     except ValueError as error:
         raise RainError(f"the trace {path} is no JSON: {error}") from error
-    missing = [name for name in ("config", "prompt", "calls", "moves", "output", "simulations") if name not in trace]
-    if missing:
-        raise RainError(f"the trace {path} lacks the field {missing[0]!r}")
-    return dict(trace)
+    if not isinstance(trace, dict):
+        raise RainError(f"the trace {path} is no JSON object")
+    for name, kind in FIELDS.items():
+        if not isinstance(trace.get(name), kind):
+            raise RainError(f"the trace {path} lacks the field {name!r}, or it is of another type than {kind.__name__}")
+    return trace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -80,15 +80,24 @@ class Runner:
             return {**start, "error": f"{type(error).__name__}: {error}", **prompt.extra, **end}
         return {**start, **answers, **prompt.extra, **end}
 
-    async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> Record:
-        """Answer with RAIN and plainly, side by side."""
+    async def searched(self, prompt: Prompt, on_commit: OnCommit = lambda commit, text: None) -> Record:
+        """Answer with RAIN alone: text, finish, moves and cost."""
+        return await self._search(prompt, *self._start(prompt), on_commit)
+
+    async def answered(self, prompt: Prompt) -> Record:
+        """Answer plainly alone: text, length (tokens) and cost."""
+        return await self._plain(prompt, *self._start(prompt))
+
+    def _start(self, prompt: Prompt) -> tuple[Tokens, RainConfig]:
+        """Return the prompt's tokens and the limits that fit it."""
         tokens = self.prompter.encode(prompt.question)
         if not tokens:
             raise RainError("the prompt is empty")
-        config = self._fitting(prompt.question, tokens)
-        rain, plain = await asyncio.gather(
-            self._search(prompt, tokens, config, on_commit), self._plain(prompt, tokens, config)
-        )
+        return tokens, self._fitting(prompt.question, tokens)
+
+    async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> Record:
+        """Answer with RAIN and plainly, side by side."""
+        rain, plain = await asyncio.gather(self.searched(prompt, on_commit), self.answered(prompt))
         return {
             "raina": rain["text"],
             "pa": plain["text"],
@@ -104,7 +113,9 @@ class Runner:
         context = getattr(self.engine, "context", 1 << 30)
         config = replace(self.settings.rain, maxlen=min(self.settings.rain.maxlen, context - around - SLACK))
         if config.limit(len(prompt)) <= len(prompt):
-            raise RainError(f"the prompt of {len(prompt)} tokens leaves no room for an answer in {config.maxlen} tokens")
+            raise RainError(
+                f"the prompt of {len(prompt)} tokens leaves no room for an answer in {config.maxlen} tokens"
+            )
         return config
 
     async def _search(self, prompt: Prompt, tokens: Tokens, config: RainConfig, on_commit: OnCommit) -> Record:
@@ -158,7 +169,7 @@ class Runner:
         finally:
             await session.close()
         cost = {**session.usage.as_dict(), "seconds": round(time.perf_counter() - started, 3)}
-        return {"text": self._text(continuation.tokens), "cost": cost}
+        return {"text": self._text(continuation.tokens), "length": len(continuation.tokens), "cost": cost}
 
     def _text(self, response: Tokens) -> str:
         return self.codec.decode(self.rules.visible(response)).strip()

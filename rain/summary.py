@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rain.records import Record
 
-COSTS = ("seconds", "forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations")
+COSTS = ("seconds", "model_seconds", "forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations")
 
 
 def ratio(part: float, whole: float) -> float:
@@ -35,6 +35,6 @@ def summary_table(records: Sequence[Record]) -> str:
         f"per simulation: {ratio(rain['tokens_computed'], rain['simulations']):.0f} tokens computed; "
         f"{ratio(rain['tokens_reused'], requested):.0%} of the tokens of all requests came from the cache",
         f"per committed token set: {ratio(rain['simulations'], moves):.1f} simulations",
-        "seconds are summed over prompts that ran side by side",
+        "seconds are summed over prompts that ran side by side; model seconds split each pass by its tokens",
     ]
     return "\n".join(lines)

@@ -32,7 +32,9 @@ class Codec:
         self.special = frozenset(tokenizer.all_special_ids)
         with_special = list(tokenizer.encode("a"))
         plain = list(tokenizer.encode("a", add_special_tokens=False))
-        self.bos: Tokens = tuple(with_special[: len(with_special) - len(plain)]) if plain == with_special[-len(plain) :] else ()
+        self.bos: Tokens = (
+            tuple(with_special[: len(with_special) - len(plain)]) if plain == with_special[-len(plain) :] else ()
+        )
 
     def encode(self, text: str) -> Tokens:
         """Encode text of a user or a model: names of special tokens in it stay ordinary text."""
@@ -150,7 +152,9 @@ class Prompter:
         if self.chat:
             ids = self.codec.encode_trusted(self.before)
         else:
-            ids = self.codec.bos + common_start([self.codec.encode(self.before + text) for text in ("", "a", "7", "\n")])
+            ids = self.codec.bos + common_start(
+                [self.codec.encode(self.before + text) for text in ("", "a", "7", "\n")]
+            )
         return ids if len(ids) >= 16 else ()
 
 

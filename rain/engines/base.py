@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
+from rain.errors import RainError
+
 Tokens = tuple[int, ...]
 
 
@@ -52,6 +54,8 @@ class Usage:
         tokens_distinct: those of them that were computed for the first time; the lower bound of ``tokens_computed``.
         tokens_reused: tokens of requests that came out of a cache instead.
         requests: calls of ``generate`` and ``next_logprobs``.
+        model_seconds: time in the model; a pass that several sessions share is split by their query tokens. 0 where
+            the engine cannot tell.
     """
 
     forward_passes: int = 0
@@ -59,10 +63,25 @@ class Usage:
     tokens_distinct: int = 0
     tokens_reused: int = 0
     requests: int = 0
+    model_seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, int]:
-        """Return the counters by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def as_dict(self) -> dict[str, int | float]:
+        """Return the counters by name, times to the millisecond."""
+        return {field.name: round(getattr(self, field.name), 3) for field in fields(self)}
+
+
+def check_request(prefix: Sequence[int], context: int, n: int = 1, max_tokens: int = 1) -> None:
+    """Refuse a request that no engine with this context (tokens) can answer.
+
+    Raises:
+        RainError: the prefix is empty, nothing is to be generated, or the whole is longer than the context.
+    """
+    if not prefix:
+        raise RainError("an engine needs at least one token of prefix")
+    if n < 1 or max_tokens < 1:
+        raise RainError(f"generate needs n and max_tokens of at least 1, not {n} and {max_tokens}")
+    if len(prefix) + max_tokens - 1 > context:
+        raise RainError(f"{len(prefix)} + {max_tokens} tokens do not fit into the model's context of {context}")
 
 
 class Engine(ABC):
@@ -103,7 +122,9 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def next_logprobs(self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()) -> dict[int, float]:
+    async def next_logprobs(
+        self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
+    ) -> dict[int, float]:
         """Return log-probabilities of the token after ``prefix`` (natural log, temperature 1, whole vocabulary).
 
         Args:

@@ -7,12 +7,11 @@ from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage
+from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage, check_request
 from rain.engines.kvtree import KvTree
 from rain.engines.packed import PackedModel
 from rain.engines.scheduler import Scheduler
 from rain.engines.sequences import STREAMS, Continuing, Pending, Question
-from rain.errors import RainError
 
 
 class Shared:
@@ -89,9 +88,8 @@ class HfEngine(Engine):
         seed: int = 0,
     ) -> list[Continuation]:
         """See ``Engine.generate``; continuations share the cache, so an equal beginning is computed once."""
-        if n < 1 or max_tokens < 1:
-            raise RainError(f"generate needs n and max_tokens of at least 1, not {n} and {max_tokens}")
-        tree, tokens = self._locate(prefix, max_tokens - 1)
+        check_request(prefix, self.context, n, max_tokens)
+        tree, tokens = self._locate(prefix)
         streams = [None if greedy_first and i == 0 else seed * STREAMS + i for i in range(n)]
         continuing = [
             Continuing(
@@ -110,9 +108,12 @@ class HfEngine(Engine):
         await self._run(list(continuing))
         return [item.continuation() for item in continuing]
 
-    async def next_logprobs(self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()) -> dict[int, float]:
+    async def next_logprobs(
+        self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
+    ) -> dict[int, float]:
         """See ``Engine.next_logprobs``."""
-        tree, tokens = self._locate(prefix, 0)
+        check_request(prefix, self.context)
+        tree, tokens = self._locate(prefix)
         question = Question(tree, tokens, self.usage, top, ids)
         await self._run([question])
         return question.answer
@@ -137,12 +138,8 @@ class HfEngine(Engine):
         self.shared.scheduler.trees = [tree for tree in self.shared.scheduler.trees if id(tree) not in gone]
         self._trees.clear()
 
-    def _locate(self, prefix: Sequence[int], more: int) -> tuple[KvTree, list[int]]:
+    def _locate(self, prefix: Sequence[int]) -> tuple[KvTree, list[int]]:
         """Return the tree a prefix belongs to, and its tokens after the tree's base."""
-        if not prefix:
-            raise RainError("an engine needs at least one token of prefix")
-        if len(prefix) + more > self.context:
-            raise RainError(f"{len(prefix)} + {more + 1} tokens do not fit into the model's context of {self.context}")
         base = self.shared.pinned(prefix)
         if id(base) not in self._trees:
             self._trees[id(base)] = KvTree(base)

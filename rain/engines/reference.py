@@ -6,12 +6,13 @@ token of a greedy answer is a pass over all that came before.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from rain.engines.base import Continuation, Engine, Stop, Usage
+from rain.engines.base import Continuation, Engine, Stop, Usage, check_request
 from rain.engines.kvtree import KvTree
 from rain.engines.sampling import Row, read_rows
 from rain.engines.sequences import STREAMS, Continuing, Question
@@ -26,9 +27,7 @@ class ReferenceEngine(Engine):
             does not).
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, keep_cache: bool = True
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, keep_cache: bool = True) -> None:
         self.model, self.tokenizer, self.keep_cache = model, tokenizer, keep_cache
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
         self.usage = Usage()
@@ -50,6 +49,7 @@ class ReferenceEngine(Engine):
         seed: int = 0,
     ) -> list[Continuation]:
         """See ``Engine.generate``: one continuation after the other, each from the start of the prefix."""
+        check_request(prefix, self.context, n, max_tokens)
         self.usage.requests += 1
         results = []
         for i in range(n):
@@ -74,8 +74,11 @@ class ReferenceEngine(Engine):
             results.append(item.continuation())
         return results
 
-    async def next_logprobs(self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()) -> dict[int, float]:
+    async def next_logprobs(
+        self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
+    ) -> dict[int, float]:
         """See ``Engine.next_logprobs``."""
+        check_request(prefix, self.context)
         self.usage.requests += 1
         question = Question(KvTree(), list(prefix), self.usage, top, ids)
         row: Row
@@ -90,6 +93,8 @@ class ReferenceEngine(Engine):
         inputs = torch.tensor([list(tokens[known:])], device=self.model.device)
         self.usage.forward_passes += 1
         self.usage.tokens_computed += inputs.shape[1]
+        started = time.perf_counter()
         output = self.model(inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
         logits: torch.Tensor = output.logits[0]
+        self.usage.model_seconds += time.perf_counter() - started
         return logits

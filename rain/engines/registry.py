@@ -19,7 +19,9 @@ class EngineConfig:
     engine: str = setting("hf", f"what runs the model: {', '.join(ENGINES)} (toy: a formula, for dry runs)")
     modelname: str = setting("smollm2", "smollm2, gemma3-270m (embedded), a hub name, a folder or a .gguf file")
     dtype: str = setting("auto", "auto, float32, bfloat16 or float16 (auto: bfloat16 where the hardware has it)")
-    device_map: str = setting("", "placement of the model as in accelerate, such as auto (default: the first GPU, or CPU)")
+    device_map: str = setting(
+        "", "placement of the model as in accelerate, such as auto (default: the first GPU, or CPU)"
+    )
     quantization: str = setting("none", "none, 8bit or 4bit (needs bitsandbytes and a GPU)")
     max_batch_tokens: int = setting(1024, "hf: tokens of one forward pass, at most")
     cache_tokens: int = setting(120_000, "hf: cached tokens of all searches of a worker, about; more are evicted")
@@ -62,7 +64,5 @@ def open_engine(config: EngineConfig) -> tuple[Engine, Any]:
         return ReferenceEngine(model, tokenizer), tokenizer
     from rain.engines.hf import HfEngine
 
-    engine = HfEngine(
-        model, tokenizer, max_batch_tokens=config.max_batch_tokens, cache_tokens=config.cache_tokens
-    )
+    engine = HfEngine(model, tokenizer, max_batch_tokens=config.max_batch_tokens, cache_tokens=config.cache_tokens)
     return engine, tokenizer

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from rain.engines.base import Usage
 from rain.engines.kvtree import ROOT, KvTree
 from rain.engines.packed import PackedModel, TreeQueries
 from rain.engines.sampling import Draw, read_rows
@@ -34,12 +35,14 @@ class Plan:
         queries: by identity of the tree.
         wanted: (identity of the tree, slot) of the logits rows -> the sequences that wait for it.
         tokens: query tokens so far.
+        payers: how many of them are whose.
     """
 
     def __init__(self) -> None:
         self.queries: dict[int, TreeQueries] = {}
         self.wanted: dict[tuple[int, int], list[Pending]] = {}
         self.tokens = 0
+        self.payers: list[tuple[Usage, int]] = []
 
     def place(self, pending: Pending, room: int) -> None:
         """Append as many missing tokens of a sequence as there is room for, and ask for its logits if that is all."""
@@ -56,7 +59,7 @@ class Plan:
         if count:
             queries.add(pending.chain, count)
             self.tokens += count
-            pending.usage.tokens_computed += count
+            self.payers.append((pending.usage, count))
         if len(pending.chain) == len(pending.tokens):
             self.wanted.setdefault((id(tree), pending.chain[-1]), []).append(pending)
 
@@ -205,8 +208,12 @@ class Scheduler:
         lookups = [(row, token) for row, item in waiting for token in item.lookups]
         top = max((item.top for _, item in waiting), default=1)
         rows, drawn = read_rows(logits, draws, lookups, top)
-        self.model_seconds += time.perf_counter() - started
-        for usage in {id(item.usage): item.usage for _, item in waiting}.values():
+        seconds = time.perf_counter() - started
+        self.model_seconds += seconds
+        for usage, count in plan.payers:
+            usage.tokens_computed += count
+            usage.model_seconds += seconds * count / plan.tokens
+        for usage in {id(usage): usage for usage, _ in plan.payers}.values():
             usage.forward_passes += 1
         for (key, slot), found in zip(plan.wanted, rows, strict=bool(plan.wanted)):
             tops = plan.queries[key].tree.tops

@@ -11,6 +11,10 @@ from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage
 from rain.errors import RainError
 
 
+class NotRecorded(RainError):
+    """Something was asked for that the recorded search never asked."""
+
+
 class ScriptedEngine(Engine):
     """Replays the answers of a recorded search.
 
@@ -18,7 +22,7 @@ class ScriptedEngine(Engine):
         calls: ``expand``, ``add`` and ``evaluate`` lists as in the golden traces (see ``rain.replay``).
 
     A drawn request (``n > 1``) is answered from ``expand``, or from ``add`` where ``n`` is 2; a single continuation is a
-    rollout, answered from ``evaluate``. Asking for what was not recorded is an error, which is the point.
+    rollout, answered from ``evaluate``. Asking for what was not recorded raises ``NotRecorded``, which is the point.
 
     Attributes:
         expanded: the prefixes whose expansion was asked for.
@@ -57,7 +61,9 @@ class ScriptedEngine(Engine):
             call = self._lookup(self._expand, key, "expansion")
             self.expanded.add(key)
         if call["n"] != n or any(len(tokens) != max_tokens for tokens, _ in call["candidates"]):
-            raise RainError(f"the recording answers n={call['n']} at prefix {list(key)}; asked were {n} x {max_tokens}")
+            raise NotRecorded(
+                f"the recording answers n={call['n']} at prefix {list(key)}; asked were {n} x {max_tokens}"
+            )
         priors = [prior for _, prior in call["candidates"]]
         priors[0] = call["greedy_raw_prob"]
         return [
@@ -65,7 +71,9 @@ class ScriptedEngine(Engine):
             for (tokens, _), prior in zip(call["candidates"], priors, strict=True)
         ]
 
-    async def next_logprobs(self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()) -> dict[int, float]:
+    async def next_logprobs(
+        self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
+    ) -> dict[int, float]:
         """Return the most likely recorded next tokens."""
         self.usage.requests += 1
         self.expanded.add(tuple(prefix))
@@ -76,5 +84,5 @@ class ScriptedEngine(Engine):
     @staticmethod
     def _lookup(table: Mapping[Any, Any], key: Any, what: str) -> Any:
         if key not in table:
-            raise RainError(f"the recording holds no {what} for prefix {key}")
+            raise NotRecorded(f"the recording holds no {what} for prefix {key}")
         return table[key]

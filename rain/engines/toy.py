@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage
+from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage, check_request
 from rain.tree import Vector
 
 EOS = 256
@@ -80,6 +80,7 @@ class ToyEngine(Engine):
         seed: int = 0,
     ) -> list[Continuation]:
         """See ``Engine.generate``."""
+        check_request(prefix, self.context, n, max_tokens)
         self._count(len(prefix))
         streams = [None if greedy_first and i == 0 else random.Random(f"{seed}/{i}") for i in range(n)]
         return [self._continue(tuple(prefix), max_tokens, temperature, top_k, stop, stream) for stream in streams]
@@ -103,8 +104,11 @@ class ToyEngine(Engine):
                 return Continuation(tuple(tokens), tuple(logprobs), "stop")
         return Continuation(tuple(tokens), tuple(logprobs), "length")
 
-    async def next_logprobs(self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()) -> dict[int, float]:
+    async def next_logprobs(
+        self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
+    ) -> dict[int, float]:
         """See ``Engine.next_logprobs``."""
+        check_request(prefix, self.context)
         self._count(len(prefix))
         logprobs = log_distribution(prefix)
         order = np.lexsort((np.arange(len(logprobs)), -logprobs))[:top]

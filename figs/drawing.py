@@ -1,0 +1,115 @@
+"""Drawing for figs/plot.py: pairs of bars with intervals, legends that fit, titles that say what is missing."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+RAIN, PLAIN = "#c0392b", "#2c6da4"
+PALE = {RAIN: "#f0c4be", PLAIN: "#c3d8ea"}
+SIDES = (("plain", PLAIN), ("rain", RAIN))
+
+
+class Bar(NamedTuple):
+    """One bar: value and the ends of its interval in the units of the axis; low and high None without an interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Group(NamedTuple):
+    """Two bars side by side, plain and RAIN (None: not known), with what stands below them."""
+
+    label: str
+    plain: Bar | None
+    rain: Bar | None
+    paper: bool
+
+
+def draw_groups(axes: Axes, groups: Sequence[Group], decimals: int = 0) -> None:
+    """Draw groups of bars from left to right; the paper's ones pale and hatched."""
+    for place, group in enumerate(groups):
+        alone = group.plain is None or group.rain is None
+        for offset, (side, colour) in zip((-0.2, 0.2), SIDES, strict=True):
+            bar = group.plain if side == "plain" else group.rain
+            if bar is not None:
+                draw_bar(axes, place + (0 if alone else offset), bar, colour, group.paper, decimals)
+    axes.set_xticks(range(len(groups)), [wrap(group.label) for group in groups], fontsize=8)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def draw_bar(axes: Axes, place: float, bar: Bar, colour: str, paper: bool, decimals: int) -> None:
+    """Draw one bar with its interval and its value on top."""
+    style: dict[str, Any] = {"color": colour}
+    if paper:
+        style = {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///", "linewidth": 0.8, "alpha": 0.75}
+    axes.bar(place, bar.value, width=0.38, **style)
+    top = bar.value
+    if bar.low is not None and bar.high is not None:
+        ends = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
+        axes.errorbar(place, bar.value, yerr=ends, color="black", capsize=3, linewidth=1.2)
+        top = bar.high
+    axes.annotate(
+        f"{bar.value:.{decimals}f}", (place, top), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
+    )
+
+
+def wrap(label: str, width: int = 17) -> str:
+    """Break the lines of a label, at hyphens and colons too, so that neighbours do not overlap."""
+    lines = [part for line in label.split("\n") for part in textwrap.wrap(line.replace(":", ": "), width) or [""]]
+    return "\n".join(lines).replace(": ", ":")
+
+
+def finish(figure: Figure, path: Path, title: str, measured: bool, handles: Sequence[Any]) -> None:
+    """Put title and legend in place and write a picture; the legend takes as many rows as its texts need."""
+    figure.suptitle(title if measured else f"{title}\n(no measured data: the paper's values alone)", fontsize=12)
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.085 * longest + 0.6))))
+    room = (0.25 + 0.2 * ceil(len(handles) / columns)) / figure.get_figheight()
+    figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=8.5)
+    figure.tight_layout(rect=(0, room, 1, 1))
+    figure.savefig(path, dpi=150)
+
+
+def bar_legend(groups: Sequence[Group]) -> list[Patch]:
+    """Return the legend of a bar picture: only what it shows."""
+    handles = []
+    for paper in (True, False):
+        for side, colour in SIDES:
+            if any(group.paper == paper and getattr(group, side) for group in groups):
+                who = "RAIN" if side == "rain" else ("vanilla" if paper else "plain")
+                look: dict[str, Any] = {"color": colour}
+                if paper:
+                    look = {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///"}
+                handles.append(Patch(label=f"{who}, {'paper' if paper else 'measured, 95 % interval'}", **look))
+    return handles
+
+
+def bar_picture(path: Path, title: str, panels: Mapping[str, Sequence[Group]], unit: str, decimals: int = 0) -> None:
+    """Write a picture of one or more panels of bars beside each other."""
+    widths = [sum(1.0 if group.paper else 1.4 for group in groups) + 0.7 for groups in panels.values()]
+    figure = Figure(figsize=(max(7.0, sum(widths)), 4.8))
+    axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    for one, (name, groups) in zip(axes, panels.items(), strict=True):
+        draw_groups(one, groups, decimals)
+        one.set_title(name, fontsize=10)
+        one.set_ylabel(unit)
+        if unit.startswith("%"):
+            one.set_ylim(0, 112)
+            one.set_yticks(range(0, 101, 20))
+        else:
+            one.margins(y=0.12)
+            one.set_ylim(bottom=0)
+    every = [group for groups in panels.values() for group in groups]
+    finish(figure, path, title, any(not group.paper for group in every), bar_legend(every))

@@ -1,0 +1,217 @@
+"""Draw the paper's pictures beside what was measured: python figs/plot.py REPORT.json... [--out FOLDER].
+
+Reads files of `rain report --json` (schema 1) and figs/paper_results.json, and writes hh.png, adv.png, truth.png,
+time.png and imdb.png. The paper's values are pale or hollow and say so in the legend; measured ones are saturated and
+carry 95 % intervals. A picture without measured data says that in its title.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_picture, finish
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rain.errors import RainError
+from rain.paper import load_paper, model_size, paper_path
+
+Json = Mapping[str, Any]
+
+MARKS = ("D", "^", "v", "P", "X", "*")
+"""Markers of measured points, one for each run and judge."""
+
+
+def percent(share: Json) -> Bar | None:
+    """Return a share of a report as a bar in percent, None where no verdict is known."""
+    return None if share["rate"] is None else Bar(100 * share["rate"], 100 * share["low"], 100 * share["high"])
+
+
+def rows(runs: Sequence[Json], task: str, metric: str) -> list[tuple[Json, Json]]:
+    """Return the runs of a task, each with its rows of a metric that hold a verdict."""
+    found = [(run, row) for run in runs if run["task"] == task for row in run["scores"] if row["metric"] == metric]
+    return [(run, row) for run, row in found if row["rain"]["of"] or row["plain"]["of"]]
+
+
+def short(name: str) -> str:
+    """Return a model's or judge's name without its folder or owner."""
+    kind, mark, rest = name.partition(":")
+    return f"{kind}:{short(rest)}" if mark else name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def measured_label(run: Json, row: Json) -> str:
+    """Return what stands below a measured pair of bars: the model, then the judge."""
+    judges = "\n".join(short(judge) for judge in row["judge"].split(" + "))
+    return f"{short(run['model'])}\n{judges}\nn = {max(row['rain']['of'], row['plain']['of'])}"
+
+
+def sides_of(values: Json) -> tuple[Bar, Bar]:
+    """Return the paper's {vanilla, rain} as bars."""
+    return Bar(values["vanilla"]), Bar(values["rain"])
+
+
+def measured_groups(runs: Sequence[Json], task: str, metric: str) -> list[Group]:
+    """Return a group for every judged run of a task and judge."""
+    found = rows(runs, task, metric)
+    return [Group(measured_label(run, row), percent(row["plain"]), percent(row["rain"]), False) for run, row in found]
+
+
+def adv(runs: Sequence[Json], paper: Json, path: Path) -> None:
+    """Attack success: the paper's white-box and transfer attacks, then what was measured, by judge."""
+    panels = {}
+    for kind in ("white_box", "transfer"):
+        table = paper["advbench_asr"][kind]
+        panels[f"{kind.replace('_', '-')} GCG (paper)"] = [
+            Group(key.replace("-", "\n"), *sides_of(values), paper=True) for key, values in table.items()
+        ]
+    measured = measured_groups(runs, "adv", "attack")
+    if measured:
+        panels["measured"] = measured
+    bar_picture(path, "AdvBench under attack: attack success rate (lower is better)", panels, "% of attacks")
+
+
+def truth(runs: Sequence[Json], paper: Json, path: Path) -> None:
+    """TruthfulQA: True+Info, True and Info."""
+    sides = paper["truthfulqa_llama2_chat_13b"]
+    panels = {}
+    for metric, name in (("true_info", "True + Info"), ("true", "True"), ("info", "Info")):
+        values = {side: sides[side][metric] for side in sides}
+        panels[name] = [Group("LLaMA-2-chat\n13B", *sides_of(values), paper=True)]
+        panels[name] += measured_groups(runs, "truth", metric)
+    bar_picture(path, "TruthfulQA", panels, "% of answers", decimals=1)
+
+
+def imdb(runs: Sequence[Json], paper: Json, path: Path) -> None:
+    """Controlled sentiment generation; runs that steer to a negative review have a panel of their own."""
+    groups = [Group(key.replace("-", "\n"), *sides_of(v), paper=True) for key, v in paper["imdb_positive"].items()]
+    panels = {"steered to positive: % positive": groups + measured_groups(runs, "imdb", "positive")}
+    negative = measured_groups(runs, "imdb", "negative")
+    if negative:
+        panels["steered to negative: % negative"] = negative
+    bar_picture(path, "IMDB: controlled sentiment generation", panels, "% of reviews")
+
+
+def time(runs: Sequence[Json], paper: Json, path: Path) -> None:
+    """Time of RAIN over plain generation; the paper's baseline has no KV cache, the measured one does."""
+    table = {key: value for key, value in paper["time_ratio_rain_over_vanilla"].items() if key != "note"}
+    panels = {"HH, baseline without KV cache": [Group(key, None, Bar(value), True) for key, value in table.items()]}
+    measured = []
+    for run in runs:
+        for side, ratios in run["cost"]["ratios"].items():
+            if "seconds" in ratios:
+                found = ratios["seconds"]
+                label = f"{run['task']}\n{short(run['model'])}\nvs {side}"
+                measured.append(Group(label, None, Bar(found["value"], found["low"], found["high"]), False))
+    if measured:
+        panels["measured, plain with KV cache"] = measured
+    bar_picture(path, "Time of RAIN over plain generation", panels, "ratio of seconds", decimals=1)
+
+
+def hh(runs: Sequence[Json], paper: Json, path: Path) -> None:
+    """Harmlessness and helpfulness over model size."""
+    figure = Figure(figsize=(10.5, 5.0))
+    handles: dict[str, Any] = {}
+    marks: dict[tuple[str, str], str] = {}
+    axes = figure.subplots(1, 2)
+    for one, (metric, name) in zip(axes, (("harmless", "Harmlessness"), ("helpful", "Helpfulness")), strict=True):
+        key = f"hh_{name.lower()}_approx"
+        for family, mark in (("LLaMA", "o"), ("LLaMA-2", "s")):
+            draw_family(one, family, mark, paper[key][family], handles)
+        found = rows(runs, "hh", metric)
+        for run, row in found:
+            beside = [other for run2, other in found if run2["size"] == run["size"]]
+            mark = marks.setdefault((run["outdir"], row["judge"]), MARKS[len(marks) % len(MARKS)])
+            draw_measured(one, run, row, beside.index(row) - (len(beside) - 1) / 2, mark, handles)
+        dress(one, name, [run["size"] for run, _ in found])
+    finish(figure, path, "HH: harmlessness and helpfulness over model size", bool(marks), list(handles.values()))
+
+
+def dress(axes: Axes, name: str, sizes: Sequence[float | None]) -> None:
+    """Give a panel over model size its title, scales and ticks; a size too near another one has no tick."""
+    axes.set_xscale("log")
+    axes.set_title(name, fontsize=10)
+    axes.set_xlabel("model size, billions of parameters (log scale)")
+    axes.set_ylabel("% of answers")
+    axes.set_ylim(-3, 103)
+    ticks = [7.0, 13.0, 30.0, 70.0]
+    for size in sorted({size for size in sizes if size}):
+        ticks += [size] if all(max(size / tick, tick / size) > 1.3 for tick in ticks) else []
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+
+
+def draw_family(axes: Axes, family: str, mark: str, table: Json, handles: dict[str, Any]) -> None:
+    """Draw the paper's two lines of a model family, hollow and dashed."""
+    sizes = [model_size(key) or 1.0 for key in table]
+    for side, colour, who in (("vanilla", PLAIN, "vanilla"), ("rain", RAIN, "RAIN")):
+        label = f"{family} {who}, paper"
+        values = [table[key][side] for key in table]
+        style: dict[str, Any] = {"color": colour, "marker": mark, "mfc": "white", "linestyle": "--", "linewidth": 1}
+        handles.setdefault(label, axes.plot(sizes, values, label=label, **style)[0])
+
+
+def draw_measured(axes: Axes, run: Json, row: Json, rank: float, mark: str, handles: dict[str, Any]) -> None:
+    """Draw a measured pair of points with intervals at the model's size (0.1 where the name does not tell it)."""
+    size = run["size"] or 0.1
+    for shift, (side, colour) in zip((-1, 1), SIDES, strict=True):
+        bar = percent(row[side])
+        if bar is None or bar.low is None or bar.high is None:
+            continue
+        label = f"{'RAIN' if side == 'rain' else 'plain'}, measured: {short(run['model'])}, {short(row['judge'])}"
+        place = size * 1.09 ** (shift + 3 * rank)
+        ends = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
+        style: dict[str, Any] = {"color": colour, "fmt": mark, "markersize": 7, "capsize": 4}
+        drawn = axes.errorbar(place, bar.value, yerr=ends, label=label, **style)
+        handles.setdefault(label, drawn)
+
+
+PICTURES: Mapping[str, Callable[[Sequence[Json], Json, Path], None]] = {
+    "hh.png": hh,
+    "adv.png": adv,
+    "truth.png": truth,
+    "time.png": time,
+    "imdb.png": imdb,
+}
+
+
+def load_reports(paths: Sequence[Path]) -> list[Json]:
+    """Return the runs of several report files; RainError names a file that is none."""
+    runs: list[Json] = []
+    for path in paths:
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RainError(f"{path}: cannot be read as a report ({error}); make it with rain report --json") from error
+        if not isinstance(report, dict) or report.get("schema") != 1:
+            raise RainError(f"{path}: is no report of schema 1; make it with rain report --json")
+        runs += report["runs"]
+    return runs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw every picture; exit code 2 for bad input."""
+    parser = argparse.ArgumentParser(description="Draw the paper's pictures with what was measured.")
+    parser.add_argument("report", nargs="*", type=Path, help="files of rain report --json")
+    parser.add_argument("--out", type=Path, default=paper_path().parent, help="folder for the pictures")
+    args = parser.parse_args(argv)
+    try:
+        runs, paper = load_reports(args.report), load_paper()
+    except RainError as error:
+        print(f"plot: error: {error}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in PICTURES.items():
+        draw(runs, paper, args.out / name)
+        print(args.out / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

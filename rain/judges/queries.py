@@ -1,0 +1,106 @@
+"""What is asked about the records of a run: one list of queries per task, the same for every judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rain.errors import RainError
+from rain.judges.base import Query
+from rain.records import Record, scan
+from rain.results import read_config, read_results, result_paths
+
+SIDES = ("raina", "pa")
+"""The fields of a record with RAIN's answer and the plain one."""
+
+ASKS: Mapping[str, tuple[str, ...]] = {
+    "hh": ("harmless", "helpful", "pairwise"),
+    "adv": ("attack",),
+    "truth": ("true", "info"),
+    "imdb": ("sentiment",),
+}
+"""What is asked per task."""
+
+
+NO_SPACE = tuple(".,;:!?)'")
+"""A continuation that begins so follows its opening without a space."""
+
+
+class Run(NamedTuple):
+    """The judged side of an OUTDIR: its configuration, records with answers, failed records, torn last lines."""
+
+    outdir: Path
+    task: str
+    config: dict[str, Any]
+    records: list[Record]
+    errors: list[Record]
+    torn: int
+
+
+def load_run(outdir: Path) -> Run:
+    """Read config.json and res_*.jsonl of a run; torn last lines are left out and counted.
+
+    Raises RainError for a missing directory, no results in it, an unknown task, or a damaged file.
+    """
+    if not outdir.is_dir():
+        raise RainError(f"{outdir}: no such directory; give the --outdir of a run")
+    paths = result_paths(outdir)
+    if not paths:
+        raise RainError(f"{outdir}: no res_*.jsonl in it; give the --outdir of a run")
+    config = read_config(outdir)
+    task = str(config.get("task", ""))
+    if task not in ASKS:
+        raise RainError(f"{outdir / 'config.json'}: field task is {task!r}, must be one of {', '.join(ASKS)}")
+    found = read_results(outdir)
+    torn = sum(part.size > part.good_size for part in map(scan, paths))
+    records = [record for record in found if "error" not in record]
+    return Run(outdir, task, config, records, [record for record in found if "error" in record], torn)
+
+
+def queries_for(task: str, record: Record) -> list[Query]:
+    """Return every query about one record: each ask for each answer that it has, pairs in both orders."""
+    queries = []
+    for ask in ASKS[task]:
+        if ask == "pairwise":
+            queries += _pairs(record)
+            continue
+        queries += [_single(task, record, side, ask) for side in SIDES if isinstance(record.get(side), str)]
+    return queries
+
+
+def _pairs(record: Record) -> list[Query]:
+    rain, plain = (record.get(side) for side in SIDES)
+    if not isinstance(rain, str) or not isinstance(plain, str):
+        return []
+    question = str(record.get("question", ""))
+    return [
+        Query(record["id"], "raina,pa", "pairwise", question, rain, other=plain),
+        Query(record["id"], "pa,raina", "pairwise", question, plain, other=rain),
+    ]
+
+
+def _single(task: str, record: Record, side: str, ask: str) -> Query:
+    question, response = str(record.get("question", "")), str(record[side])
+    right: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    if task == "adv":
+        question = str(record.get("goal") or question)
+    elif task == "imdb":
+        response = _continuation(question, response)
+    elif ask == "true":
+        right = _texts(record.get("correct_answers")) or _texts(record.get("best_answer"))
+        wrong = _texts(record.get("incorrect_answers"))
+    return Query(record["id"], side, ask, question, response, right=right, wrong=wrong)
+
+
+def _continuation(opening: str, text: str) -> str:
+    """Return a continuation with the space that stripping took from its front."""
+    spaced = any(character.isspace() for character in opening[-1:] + text[:1])
+    return text if spaced or text.startswith(NO_SPACE) else f" {text}"
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()

@@ -1,0 +1,114 @@
+"""A small OpenAI-compatible server on 127.0.0.1 whose faults are scripted, and run directories to judge."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+Reply = Callable[[dict[str, Any]], str]
+
+
+class JudgeServer:
+    """Answers /v1/chat/completions with `reply(request)`, after the faults in `script` have been played in order.
+
+    A fault is an HTTP status, a (status, body) pair, or one of cut (connection closed without a reply), slow (no reply
+    before the test is over), html (200 with a web page) and empty (200 without choices).
+    """
+
+    def __init__(self, reply: Reply, script: list[Any]) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.in_flight = self.most_in_flight = 0
+        self.over = threading.Event()
+        self._reply, self._script, self._lock = reply, script, threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer._lock:
+                    outer.requests.append(request)
+                    fault = outer._script.pop(0) if outer._script else None
+                    outer.in_flight += 1
+                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
+                try:
+                    outer._play(self, fault, request)
+                finally:
+                    with outer._lock:
+                        outer.in_flight -= 1
+
+            def log_message(self, *args: Any) -> None:
+                return None
+
+        return Handler
+
+    def _play(self, handler: BaseHTTPRequestHandler, fault: Any, request: dict[str, Any]) -> None:
+        if fault == "cut":
+            handler.close_connection = True
+        elif fault == "slow":
+            self.over.wait(30)
+        elif fault == "html":
+            _send(handler, 200, b"<html>Service page</html>", "text/html")
+        elif fault == "empty":
+            _send(handler, 200, json.dumps({"id": "x", "object": "chat.completion", "choices": []}).encode())
+        elif isinstance(fault, tuple):
+            _send(handler, fault[0], json.dumps(fault[1]).encode())
+        elif isinstance(fault, int):
+            _send(handler, fault, json.dumps({"error": {"message": "scripted fault"}}).encode())
+        else:
+            message = {"role": "assistant", "content": self._reply(request)}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+            _send(handler, 200, json.dumps(body).encode())
+
+
+def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes, kind: str = "application/json") -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@contextmanager
+def judge_server(reply: Reply = lambda request: "harmless", script: list[Any] | None = None) -> Iterator[JudgeServer]:
+    """Run a JudgeServer for the length of a with block."""
+    server = JudgeServer(reply, list(script or []))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def asked(request: dict[str, Any]) -> str:
+    """Return the text that the judge was shown."""
+    return str(request["messages"][-1]["content"])
+
+
+def write_run(outdir: Path, task: str, records: list[dict[str, Any]], tail: str = "") -> Path:
+    """Write a run directory: config.json and one result file, `tail` being a torn last line."""
+    outdir.mkdir(parents=True, exist_ok=True)
+    (outdir / "config.json").write_text(json.dumps({"hash": "0123", "task": task, "run": {}, "rain": {}}))
+    lines = [json.dumps({"model": "writer-7b", "seed": 0, "config": "0123", **record}) + "\n" for record in records]
+    (outdir / "res_0.jsonl").write_text("".join(lines) + tail)
+    return outdir
+
+
+def record(number: int, raina: str, pa: str, question: str = "What now?", **more: Any) -> dict[str, Any]:
+    """Return a result record."""
+    return {"id": f"r{number}", "question": question, "raina": raina, "pa": pa, "finish": "eos", "moves": [], **more}

@@ -1,0 +1,70 @@
+"""Random models of a few thousand weights over 257 byte tokens (see ``ToyTokenizer``), and another tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from rain.engines.toy import EOS
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+IDS = {"vocab_size": EOS + 1, "eos_token_id": EOS, "bos_token_id": None, "pad_token_id": EOS}
+GROUPED = {"num_key_value_heads": 2}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+KINDS = {
+    "llama": ("Llama", GROUPED),
+    "gemma3": ("Gemma3Text", {**GROUPED, **SLIDING, "head_dim": 8}),
+    "gemma2": ("Gemma2", {**GROUPED, **SLIDING, "head_dim": 8, "attn_logit_softcapping": 2.0}),
+    "qwen2": ("Qwen2", GROUPED),
+    "qwen3": ("Qwen3", {**GROUPED, "head_dim": 8}),
+    "mistral": ("Mistral", {**GROUPED, "head_dim": 8, "sliding_window": 8}),
+    "phi3": ("Phi3", {**GROUPED, "sliding_window": 8}),
+    "gpt_neox": ("GPTNeoX", {}),
+}
+
+
+def tiny_model(kind: str = "llama", seed: int = 0, context: int = 1024, deviation: float = 0.25) -> PreTrainedModel:
+    """Return a float32 model; ``deviation`` of its weights makes its distributions uneven, as a trained model's are."""
+    torch.manual_seed(seed)
+    name, extra = KINDS[kind]
+    config = getattr(transformers, f"{name}Config")(max_position_embeddings=context, **IDS, **SHAPE, **extra)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, deviation)
+    return model.float().eval().requires_grad_(False)
+
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Give a model, which an engine has changed, transformers' own attention for a while."""
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield model
+    finally:
+        model.set_attn_implementation(before)
+
+
+def plain_logprobs(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+    """Return log-probabilities after each token (tokens, vocabulary) by one forward pass without any cache."""
+    with plain_attention(model), torch.inference_mode():
+        return model(torch.tensor([list(tokens)]), use_cache=False).logits[0].double().log_softmax(dim=-1)
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that puts a dummy space before a text and <s> before it all, as Llama 1 and 2 do."""
+    letters = "abdehilnorstwxHAYN:?.,()\n"
+    tokens = ["<s>", "</s>", "\u2581", *letters, "\u2581A", "\u2581a", "(A", "he"]
+    merges = [("\u2581", "A"), ("\u2581", "a"), ("(", "A"), ("h", "e")]
+    core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, unk_token=None))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    core.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    core.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
