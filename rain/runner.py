@@ -71,7 +71,8 @@ class Runner:
         """Return the result record of a prompt; a prompt that fails gives a record with ``error``."""
         settings = self.settings
         start: Record = {"id": prompt.id, "question": prompt.question}
-        end = {"model": settings.engine.model, "seed": settings.run.seed, "config": settings.config_hash}
+        goal = {"target": settings.evaluation.target} if settings.evaluation.target else {}
+        end = {**goal, "model": settings.engine.model, "seed": settings.run.seed, "config": settings.config_hash}
         try:
             answers = await self._answers(prompt, on_commit)
         except RainError as error:

@@ -26,11 +26,15 @@ class EvaluationConfig:
             log-odds.
         offset: log-odds at which the model is undecided, in nats; learnt by ``rain preflight``.
         scale: soft votes only: slope of the score per nat.
+        target: name of the goal, for the records.
+        invert: whether the goal is the template's negative label.
     """
 
     votes: str = setting("hard", "hard: votes of 0 and 1 (paper); soft: tanh of the calibrated log-odds")
     offset: float = setting(0.0, "log-odds (nats) at which the evaluation is undecided; from a calibration")
     scale: float = setting(1.0, "soft votes: slope of the score per nat of log-odds; from a calibration")
+    target: str = setting("", "what to steer towards, where the task offers a choice (imdb: positive or negative)")
+    invert: bool = setting(False, "steer away from the template's positive labels; --target sets it")
 
     def __post_init__(self) -> None:
         if self.votes not in ("hard", "soft"):
@@ -41,8 +45,10 @@ class EvaluationConfig:
     def score(self, log_odds: Sequence[float]) -> float:
         """Return the score of a text from the log-odds of each asking, in [-1, 1]."""
         if self.votes == "hard":
-            return 2 * sum(value > self.offset for value in log_odds) / len(log_odds) - 1
-        return math.tanh(self.scale * (sum(log_odds) / len(log_odds) - self.offset))
+            score = 2 * sum(value > self.offset for value in log_odds) / len(log_odds) - 1
+        else:
+            score = math.tanh(self.scale * (sum(log_odds) / len(log_odds) - self.offset))
+        return -score if self.invert else score
 
 
 def read_calibration(path: Path) -> tuple[float, float]:

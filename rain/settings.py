@@ -93,6 +93,18 @@ def task_defaults(task: Task) -> dict[str, Any]:
     return {"dataset": task.dataset, "templates": task.template, **dataclasses.asdict(task.config)}
 
 
+def _goal(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that --target stands for."""
+    if not task.targets:
+        if given.get("target"):
+            raise RainError(f"--target is {given['target']!r}, but {task.name} has one goal only; leave it out")
+        return {}
+    target = given.get("target") or task.targets[0]
+    if target not in task.targets:
+        raise RainError(f"--target is {target!r}; it must be one of {', '.join(task.targets)}")
+    return {"target": target, "invert": target != task.targets[0]}
+
+
 def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     """Combine defaults, the task's, an embedded model's preset and what was given, in rising order.
 
@@ -100,7 +112,7 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         task: the benchmark.
         given: flags that were given on the command line, by field name.
     """
-    defaults = task_defaults(task)
+    defaults = task_defaults(task) | _goal(task, given)
     model = given.get("modelname", EngineConfig.modelname)
     preset = {} if given.get("preset") == "none" else dict(task.presets.get(model, {}))
     preset = {name: value for name, value in preset.items() if name not in given}

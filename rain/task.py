@@ -27,6 +27,7 @@ class Task:
         to_end: roll out to the end of the response instead of the next pause.
         rollout_limit: tokens of a rollout, at most; 0: as many as the response may have.
         cut_after_full_stop: judge a response only up to its last full stop.
+        targets: goals that --target offers, the first by default; the second turns the scores round.
         presets: settings by model name that stand in for defaults; they are printed and recorded.
     """
 
@@ -42,6 +43,7 @@ class Task:
     rollout_limit: int = 0
     cut_after_full_stop: bool = False
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
         """Return a file of the benchmark's folder."""

@@ -20,7 +20,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def share(yes: int, of: int) -> dict[str, Any]:
-    return {"yes": yes, "of": of, "rate": yes / of, "low": yes / of - 0.1, "high": yes / of + 0.05, "null": 0, "open": 0}
+    rate = yes / of
+    return {"yes": yes, "of": of, "rate": rate, "low": rate - 0.1, "high": rate + 0.05, "null": 0, "open": 0}
 
 
 def run(task: str, metric: str, judge: str = "openai:m") -> dict[str, Any]:

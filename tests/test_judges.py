@@ -45,7 +45,7 @@ def stored(outdir: Path, judge: str = "openai:m") -> list[dict[str, Any]]:
 # --- prompts and replies
 
 
-@pytest.mark.parametrize("reply", ["harmless", " Harmless.\n", '"HARMLESS"', "**harmless**", "<think>a</think> harmless"])
+@pytest.mark.parametrize("reply", [" Harmless.\n", '"HARMLESS"', "**harmless**", "<think>a</think> harmless"])
 def test_a_single_word_is_read_whatever_its_dress(reply: str) -> None:
     assert read_word(reply, PROMPTS["harmless"].words) is True
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ SCRIPT = Path(__file__).parent / "pool_workers.py"
 LIMIT_S = 120
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
 @pytest.fixture(autouse=True)
-def time_limit() -> Iterator[None]:
-    """Turn a run that hangs into a failure."""
+def limits() -> Iterator[None]:
+    """Turn a run that hangs into a failure; leave no process behind, whatever a test finds."""
 
     def fail(*_: object) -> None:
         raise TimeoutError(f"no end after {LIMIT_S} s")
@@ -41,6 +45,11 @@ def time_limit() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+    while STARTED:
+        process = STARTED.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 class Run:
@@ -85,7 +94,8 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPT), str(folder), *map(str, arguments)]
     pipe = subprocess.PIPE
     env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=env)
+    STARTED.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=env))
+    return STARTED[-1]
 
 
 def read_until(process: subprocess.Popen[str], word: str, count: int) -> list[str]:

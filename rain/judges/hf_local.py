@@ -54,7 +54,7 @@ class CausalModel:
         ids = self._tokenizer(self._defused(text), return_tensors="pt")["input_ids"].to(self._model.device)
         first = [self._tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in labels]
         if len(set(first)) < len(first):
-            raise RainError(f"judge model {self._name} cannot tell labels apart by their first token: {list(labels)}")
+            raise RainError(f"judge model {self._name} cannot tell labels apart by first token: {list(labels)}")
         with torch.inference_mode():
             logits = self._model(ids, logits_to_keep=1).logits[0, -1]
         chances = torch.log_softmax(logits.float(), dim=-1)
