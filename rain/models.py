@@ -100,6 +100,12 @@ def load_encoder(
     return _load(name, transformers.AutoModel, _placement(dtype, device_map))
 
 
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """Return a language model's tokenizer alone; see `load_model`."""
+    tokenizer: PreTrainedTokenizerBase = _load_parts(name, None, {})[1]
+    return tokenizer
+
+
 def auto_dtype(device: str | torch.device) -> torch.dtype:
     """Return the fastest number format that is safe on a device.
 
@@ -190,15 +196,19 @@ def _quantization(quantization: str | None, dtype: torch.dtype) -> dict[str, Any
 
 
 def _load(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = _load_parts(name, loader, options)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _load_parts(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     from safetensors import SafetensorError
 
     source = resolve(name)
     local = isinstance(source, Path) or not hub_reachable()
     try:
-        model, tokenizer = _from_pretrained(loader, source, {**options, "local_files_only": local})
+        return _from_pretrained(loader, source, {**options, "local_files_only": local})
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise RainError(_reason(str(name), source, local, error)) from error
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def _from_pretrained(loader: Any, source: Path | str, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -207,7 +217,7 @@ def _from_pretrained(loader: Any, source: Path | str, options: dict[str, Any]) -
     prepared = isinstance(source, Path) and source.is_relative_to(cache_dir())
     with quiet_transformers() if prepared else nullcontext():  # nothing there that the user has to know
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=options["local_files_only"])
-        return loader.from_pretrained(source, **options), tokenizer
+        return (loader.from_pretrained(source, **options) if loader else None), tokenizer
 
 
 def _reason(name: str, source: Path | str, local: bool, error: Exception) -> str:

@@ -54,7 +54,7 @@ class Runner:
     def __init__(self, settings: Settings, engine: Engine, tokenizer: Any, encoder: TextsEncoder) -> None:
         task = settings.task
         self.settings, self.engine, self.encoder = settings, engine, encoder
-        self.codec = Codec(tokenizer)
+        self.codec = Codec(tokenizer, getattr(engine, "eos", ()))
         self.prompter = Prompter(self.codec, task.path(task.prompt), settings.run.chat_template)
         self.evaluation = Evaluation(load_template(settings.template_path()), self.codec)
         self.rules = TextRules(
