@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cost import cost, load_growth
 from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_picture, finish
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -199,10 +200,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw every picture; exit code 2 for bad input."""
     parser = argparse.ArgumentParser(description="Draw the paper's pictures with what was measured.")
     parser.add_argument("report", nargs="*", type=Path, help="files of rain report --json")
+    parser.add_argument("--bench", type=Path, help="file of rain bench --growth --json, for cost.png")
     parser.add_argument("--out", type=Path, default=paper_path().parent, help="folder for the pictures")
     args = parser.parse_args(argv)
     try:
         runs, paper = load_reports(args.report), load_paper()
+        growth = load_growth(args.bench) if args.bench else None
     except RainError as error:
         print(f"plot: error: {error}", file=sys.stderr)
         return 2
@@ -210,6 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, draw in PICTURES.items():
         draw(runs, paper, args.out / name)
         print(args.out / name)
+    if growth:
+        cost(growth, args.out / "cost.png")
+        print(args.out / "cost.png")
     return 0
 
 

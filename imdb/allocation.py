@@ -16,7 +16,7 @@ TASK = Task(
     config=RainConfig(max_new_tokens=40),
     template="templates/sentiment_words.txt",
     targets=("positive", "negative"),
-    presets={"smollm2": {"max_new_tokens": 32}},
+    presets={"smollm2": {"max_new_tokens": 32, "votes": "soft", "offset": -1.181, "scale": 1.979}},
 )
 
 if __name__ == "__main__":

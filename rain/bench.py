@@ -163,6 +163,24 @@ async def whole_responses(bench: Bench, width: int) -> Record:
     return await run_searches(bench, engine, engine.tokenizer, width, width)
 
 
+def growth(bench: Bench, budgets: Sequence[int], lengths: Sequence[int]) -> dict[str, list[list[float]]]:
+    """Return seconds of one search by budget (simulations per commit, at most) and by length of the response."""
+    rain = bench.settings.rain
+    sweeps = {
+        "simulations": [(t, replace(rain, max_simulations=t, extra_simulations=max(1, t // 3))) for t in budgets],
+        "length": [(n, replace(rain, max_new_tokens=n)) for n in lengths],
+    }
+    found: dict[str, list[list[float]]] = {}
+    for name, points in sweeps.items():
+        say(f"how cost grows with {name}")
+        found[name] = []
+        for value, config in points:
+            varied = replace(bench, settings=replace(bench.settings, rain=config))
+            row = asyncio.run(whole_responses(varied, 1))
+            found[name].append([value, row["seconds"], row["simulations"]])
+    return found
+
+
 def say(text: str) -> None:
     """Tell what is being measured."""
     print(f"rain bench: {text} ...", file=sys.stderr, flush=True)
@@ -198,6 +216,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=int, default=17, help="tokens of the short searches' responses")
     parser.add_argument("--whole", type=int, default=2, help="whole responses to compare with plain ones (0: none)")
     parser.add_argument("--whole-tokens", type=int, default=96, help="tokens of a whole response, at most")
+    parser.add_argument("--growth", action="store_true", help="also measure how cost grows with T and response length")
     parser.add_argument("--json", type=Path, help="write the result here")
 
 
@@ -227,6 +246,9 @@ def run(args: argparse.Namespace) -> int:
         for name in ("uncached", "cached"):
             each = row["seconds"] / row["prompts"]
             result["ratio"][f"rain_over_plain_{name}"] = each / result["plain"][f"{name}_seconds"]
+    if args.growth:
+        result["growth"] = growth(bench, (args.simulations // 2, args.simulations, args.simulations * 2), (7, 17, 37))
+        result["growth"]["prompts"] = [[row["prompts"], row["seconds"]] for row in result["rain"].values()]
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -17,6 +17,9 @@ from rain.devices import cpu_cores, split, visible_gpus
 from rain.engines.registry import EngineConfig
 from rain.errors import RainError
 from rain.flags import add_flags
+from rain.judges.base import JudgeSettings
+from rain.judges.command import add_judge_arguments, judge_run, judge_settings
+from rain.judges.queries import load_run
 from rain.launchers import LocalLauncher
 from rain.pool import Pool, PoolSummary
 from rain.results import OutDir, ResultWriter, read_results
@@ -27,8 +30,18 @@ from rain.summary import summary_table
 from rain.task import Task
 from rain.worker import Event, Job
 
+INTERRUPTED = 130
 
-def parse(task: Task, argv: Sequence[str] | None) -> Settings:
+
+class Order(NamedTuple):
+    """What the command line asks for: answers, and verdicts about them."""
+
+    settings: Settings
+    judges: list[str]
+    judging: JudgeSettings
+
+
+def parse(task: Task, argv: Sequence[str] | None) -> Order:
     """Read the command line into settings."""
     parser = argparse.ArgumentParser(description=f"RAIN on {task.name}: answer prompts with RAIN and plainly.")
     defaults = task_defaults(task)
@@ -39,11 +52,13 @@ def parse(task: Task, argv: Sequence[str] | None) -> Settings:
         (RainConfig, "search"),
     ):
         add_flags(parser, cls, defaults, title)
-    given = vars(parser.parse_args(argv))
+    add_judge_arguments(parser)
+    args = parser.parse_args(argv)
+    given = vars(args)
     if given.get("calibration"):
         offset, scale = read_calibration(Path(given["calibration"]))
         given = {"offset": offset, "scale": scale, **given}
-    return make_settings(task, given)
+    return Order(make_settings(task, given), args.judge, judge_settings(args))
 
 
 class Progress:
@@ -140,7 +155,12 @@ def allocate(settings: Settings) -> int:
 def main(task: Task, argv: Sequence[str] | None = None) -> int:
     """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
     try:
-        return allocate(parse(task, argv))
+        order = parse(task, argv)
+        code = allocate(order.settings)
+        if order.judges and code != INTERRUPTED:
+            run = load_run(Path(order.settings.run.outdir))
+            code = max(code, int(judge_run(run, order.judges, order.judging) > 0))
+        return code
     except RainError as error:
         print(f"rain: error: {error}", file=sys.stderr)
         return 2

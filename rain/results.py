@@ -20,7 +20,7 @@ from rain.errors import RainError
 from rain.files import open_locked, write_atomic, write_error
 from rain.records import Line, Record, ResultWriter, Scan, encode_json, scan
 
-__all__ = ["OutDir", "Record", "ResultWriter", "Resumed", "read_results", "result_paths"]
+__all__ = ["OutDir", "Record", "ResultWriter", "Resumed", "read_config", "read_results", "result_paths"]
 
 
 class Resumed(NamedTuple):

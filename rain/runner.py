@@ -25,6 +25,7 @@ from rain.worker import Job, WorkerArgs, WorkerLink
 
 SLACK = 16
 OnCommit = Callable[[Commit, str], None]
+Write = Callable[[Record], None]
 
 
 def open_encoder(settings: Settings) -> TextsEncoder:
@@ -71,15 +72,13 @@ class Runner:
         """Return the result record of a prompt; a prompt that fails gives a record with ``error``."""
         settings = self.settings
         start: Record = {"id": prompt.id, "question": prompt.question}
-        goal = {"target": settings.evaluation.target} if settings.evaluation.target else {}
-        end = {**goal, "model": settings.engine.model, "seed": settings.run.seed, "config": settings.config_hash}
         try:
             answers = await self._answers(prompt, on_commit)
         except RainError as error:
-            return {**start, "error": str(error), **prompt.extra, **end}
+            return error_record(settings, prompt, str(error))
         except Exception as error:  # one prompt's fault must not cost the others their answers
-            return {**start, "error": f"{type(error).__name__}: {error}", **prompt.extra, **end}
-        return {**start, **answers, **prompt.extra, **end}
+            return error_record(settings, prompt, f"{type(error).__name__}: {error}")
+        return {**start, **answers, **prompt.extra, **_origin(settings)}
 
     async def searched(self, prompt: Prompt, on_commit: OnCommit = lambda commit, text: None) -> Record:
         """Answer with RAIN alone: text, finish, moves and cost."""
@@ -176,7 +175,18 @@ class Runner:
         return self.codec.decode(self.rules.visible(response)).strip()
 
 
-async def serve(runner: Runner, link: WorkerLink, writer: ResultWriter) -> None:
+def _origin(settings: Settings) -> Record:
+    """Return the fields that every record ends with: what made it."""
+    goal = {"target": settings.evaluation.target} if settings.evaluation.target else {}
+    return {**goal, "model": settings.engine.model, "seed": settings.run.seed, "config": settings.config_hash}
+
+
+def error_record(settings: Settings, prompt: Prompt, reason: str) -> Record:
+    """Return the record of a prompt that has no answer."""
+    return {"id": prompt.id, "question": prompt.question, "error": reason, **prompt.extra, **_origin(settings)}
+
+
+async def serve(runner: Runner, link: WorkerLink, write: Write) -> None:
     """Take jobs until there are no more, so many at a time as the settings say."""
     loop, width = asyncio.get_running_loop(), runner.settings.run.concurrency
     threads = ThreadPoolExecutor(width, thread_name_prefix="jobs")
@@ -195,7 +205,7 @@ async def serve(runner: Runner, link: WorkerLink, writer: ResultWriter) -> None:
             link.commit(job.id, text)
 
         record = await runner.record(job.payload, on_commit)
-        writer.write(record)
+        write(record)
         if "error" in record:
             link.failed(job.id, record["error"])
         else:
@@ -211,9 +221,14 @@ async def serve(runner: Runner, link: WorkerLink, writer: ResultWriter) -> None:
 
 
 def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
-    """Run a worker process (called by the pool)."""
+    """Run a worker process that writes its own result file (called by the pool)."""
     settings: Settings = args.settings
     with ResultWriter(Path(settings.run.outdir) / f"res_{args.index}.jsonl") as writer:
-        engine, tokenizer = open_engine(settings.engine)
-        runner = Runner(settings, engine, tokenizer, open_encoder(settings))
-        asyncio.run(serve(runner, link, writer))
+        work(settings, link, writer.write)
+
+
+def work(settings: Settings, link: WorkerLink, write: Write) -> None:
+    """Load the model and serve; ``write`` puts a record on the disk, or sends it to who does."""
+    engine, tokenizer = open_engine(settings.engine)
+    runner = Runner(settings, engine, tokenizer, open_encoder(settings))
+    asyncio.run(serve(runner, link, write))

@@ -18,6 +18,9 @@ from rain.task import Task
 from rain.templates import read_text
 
 
+LAUNCHERS = ("local", "ray")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What is run, and how; the fields in ``VOLATILE`` change no result."""
@@ -27,6 +30,8 @@ class RunConfig:
     e: int | None = setting(None, "one past the last prompt (default: all)")
     outdir: str = setting("outdir", "where results go; the same command goes on where it stopped")
     nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly")
+    launcher: str = setting("local", "where workers run: local (processes on this machine) or ray (a Ray cluster)")
+    ray_address: str = setting("", "ray: the cluster, such as auto or HOST:6379 (default: RAY_ADDRESS, or this machine)")
     concurrency: int = setting(4, "searches at a time in each worker")
     seed: int = setting(0, "all randomness comes from it and the prompt's id")
     chat_template: bool = setting(False, "use the model's chat template instead of the prompt file")
@@ -40,11 +45,18 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.preset not in ("auto", "none"):
             raise RainError(f"--preset is {self.preset!r}; it must be auto or none")
+        if self.launcher not in LAUNCHERS:
+            raise RainError(f"--launcher is {self.launcher!r}; it must be {' or '.join(LAUNCHERS)}")
+        if self.ray_address and self.launcher != "ray":
+            raise RainError("--ray-address needs --launcher ray")
         if self.concurrency < 1:
             raise RainError(f"--concurrency is {self.concurrency}; it must be at least 1")
 
 
-VOLATILE = ("run.s", "run.e", "run.outdir", "run.nump", "run.concurrency", "run.verbose", "run.skip_bad")
+VOLATILE = tuple(
+    f"run.{name}"
+    for name in "s e outdir nump launcher ray_address concurrency verbose skip_bad".split()
+)
 VOLATILE_ENGINE = ("engine.max_batch_tokens", "engine.cache_tokens", "engine.device_map")
 
 

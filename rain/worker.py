@@ -14,12 +14,11 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from rain.errors import RainError
 
-EventKind = Literal["ready", "started", "progress", "commit", "done", "failed", "fatal", "died"]
+EventKind = Literal["ready", "started", "progress", "commit", "record", "done", "failed", "fatal", "died"]
 
 
 class Job(NamedTuple):
@@ -35,7 +34,8 @@ class Event(NamedTuple):
     Attributes:
         kind: "ready" (it takes jobs now), "started", "progress" (data: dict), "commit" (data: text), "done" (the record
             is on the disk), "failed" (likewise, of an error record; data: the reason), "fatal" (no worker can go on;
-            data: the reason). "died" (data: the reason) comes from the pool.
+            data: the reason). "record" (data: dict) comes before "done" or "failed" from a worker that shares no disk
+            with its parent, which writes it. "died" (data: the reason) comes from the pool.
         worker: number of the worker, from 0.
         job: id of the job it is about, or an empty text.
         data: what belongs to the kind.
@@ -55,6 +55,16 @@ class WorkerArgs:
     settings: Any = None
 
 
+class Pipe(Protocol):
+    """A worker's connection to its parent, such as one of ``multiprocessing``."""
+
+    def send(self, message: Any, /) -> None:
+        """Send something that can be pickled; an OSError says that the parent is gone."""
+
+    def recv(self) -> Any:
+        """Wait for what the parent sends; an EOFError or OSError says that it is gone."""
+
+
 class WorkerLink:
     """A worker's end of the pipe; its methods may be called from any thread.
 
@@ -64,7 +74,7 @@ class WorkerLink:
         stopping: set once the parent wants the worker to return, giving up the jobs that it has in work.
     """
 
-    def __init__(self, pipe: Connection, worker: int) -> None:
+    def __init__(self, pipe: Pipe, worker: int) -> None:
         self.stopping = threading.Event()
         self._pipe = pipe
         self._worker = worker
@@ -108,6 +118,10 @@ class WorkerLink:
         """Tell the text that was committed last."""
         self._send("commit", job, text)
 
+    def record(self, job: str, record: Mapping[str, Any]) -> None:
+        """Have the parent write a job's record, if it is one that does; `done` or `failed` follows."""
+        self._send("record", job, dict(record))
+
     def done(self, job: str, data: Any = None) -> None:
         """Say that a job's record is on the disk."""
         self._send("done", job, data)
@@ -132,7 +146,7 @@ class WorkerLink:
 WorkerMain = Callable[[WorkerArgs, WorkerLink], None]
 
 
-def run_worker(main: WorkerMain, args: WorkerArgs, pipe: Connection) -> None:
+def run_worker(main: WorkerMain, args: WorkerArgs, pipe: Pipe) -> None:
     """Run a worker in its process; a `RainError` ends the whole run, any other exception only this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = WorkerLink(pipe, args.index)

@@ -119,6 +119,17 @@ def test_the_loss_never_rises_and_the_suffix_moves_only_when_it_falls(llama):
     assert states[-1].loss == pytest.approx(float(mean_losses([objective], [states[-1].suffix], 1)))
 
 
+def test_only_allowed_tokens_enter_the_suffix(llama):
+    objective, state, allowed = llama
+    few = set(torch.nonzero(allowed).flatten().tolist()[3:9])
+    only = torch.tensor([token in few for token in range(SIZE)])
+    reached = state
+    for _ in range(8):
+        reached = step([objective], reached, only, GCGConfig(batch=30, topk=SIZE))
+    new = {token for token, old in zip(reached.suffix, state.suffix, strict=True) if token != old}
+    assert new and new <= few
+
+
 def test_steps_depend_on_the_seed_and_on_nothing_global(llama):
     objective, state, allowed = llama
 

@@ -24,7 +24,7 @@ from rain.judges.prompts import PROMPTS, messages, read_word
 
 def settings(url: str, **more: Any) -> JudgeSettings:
     usual = {"judge_backoff": 0.001, "judge_concurrency": 1, "judge_timeout": 5.0}
-    return JudgeSettings(**{"base_url": url, **usual, **more})
+    return JudgeSettings(**{"judge_base_url": url, **usual, **more})
 
 
 def score(outdir: Path, name: str, how: JudgeSettings, **more: Any) -> Summary:
@@ -227,7 +227,7 @@ def test_a_query_that_the_server_declines_is_skipped_without_retries(tmp_path: P
     ("fault", "words"),
     [
         (401, "OPENAI_API_KEY"),
-        (404, "--base-url"),
+        (404, "--judge-base-url"),
         ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), "quota"),
     ],
 )
@@ -290,8 +290,8 @@ def test_a_key_is_wanted_except_on_this_machine(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RainError, match="OPENAI_API_KEY"):
         open_judge("openai:gpt-4o", JudgeSettings())
     with pytest.raises(RainError, match="OPENAI_API_KEY"):
-        open_judge("openai:m", JudgeSettings(base_url="http://127.0.0.1.example.org/v1"))
-    open_judge("openai:m", JudgeSettings(base_url="http://localhost:8000/v1"))
+        open_judge("openai:m", JudgeSettings(judge_base_url="http://127.0.0.1.example.org/v1"))
+    open_judge("openai:m", JudgeSettings(judge_base_url="http://localhost:8000/v1"))
     assert is_loopback("http://[::1]:8000/v1") and is_loopback("http://127.8.0.1/v1")
     assert not is_loopback("http://10.0.0.1/v1") and not is_loopback(None)
 

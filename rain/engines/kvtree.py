@@ -155,8 +155,18 @@ class KvTree:
         trunk = self.trunk if kept.issuperset(range(self.trunk)) else 0
         self._compact(sorted(kept), trunk)
 
+    def clear(self) -> None:
+        """Forget all slots and give back their room."""
+        for column in (self.tokens, self.parents, self.depths, self._hashes):
+            column.clear()
+        self.layers, self.tops, self._children, self.trunk = [], {}, {}, 0
+        self.version += 1
+
     def _compact(self, kept: list[int], trunk: int) -> None:
         """Renumber: keep these slots in this order; parents stand before their children."""
+        if not kept:
+            self.clear()
+            return
         place = {slot: index for index, slot in enumerate(kept)}
         place[ROOT] = ROOT
         self.parents = [place[self.parents[slot]] for slot in kept]
@@ -167,5 +177,8 @@ class KvTree:
         self._children = {key: slot for slot, key in enumerate(zip(self.parents, self.tokens, strict=True))}
         self.trunk = trunk
         self.version += 1
-        for store in self.layers:
-            store.keep(kept)
+        try:
+            for store in self.layers:
+                store.keep(kept)
+        except torch.OutOfMemoryError:  # some layers are renumbered and some are not; all can be computed again
+            self.clear()

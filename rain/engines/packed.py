@@ -103,7 +103,7 @@ class TreePart:
         allowed = np.zeros((len(queries.rows), len(columns)), dtype=bool)
         row = 0
         for run in queries.runs:
-            seen = np.array([columns[slot] for slot in run.chain[block:]])
+            seen = np.array([columns[slot] for slot in run.chain[block:]], dtype=np.intp)
             for length in range(len(seen) - run.fresh + 1, len(seen) + 1):
                 allowed[row, seen[: max(length, 0)]] = True
                 row += 1

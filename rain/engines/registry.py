@@ -9,7 +9,7 @@ from rain.config import setting
 from rain.engines.base import Engine
 from rain.errors import RainError
 
-ENGINES = ("hf", "reference", "toy")
+ENGINES = ("hf", "vllm", "http", "reference", "toy")
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class EngineConfig:
     """Which model runs where; nothing here changes what is asked of it."""
 
     engine: str = setting("hf", f"what runs the model: {', '.join(ENGINES)} (toy: a formula, for dry runs)")
+    base_url: str = setting("", "http: where servers with /v1/completions of the same model are; commas between")
     modelname: str = setting("smollm2", "smollm2, gemma3-270m (embedded), a hub name, a folder or a .gguf file")
     dtype: str = setting("auto", "auto, float32, bfloat16 or float16 (auto: bfloat16 where the hardware has it)")
     device_map: str = setting(
@@ -32,6 +33,13 @@ class EngineConfig:
         for name in ("max_batch_tokens", "cache_tokens"):
             if getattr(self, name) < 1:
                 raise RainError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.base_url and self.engine != "http":
+            raise RainError(f"--base-url is {self.base_url!r}, which only --engine http takes")
+        if self.engine in ("http", "vllm") and (self.quantization != "none" or self.device_map):
+            raise RainError(
+                f"--engine {self.engine} takes a model as it is stored and places it itself: leave out --quantization "
+                "and --device-map"
+            )
 
     @property
     def model(self) -> str:
@@ -50,8 +58,18 @@ def open_engine(config: EngineConfig) -> tuple[Engine, Any]:
 
         toy = ToyEngine()
         return toy, toy.tokenizer
-    from rain.models import load_model
+    from rain.models import load_model, load_tokenizer, resolve
 
+    if config.engine == "http":
+        from rain.engines.http import open_http
+
+        tokenizer = load_tokenizer(config.modelname)
+        return open_http(config.base_url, tokenizer, config.modelname), tokenizer
+    if config.engine == "vllm":
+        from rain.engines.vllm import open_vllm
+
+        tokenizer = load_tokenizer(config.modelname)
+        return open_vllm(resolve(config.modelname), tokenizer, config.dtype), tokenizer
     model, tokenizer = load_model(
         config.modelname,
         dtype=config.dtype,

@@ -35,31 +35,31 @@ class Plan:
         queries: by identity of the tree.
         wanted: (identity of the tree, slot) of the logits rows -> the sequences that wait for it.
         tokens: query tokens so far.
-        payers: how many of them are whose.
+        payers: how many of them are whose, and how many of those are computed for the first time.
     """
 
     def __init__(self) -> None:
         self.queries: dict[int, TreeQueries] = {}
         self.wanted: dict[tuple[int, int], list[Pending]] = {}
         self.tokens = 0
-        self.payers: list[tuple[Usage, int]] = []
+        self.payers: list[tuple[Usage, int, int]] = []
 
     def place(self, pending: Pending, room: int) -> None:
         """Append as many missing tokens of a sequence as there is room for, and ask for its logits if that is all."""
         tree = pending.tree
         queries = self.queries.setdefault(id(tree), TreeQueries(tree))
         missing = pending.tokens[len(pending.chain) :]
-        count = min(len(missing), room)
+        count, distinct = min(len(missing), room), 0
         for token in missing[:count]:
             slot, fresh = tree.append(pending.chain[-1] if pending.chain else ROOT, token)
             pending.chain.append(slot)
-            pending.usage.tokens_distinct += fresh
+            distinct += fresh
         if not missing and pending.chain[-1] not in queries.rows:
             count = 1
         if count:
             queries.add(pending.chain, count)
             self.tokens += count
-            self.payers.append((pending.usage, count))
+            self.payers.append((pending.usage, count, distinct))
         if len(pending.chain) == len(pending.tokens):
             self.wanted.setdefault((id(tree), pending.chain[-1]), []).append(pending)
 
@@ -210,10 +210,11 @@ class Scheduler:
         rows, drawn = read_rows(logits, draws, lookups, top)
         seconds = time.perf_counter() - started
         self.model_seconds += seconds
-        for usage, count in plan.payers:
+        for usage, count, distinct in plan.payers:
             usage.tokens_computed += count
+            usage.tokens_distinct += distinct
             usage.model_seconds += seconds * count / plan.tokens
-        for usage in {id(usage): usage for usage, _ in plan.payers}.values():
+        for usage in {id(usage): usage for usage, *_ in plan.payers}.values():
             usage.forward_passes += 1
         for (key, slot), found in zip(plan.wanted, rows, strict=bool(plan.wanted)):
             tops = plan.queries[key].tree.tops

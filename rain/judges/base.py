@@ -65,7 +65,7 @@ class JudgeSettings:
     Raises RainError when a number is out of its range; the message names the field.
     """
 
-    base_url: str = setting("", "OpenAI-compatible server of openai: judges, such as http://127.0.0.1:8000/v1")
+    judge_base_url: str = setting("", "OpenAI-compatible server of openai: judges, such as http://127.0.0.1:8000/v1")
     max_calls: int = setting(0, "spending guard: requests per judge and run, at most (count; 0: no limit)")
     judge_concurrency: int = setting(8, "requests in flight (count)")
     judge_timeout: float = setting(60.0, "how long one request may take (seconds)")

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rain judge`."""
     parser.add_argument("outdir", nargs="*", type=Path, metavar="OUTDIR", help="directories of runs")
     add_judge_arguments(parser)
+    parser.add_argument("--base-url", dest="judge_base_url", default=argparse.SUPPRESS, help="the same, shorter")
     parser.add_argument("--ask-nulls-again", action="store_true", help="ask again where the reply could not be read")
     parser.add_argument(
         "--check-keywords",

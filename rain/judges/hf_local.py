@@ -65,8 +65,9 @@ class CausalModel:
         raise RainError(f"judge model {self._name} is not a text classifier")
 
     def _defused(self, text: str) -> str:
-        """Return a text in which names of special tokens are broken by a space: what is judged must not end its turn."""
-        for token in filter(lambda token: len(token) > 1, self._tokenizer.all_special_tokens):
+        """Return a text with the names of special tokens broken by a space: what is judged must not end its turn."""
+        added = (str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special)
+        for token in {*self._tokenizer.all_special_tokens, *added}:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

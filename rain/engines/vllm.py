@@ -1,0 +1,154 @@
+"""The engine that runs vLLM in process: tensor parallel over the GPUs of the worker, with prefix caching."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rain.convert import first_line
+from rain.engines.served import Answer, Ask, Sample, ServedEngine
+from rain.errors import RainError
+
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # workers share the cores; binding would stack them on the first ones
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; by default vLLM takes nearly all of the memory
+}
+
+T = TypeVar("T")
+
+
+class Core:
+    """A running vLLM with an event loop and thread of its own, so that callers may use any event loop.
+
+    Args:
+        options: of ``AsyncEngineArgs``.
+
+    Raises:
+        RainError: vLLM is not installed, or cannot run the model.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._numbers = itertools.count()
+        threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
+        try:
+            self._llm = asyncio.run_coroutine_threadsafe(self._start(options), self._loop).result()
+        except ImportError as error:
+            raise RainError(f"--engine vllm needs vLLM: {error}; run `pip install 'rain[vllm]'`") from error
+        except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+            raise RainError(f"vLLM cannot run {options['model']}: {first_line(error)}") from error
+        self.limit = int(self._llm.model_config.max_model_len)
+
+    async def run(self, ask: Ask) -> Any:
+        """Return vLLM's ``RequestOutput`` for a request."""
+        return await self._elsewhere(self._run(ask))
+
+    async def close(self) -> None:
+        """Stop vLLM's processes."""
+        await self._elsewhere(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _elsewhere(self, job: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(job, self._loop))
+
+    async def _start(self, options: dict[str, Any]) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
+
+    async def _stop(self) -> None:
+        self._llm.shutdown()
+
+    async def _run(self, ask: Ask) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            n=ask.n,
+            max_tokens=ask.max_tokens,
+            temperature=ask.temperature,
+            top_k=ask.top_k,
+            seed=ask.seed,
+            logprobs=ask.logprobs,
+            stop=list(ask.stop.strings),
+            stop_token_ids=sorted(ask.stop.token_ids),
+            ignore_eos=True,
+            detokenize=bool(ask.stop.strings),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {"prompt_token_ids": list(ask.prefix)}
+        answers = self._llm.generate(prompt, params, request_id=f"rain-{next(self._numbers)}")
+        try:
+            [output] = [answer async for answer in answers]
+        except ValueError as error:  # how vLLM refuses a request
+            raise RainError(f"vLLM refuses a request: {first_line(error)}") from error
+        return output
+
+
+class VllmEngine(ServedEngine):
+    """A model that vLLM runs in process; a session is its own counters over the common prefix cache.
+
+    Args:
+        core: running.
+        tokenizer: the model's.
+        owner: whether ``close`` stops vLLM.
+    """
+
+    def __init__(self, core: Core, tokenizer: Any, *, owner: bool = True) -> None:
+        super().__init__(tokenizer, core.limit)
+        self._core, self._owner = core, owner
+
+    def session(self, name: str) -> VllmEngine:
+        """Return an engine with counters of its own."""
+        return VllmEngine(self._core, self.tokenizer, owner=False)
+
+    async def close(self) -> None:
+        """Stop vLLM, unless this is one search's view."""
+        if self._owner:
+            await self._core.close()
+
+    async def _complete(self, ask: Ask) -> Answer:
+        output = await self._core.run(ask)
+        samples = [
+            Sample(
+                tokens=tuple(part.token_ids),
+                tops=[{token: entry.logprob for token, entry in top.items()} for top in part.logprobs],
+                finish="stop" if part.finish_reason == "stop" else "length",
+            )
+            for part in sorted(output.outputs, key=lambda part: part.index)
+        ]
+        return Answer(samples, output.num_cached_tokens or 0)
+
+
+def open_vllm(model: Path | str, tokenizer: Any, dtype: str = "auto", **options: Any) -> VllmEngine:
+    """Start vLLM over all visible GPUs, or on the CPU where there is none.
+
+    Args:
+        model: a folder or a hub name.
+        tokenizer: the model's.
+        dtype: "auto" is the checkpoint's on a GPU, and what the machine computes fastest on a CPU.
+        options: further ones of ``AsyncEngineArgs``.
+
+    Raises:
+        RainError: vLLM is not installed, or cannot run the model.
+    """
+    import torch
+
+    from rain.models import auto_dtype
+
+    gpus = torch.cuda.device_count()
+    settings: dict[str, Any] = {"model": str(model), "dtype": dtype, "generation_config": "vllm", "max_logprobs": -1}
+    settings |= {"enable_prefix_caching": True, "tensor_parallel_size": max(1, gpus)}
+    if not gpus:
+        for name, value in CPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        settings |= {"block_size": 32, "enforce_eager": True}
+        if dtype == "auto":
+            settings["dtype"] = str(auto_dtype("cpu")).removeprefix("torch.")
+    return VllmEngine(Core({**settings, **options}), tokenizer)
