@@ -59,7 +59,8 @@ class Objective:
         self.rest = torch.tensor(prompt.tail + prompt.target[:-1], device=self.device)
         self.cache = DynamicCache()
         with torch.no_grad():
-            model(input_ids=torch.tensor([prompt.head], device=self.device), past_key_values=self.cache, use_cache=True)
+            ids = torch.tensor([prompt.head], device=self.device)
+            model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
 
     def losses(self, suffixes: Tensor) -> Tensor:
         """Cross-entropy of the target, mean per token: suffixes [n, length] of ids -> [n] float32 on the CPU."""
@@ -85,10 +86,11 @@ class Objective:
             use_cache=True,
             logits_to_keep=len(self.target),
         )
-        logits = output.logits.transpose(1, 2)
+        logits = output.logits.flatten(0, 1)  # vocabulary last: summed over another axis, float32 is off by 1e-4
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        targets = self.target.to(logits.device).expand(len(embeddings), -1)
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none").mean(dim=1)
+        targets = self.target.to(logits.device).repeat(len(embeddings))
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        return losses.view(len(embeddings), -1).mean(dim=1)
 
     def gradient(self, suffix: Tokens) -> Tensor:
         """Gradient of the loss by the one-hot suffix: [length, vocabulary] on the CPU.

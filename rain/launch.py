@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,12 @@ from rain.flags import add_flags
 from rain.judges.base import JudgeSettings
 from rain.judges.command import add_judge_arguments, judge_run, judge_settings
 from rain.judges.queries import load_run
-from rain.launchers import LocalLauncher
+from rain.launchers import Launcher, LocalLauncher
 from rain.pool import Pool, PoolSummary
+from rain.ray_launcher import RayLauncher, import_ray
+from rain.remote import Parcel, ResultFiles, remote_main
 from rain.results import OutDir, ResultWriter, read_results
-from rain.runner import worker_main
+from rain.runner import error_record, worker_main
 from rain.selfeval import EvaluationConfig, read_calibration
 from rain.settings import VOLATILE, VOLATILE_ENGINE, RunConfig, Settings, make_settings, task_defaults
 from rain.summary import summary_table
@@ -86,27 +89,46 @@ class Progress:
         self.bar.set_postfix_str(f"{self.simulations / elapsed:.1f} simulations/s", refresh=event.kind != "commit")
 
 
+@contextmanager
+def open_launcher(settings: Settings, outdir: OutDir) -> Iterator[Launcher]:
+    """Yield what starts the workers; with Ray, this process writes their records."""
+    run = settings.run
+    if run.launcher == "local":
+        yield LocalLauncher(worker_main, settings, split(run.nump, visible_gpus(), cpu_cores()))
+        return
+    with (
+        ResultFiles(outdir) as files,
+        closing(RayLauncher(remote_main, Parcel.of(settings), run.nump, files.write, run.ray_address)) as launcher,
+    ):
+        yield launcher
+
+
+def check_launcher(run: RunConfig) -> None:
+    """Raise a RainError where it is plain from the beginning that workers cannot start."""
+    if run.launcher == "ray":
+        import_ray()
+    else:
+        split(run.nump, visible_gpus(), cpu_cores())
+
+
 def run_pool(settings: Settings, outdir: OutDir, prompts: Sequence[Prompt], total: int, done: int) -> PoolSummary:
     """Answer the prompts in worker processes."""
-    environments = split(settings.run.nump, visible_gpus(), cpu_cores())
     progress = Progress(total, done, settings.run.verbose)
 
     def give_up(job: Job, reason: str) -> None:
         with ResultWriter(outdir.result_path("lost")) as writer:
-            writer.write({"id": job.id, "question": job.payload.question, "error": reason})
+            writer.write(error_record(settings, job.payload, reason))
 
-    pool = Pool(
-        LocalLauncher(worker_main, settings, environments),
-        settings.run.nump,
-        is_done=lambda job: job in outdir.done_ids(errors=True),
-        on_lost=give_up,
-        concurrency=settings.run.concurrency,
-        on_event=progress.event,
-    )
-    try:
+    with closing(progress.bar), open_launcher(settings, outdir) as launcher:
+        pool = Pool(
+            launcher,
+            settings.run.nump,
+            is_done=lambda job: job in outdir.done_ids(errors=True),
+            on_lost=give_up,
+            concurrency=settings.run.concurrency,
+            on_event=progress.event,
+        )
         return pool.run([Job(prompt.id, prompt) for prompt in prompts])
-    finally:
-        progress.bar.close()
 
 
 def announce(settings: Settings) -> None:
@@ -135,7 +157,7 @@ def allocate(settings: Settings) -> int:
     run, task = settings.run, settings.task
     source = task.path(run.dataset) if run.dataset == task.dataset else run.dataset
     prompts = load_prompts(source, task.reader, run.s, run.e, run.skip_bad, token_counter(settings))
-    split(run.nump, visible_gpus(), cpu_cores())
+    check_launcher(run)
     announce(settings)
     with OutDir(run.outdir, settings.as_dict(), VOLATILE + VOLATILE_ENGINE) as outdir:
         settings = replace(settings, config_hash=outdir.config_hash)

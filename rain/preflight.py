@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.calibration import fit, held_out
-from rain.datasets import Fields, Reader, load_prompts
+from rain.datasets import Fields, Reader, Row, load_prompts
 from rain.engines.registry import EngineConfig, open_engine
 from rain.errors import RainError
 from rain.flags import add_flags
-from rain.datasets import Row
 from rain.rows import BadRow, text
 from rain.selfeval import Evaluation, Reading, cut_after_full_stop
 from rain.settings import make_settings

@@ -55,6 +55,7 @@ class Runner:
     def __init__(self, settings: Settings, engine: Engine, tokenizer: Any, encoder: TextsEncoder) -> None:
         task = settings.task
         self.settings, self.engine, self.encoder = settings, engine, encoder
+        self.dtype = getattr(engine, "dtype", settings.engine.dtype)
         self.codec = Codec(tokenizer, getattr(engine, "eos", ()))
         self.prompter = Prompter(self.codec, task.path(task.prompt), settings.run.chat_template)
         self.evaluation = Evaluation(load_template(settings.template_path()), self.codec)
@@ -104,6 +105,7 @@ class Runner:
             "finish": rain["finish"],
             "moves": rain["moves"],
             "cost": {"rain": rain["cost"], "plain": plain["cost"]},
+            "dtype": self.dtype,
         }
 
     def _fitting(self, question: str, prompt: Tokens) -> RainConfig:
@@ -186,6 +188,12 @@ def error_record(settings: Settings, prompt: Prompt, reason: str) -> Record:
     return {"id": prompt.id, "question": prompt.question, "error": reason, **prompt.extra, **_origin(settings)}
 
 
+def open_runner(settings: Settings) -> Runner:
+    """Load the model and the encoder of a run; for use as a library, see the README."""
+    engine, tokenizer = open_engine(settings.engine)
+    return Runner(settings, engine, tokenizer, open_encoder(settings))
+
+
 async def serve(runner: Runner, link: WorkerLink, write: Write) -> None:
     """Take jobs until there are no more, so many at a time as the settings say."""
     loop, width = asyncio.get_running_loop(), runner.settings.run.concurrency
@@ -229,6 +237,4 @@ def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
 
 def work(settings: Settings, link: WorkerLink, write: Write) -> None:
     """Load the model and serve; ``write`` puts a record on the disk, or sends it to who does."""
-    engine, tokenizer = open_engine(settings.engine)
-    runner = Runner(settings, engine, tokenizer, open_encoder(settings))
-    asyncio.run(serve(runner, link, write))
+    asyncio.run(serve(open_runner(settings), link, write))

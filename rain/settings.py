@@ -17,7 +17,6 @@ from rain.selfeval import EvaluationConfig
 from rain.task import Task
 from rain.templates import read_text
 
-
 LAUNCHERS = ("local", "ray")
 
 
@@ -31,7 +30,7 @@ class RunConfig:
     outdir: str = setting("outdir", "where results go; the same command goes on where it stopped")
     nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly")
     launcher: str = setting("local", "where workers run: local (processes on this machine) or ray (a Ray cluster)")
-    ray_address: str = setting("", "ray: the cluster, such as auto or HOST:6379 (default: RAY_ADDRESS, or this machine)")
+    ray_address: str = setting("", "ray: the cluster, auto or HOST:6379 (default: RAY_ADDRESS, or else this machine)")
     concurrency: int = setting(4, "searches at a time in each worker")
     seed: int = setting(0, "all randomness comes from it and the prompt's id")
     chat_template: bool = setting(False, "use the model's chat template instead of the prompt file")

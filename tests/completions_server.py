@@ -1,7 +1,8 @@
-"""A small server on 127.0.0.1 with the completions protocol of vLLM, whose model is a formula and whose faults are set."""
+"""A small server on 127.0.0.1 with vLLM's completions protocol: its model is a formula, its faults are set by tests."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -14,8 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from rain.engines.http import Fleet, HttpEngine
+from rain.engines.probe import probe
+from rain.engines.server import Patience, Server
 from rain.engines.toy import EOS, ToyTokenizer, log_distribution
 
+QUICK = Patience(reply=5.0, retry=5.0, pause=0.01)
 Fault = Callable[[int], str]
 
 
@@ -34,7 +39,7 @@ class Ways:
         one_seed: all samples of a request are the same.
         single: n is ignored.
         logprobs: whether there are any.
-        text: what a token is in the server's own tokenizer.
+        shift: how far the bytes of the server's own tokenizer are from those of ``ToyTokenizer``.
     """
 
     limit: int = 1000
@@ -163,3 +168,15 @@ def serving(*args: Any, **options: Any) -> Iterator[CompletionsServer]:
         yield server
     finally:
         server.close()
+
+
+def fleet_of(*servers: CompletionsServer, patience: Patience = QUICK) -> HttpEngine:
+    """Return an engine on servers, probed, that loses patience soon."""
+
+    async def probed() -> HttpEngine:
+        found = [Server(server.url, patience) for server in servers]
+        for server in found:
+            await probe(server, ToyTokenizer(), "toy", patience)
+        return HttpEngine(Fleet(found), ToyTokenizer())
+
+    return asyncio.run(probed())

@@ -63,10 +63,10 @@ def test_searches_decide_the_same_in_another_order_and_without_their_neighbours(
     assert [decisions(record) for record in found] == [alone[6], alone[1]]
 
 
-@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("concurrency", [1, 4])
 def test_eviction_and_small_passes_change_no_decision(concurrency, tmp_path, alone):
     engine = hf(cache_tokens=200, max_batch_tokens=24)
-    assert answer(tmp_path, engine, concurrency) == alone
+    assert answer(tmp_path, engine, concurrency, QUESTIONS[:4]) == alone[:4]
     assert engine.shared.scheduler.evictions > 10
 
 
@@ -92,9 +92,8 @@ def test_lazy_expansion_draws_the_same_as_eager_expansion(tmp_path, alone, monke
 
     monkeypatch.setattr(Search, "_forward", eager)
     found = answer(tmp_path, hf(), concurrency=4)
-    requests = [(lazy.pop("requests"), eager.pop("requests")) for lazy, eager in zip(map(dict, alone), found, strict=True)]
-    assert found == [{name: value for name, value in record.items() if name != "requests"} for record in alone]
-    assert all(lazy < eager for lazy, eager in requests)
+    assert all(lazy["requests"] < eager["requests"] for lazy, eager in zip(alone, found, strict=True))
+    assert found == [{**lazy, "requests": eager["requests"]} for lazy, eager in zip(alone, found, strict=True)]
 
 
 def test_another_seed_or_another_prompt_id_draws_something_else(tmp_path):
@@ -106,10 +105,10 @@ def test_another_seed_or_another_prompt_id_draws_something_else(tmp_path):
     assert again[0]["moves"] != first[0]["moves"]
 
 
-def test_smollm2_decides_the_same_at_concurrency_1_and_4_with_and_without_eviction(tmp_path, smollm2):
+def test_smollm2_decides_the_same_alone_and_beside_others_with_eviction(tmp_path, smollm2):
     model, tokenizer = smollm2
     before = model.config._attn_implementation
-    given = {"max_simulations": 4, "extra_simulations": 3, "max_new_tokens": 4, "candidates": 3, "max_draws": 2}
+    given = {"max_simulations": 4, "extra_simulations": 2, "max_new_tokens": 3, "candidates": 3, "max_draws": 2}
 
     def run(concurrency, **options):
         runner = make_runner(make_task(tmp_path), HfEngine(model, tokenizer, **options), tokenizer, **given)
@@ -119,9 +118,8 @@ def test_smollm2_decides_the_same_at_concurrency_1_and_4_with_and_without_evicti
     try:
         torch.set_num_threads(1)
         alone = run(1)
-        assert all(len(record["moves"]) >= 2 for record in alone)
-        assert run(4) == alone
-        assert run(4, cache_tokens=150, max_batch_tokens=48) == alone
+        assert all(len(record["moves"]) == 2 for record in alone)
+        assert run(3, cache_tokens=150, max_batch_tokens=48) == alone
     finally:
         model.set_attn_implementation(before)
 

@@ -7,6 +7,7 @@ import torch
 from rain.errors import RainError
 from rain.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
 from rain.gcg_prompt import build_prompt
+from rain.text import Codec, Prompter
 
 SIZE = len(tiny.tokenizer())
 
@@ -50,6 +51,19 @@ def test_losses_over_the_cached_head_are_those_of_a_plain_pass(setting):
         plain = [float(tiny.plain_loss(model, prompt, tiny.one_hot(each))) for each in suffixes]
     for chunk in (1, 4, 64):
         assert mean_losses([objective], suffixes, chunk).tolist() == pytest.approx(plain, rel=1e-6)
+
+
+def test_float32_losses_of_a_real_vocabulary_are_as_exact_as_a_plain_pass(smollm2, tmp_path):
+    model, tokenizer = smollm2
+    chat = Prompter(Codec(tokenizer), tmp_path / "unused.txt", chat=True)
+    prompt, suffix = build_prompt(chat, "Tell me that the earth is flat", "Sure, the earth is flat", "! ! ! !")
+    losses = mean_losses([Objective(model, prompt)], [suffix, suffix], 2).tolist()
+    ids = prompt.head + suffix + prompt.tail
+    with torch.no_grad():
+        logits = model(torch.tensor([ids + prompt.target]), use_cache=False).logits[0, len(ids) - 1 : -1].double()
+    plain = float(torch.nn.functional.cross_entropy(logits, torch.tensor(prompt.target)))
+    assert losses == pytest.approx([plain, plain], abs=2e-5)
+    assert chat.codec.decode(prompt.head).endswith("earth is flat") and prompt.controls(suffix) == "! ! ! !"
 
 
 def test_a_batch_that_does_not_fit_is_halved(llama, monkeypatch):

@@ -7,28 +7,26 @@ import math
 
 import pytest
 import test_engine_contract as contract
-from completions_server import Ways, serving
+from completions_server import Ways, fleet_of, serving
 
 from rain.engines.base import Stop
-from rain.engines.http import Fleet, HttpEngine, open_http
+from rain.engines.http import Fleet, open_http
 from rain.engines.probe import probe
 from rain.engines.registry import EngineConfig, open_engine
 from rain.engines.served import drawn_logprob, first_stop
-from rain.engines.server import Patience, Server, Unreachable
+from rain.engines.server import Patience, Server
 from rain.engines.toy import EOS, ToyEngine, ToyTokenizer, log_distribution
 from rain.errors import RainError
-from test_engine_contract import engine, prefix, tokenizer  # noqa: F401 - fixtures of the contract tests
 
 globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})
+engine, tokenizer, prefix = contract.engine, contract.tokenizer, contract.prefix  # fixtures
 
 TOKENIZER = ToyTokenizer()
 PREFIX = tuple(TOKENIZER.encode("Human: Is the sea salt"))
-QUICK = Patience(reply=5.0, retry=5.0, pause=0.01)
 WAYS = {
     "vllm": Ways(),
     "prefixed": Ways(ids="prefixed"),
     "one seed, one text": Ways(one_seed=True),
-    "n unknown": Ways(single=True),
 }
 
 
@@ -36,22 +34,6 @@ WAYS = {
 def subject(request):
     with serving(WAYS[request.param]) as server:
         yield contract.Subject(open_http(server.url, TOKENIZER, "toy"), TOKENIZER, context=256)
-
-
-def fleet_of(*servers, patience=QUICK):
-    """Return an engine on servers, probed, that loses patience soon."""
-
-    async def probed():
-        found = [Server(server.url, patience) for server in servers]
-        for server in found:
-            await probe(server, TOKENIZER, "toy", patience)
-        return HttpEngine(Fleet(found), TOKENIZER)
-
-    return asyncio.run(probed())
-
-
-def requests_of(server, word="n"):
-    return [request[word] for request in server.requests]
 
 
 def test_greedy_text_and_logprobs_are_those_of_the_model_behind_the_server():
@@ -137,73 +119,6 @@ def test_the_choice_of_a_server_is_the_same_in_the_next_run():
     assert min(chosen.count(server.url) for server in servers) >= 4
 
 
-@pytest.mark.faults
-def test_a_server_that_fails_a_fifth_of_requests_costs_time_but_changes_no_answer():
-    def fault(number):
-        return ("500", "cut", "429", "503")[number // 5 % 4] if number % 5 == 3 else ""
-
-    async def work(engine):
-        jobs = [engine.generate(PREFIX[i:], n=4, max_tokens=5, top_k=15, greedy_first=True, seed=i) for i in range(20)]
-        return await asyncio.gather(*jobs, *(engine.next_logprobs(PREFIX[i:], top=3) for i in range(20)))
-
-    with serving() as sound, serving(fault=fault) as broken:
-        expected = asyncio.run(work(fleet_of(sound)))
-        assert asyncio.run(work(fleet_of(broken))) == expected
-        assert len(broken.requests) >= 60 / 0.8 - 1, "a fifth was asked again"
-
-
-@pytest.mark.faults
-def test_a_server_that_hangs_is_given_up_after_the_timeout_and_asked_again():
-    patience = Patience(reply=0.3, retry=10.0, pause=0.01)
-    with serving(fault=lambda number: "hang" if number == 2 else "") as server:
-        engine = fleet_of(server, patience=patience)
-        answer = asyncio.run(engine.next_logprobs(PREFIX, top=1))
-        assert len(server.requests) == 4 and len(answer) == 1
-
-
-@pytest.mark.faults
-def test_a_server_that_is_started_anew_goes_on_answering():
-    with serving() as before:
-        engine, port = fleet_of(before), before.port
-        first = asyncio.run(engine.next_logprobs(PREFIX, top=5))
-
-    async def while_it_is_away():
-        waiting = asyncio.create_task(engine.next_logprobs(PREFIX, top=5))
-        done, _ = await asyncio.wait({waiting}, timeout=0.2)
-        assert not done
-        with serving(port=port):
-            return await waiting
-
-    assert asyncio.run(while_it_is_away()) == first
-
-
-@pytest.mark.faults
-def test_a_server_that_never_answers_is_an_error_that_says_where_and_how_often():
-    impatient = Patience(reply=1.0, retry=0.1, pause=0.02)
-    with serving(fault=lambda number: "503" if number > 1 else "") as server:
-        engine = fleet_of(server, patience=impatient)
-        with pytest.raises(Unreachable, match=rf"{server.url} does not answer: HTTP 503 .*\(\d tries\)"):
-            asyncio.run(engine.generate(PREFIX, max_tokens=3))
-
-
-@pytest.mark.faults
-def test_a_lost_server_leaves_its_searches_to_the_others():
-    impatient = Patience(reply=1.0, retry=0.1, pause=0.02)
-    with serving() as staying, serving() as leaving:
-        engine = fleet_of(staying, leaving, patience=impatient)
-        sessions = [engine.session(str(i)) for i in range(6)]
-        leaving.close()
-        answers = [asyncio.run(session.next_logprobs(PREFIX, top=3)) for session in sessions]
-        assert all(answer == answers[0] for answer in answers)
-        assert [server.open for server in engine.fleet.servers] == [6, 0]
-        asyncio.run(engine.pin(PREFIX))
-        staying.close()
-        with pytest.raises(RainError, match="does not answer"):
-            asyncio.run(sessions[0].next_logprobs(PREFIX, top=3))
-        with pytest.raises(RainError, match="no server answers any more"):
-            engine.session("late")
-
-
 def test_a_request_that_the_server_refuses_is_not_tried_again():
     with serving(Ways(limit=30)) as server:
         engine = fleet_of(server)
@@ -245,6 +160,17 @@ def test_llama_cpp_gives_ids_another_way_and_is_not_told_to_ignore_the_end_of_se
         assert not any("ignore_eos" in request for request in server.requests)
     with serving() as server:
         assert asyncio.run(open_http(server.url, TOKENIZER, "toy").generate(PREFIX, seed=2, **options)) == answers
+
+
+@pytest.mark.parametrize("ways", [Ways(one_seed=True), Ways(single=True)])
+def test_where_one_request_cannot_give_several_texts_each_gets_its_own_request(ways):
+    options = {"n": 4, "max_tokens": 6, "top_k": 15, "greedy_first": True, "seed": 2}
+    with serving() as usual, serving(ways) as unusual:
+        expected = asyncio.run(open_http(usual.url, TOKENIZER, "toy").generate(PREFIX, **options))
+        engine = open_http(unusual.url, TOKENIZER, "toy")
+        unusual.requests.clear()
+        assert asyncio.run(engine.generate(PREFIX, **options)) == expected
+        assert [request["n"] for request in unusual.requests] == [1, 1, 1, 1]
 
 
 def test_engines_by_name_take_only_the_flags_that_mean_something_to_them():

@@ -60,9 +60,9 @@ def plain_logprobs(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tenso
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer that puts a dummy space before a text and <s> before it all, as Llama 1 and 2 do."""
-    letters = "abdehilnorstwxHAYN:?.,()\n"
-    tokens = ["<s>", "</s>", "\u2581", *letters, "\u2581A", "\u2581a", "(A", "he"]
-    merges = [("\u2581", "A"), ("\u2581", "a"), ("(", "A"), ("h", "e")]
+    letters = "abdehiklnorstuwxHABYN:?.,()\n"
+    tokens = ["<s>", "</s>", "\u2581", *letters, "\u2581A", "\u2581a", "(A", "(B", "he"]
+    merges = [("\u2581", "A"), ("\u2581", "a"), ("(", "A"), ("(", "B"), ("h", "e")]
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, unk_token=None))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     core.decoder = decoders.Metaspace(prepend_scheme="first", split=False)

@@ -68,6 +68,7 @@ class HfEngine(Engine):
         self.shared = shared or Shared(model, tokenizer, max_batch_tokens, cache_tokens)
         self.model, self.tokenizer = model, tokenizer
         self.context = self.shared.context
+        self.dtype = str(model.dtype).removeprefix("torch.")
         ends = getattr(model.generation_config, "eos_token_id", None)
         self.eos: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
         self.usage = Usage() if shared else self.shared.usage

@@ -53,8 +53,8 @@ class KvTree:
     """A trie of tokens with the keys and values of each.
 
     A slot is one token in one place. Parents have smaller numbers than their children, and a commit moves the chain
-    that every later request contains to the front (slots ``0 .. trunk - 1``), so that attention reads it in place as one
-    block. Slots are appended and, at a commit or an eviction, compacted; ``version`` changes when slot numbers do.
+    that every later request contains to the front (slots ``0 .. trunk - 1``), so that attention reads it in place as
+    one block. Slots are appended and, at a commit or an eviction, compacted; ``version`` changes when slot numbers do.
 
     Args:
         base: a chain of tokens in front of the root that several trees share (a pinned prefix), or None.

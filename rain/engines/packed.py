@@ -139,7 +139,9 @@ def tree_attention(
         part: the tree's part of the pass; its keys and values of this layer are stored already.
         layer: index of the layer.
         queries: (query heads, queries, head size).
-        scaling, window, softcap: as the model's layer demands.
+        scaling: factor of the scores.
+        window: positions that a query sees back (sliding-window layers); 0: all.
+        softcap: scores are squashed to this size, where the model does so.
 
     Returns:
         (query heads, queries, value head size)

@@ -30,6 +30,7 @@ class ReferenceEngine(Engine):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, keep_cache: bool = True) -> None:
         self.model, self.tokenizer, self.keep_cache = model, tokenizer, keep_cache
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+        self.dtype = str(model.dtype).removeprefix("torch.")
         self.usage = Usage()
 
     def session(self, name: str) -> ReferenceEngine:

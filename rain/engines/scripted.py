@@ -21,8 +21,8 @@ class ScriptedEngine(Engine):
     Args:
         calls: ``expand``, ``add`` and ``evaluate`` lists as in the golden traces (see ``rain.replay``).
 
-    A drawn request (``n > 1``) is answered from ``expand``, or from ``add`` where ``n`` is 2; a single continuation is a
-    rollout, answered from ``evaluate``. Asking for what was not recorded raises ``NotRecorded``, which is the point.
+    A drawn request (``n > 1``) is answered from ``expand``, or from ``add`` where ``n`` is 2; a single continuation is
+    a rollout, answered from ``evaluate``. Asking for what was not recorded raises ``NotRecorded``, which is the point.
 
     Attributes:
         expanded: the prefixes whose expansion was asked for.

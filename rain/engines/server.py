@@ -145,6 +145,7 @@ class Server:
             return RainError(f"server {self.url} knows no such model or path; check --base-url ({said})")
         return RainError(f"server {self.url} refuses a request (HTTP {status}): {said}")
 
+
 class _Passing(Exception):
     """A trouble that may pass; ``after`` is the server's wish for a pause, seconds."""
 

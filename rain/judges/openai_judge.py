@@ -37,7 +37,7 @@ class OpenAIJudge(Judge):
         key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(base_url) else "")
         if not key:
             raise RainError(
-                f"judge {self.name} needs a key: set OPENAI_API_KEY (any text if the server at --judge-base-url wants none)"
+                f"judge {self.name} needs a key: set OPENAI_API_KEY (any text if the server wants none)"
             )
         self._client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=settings.judge_timeout)
         self._params: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": settings.judge_max_tokens}
@@ -120,7 +120,7 @@ class OpenAIJudge(Judge):
         if status in (401, 403):
             return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check OPENAI_API_KEY")
         if status == 404:
-            return RainError(f"judge {self.name}: the server knows no such model or path; check --judge-base-url ({said})")
+            return RainError(f"judge {self.name}: the server has no such model or path; check --judge-base-url ({said})")
         return Unanswered(f"HTTP {status}: {said}", refused=True)
 
 
