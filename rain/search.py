@@ -257,5 +257,5 @@ class Search:
 
     def _finish(self, text: Tokens) -> str | None:
         """Tell why the response ends here: by its text, or by its length (tokens, prompt included)."""
-        by_text = self.problem.rules.finish(self._response(text))
+        by_text = self.problem.rules.finish(self._response(text[: self.limit]))
         return by_text or ("length" if len(text) >= self.limit else None)

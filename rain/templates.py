@@ -10,6 +10,7 @@ from rain.errors import RainError
 
 QUESTION, RESPONSE = "{question}", "{response}"
 SECTIONS = ("kind", "examples", "question", "ask", "positive", "negative")
+OPTIONAL = ("examples",)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def load_template(path: Path) -> Template:
     """Parse a template file.
 
     Sections begin with a line ``=== name``; lines before the first are comments; the last newline of a section is not
-    part of it. Labels of kind "words" stand one a line, in double quotes where a leading space counts.
+    part of it. Labels of kind "words" stand one a line, in double quotes where a leading space counts. The section
+    ``examples`` may be left out.
 
     Raises:
         RainError: a section is missing, unknown or malformed; the message names file and section.
@@ -76,17 +78,16 @@ def load_template(path: Path) -> Template:
     kind = sections["kind"].strip()
     if kind not in ("letters", "words"):
         raise RainError(f"{path}: section kind must be letters or words, not {kind!r}")
-    whole = sections["examples"] + sections["question"]
-    head, found, rest = whole.rpartition(QUESTION)
+    before, found, rest = sections["question"].partition(QUESTION)
     middle, ended, after = rest.partition(RESPONSE)
-    if not found or not ended or after:
+    if not found or not ended or after or QUESTION in middle or RESPONSE in before:
         raise RainError(f"{path}: section question must hold {QUESTION} once, and then end with {RESPONSE}")
     if kind == "letters" and not ("{first}" in sections["ask"] and "{second}" in sections["ask"]):
         raise RainError(f"{path}: section ask must hold {{first}} and {{second}}")
     return Template(
         path=path,
         kind="letters" if kind == "letters" else "words",
-        head=head,
+        head=sections["examples"] + before,
         middle=middle,
         ask=sections["ask"],
         positive=_labels(path, "positive", kind, sections["positive"]),
@@ -109,9 +110,9 @@ def _sections(path: Path) -> dict[str, str]:
         elif line.strip() and not line.startswith("#"):
             raise RainError(f"{path}, line {number}: text before the first section; comments begin with #")
     for name in SECTIONS:
-        if name not in sections:
+        if name not in sections and name not in OPTIONAL:
             raise RainError(f"{path}: section {name!r} is missing")
-    return {name: "".join(lines).removesuffix("\n") for name, lines in sections.items()}
+    return {name: "".join(sections.get(name, ())).removesuffix("\n") for name in SECTIONS}
 
 
 def _labels(path: Path, name: str, kind: str, body: str) -> tuple[str, ...]:

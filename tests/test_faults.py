@@ -74,6 +74,7 @@ def test_fault_4_what_stands_behind_the_end_of_sequence_is_not_shown(tmp_path):
     assert len(ended) >= 5
     assert all("".join(move["text"] for move in record["moves"]).strip() == record["raina"] for record in ended)
     assert any(len(record["moves"][-1]["text"]) not in (1, 2, 4, 10) for record in ended), "cut inside a token set"
+    assert all(len(record["raina"]) < 40 for record in ended)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), ValueError("broken"), IndexError("list")])

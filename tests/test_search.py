@@ -251,6 +251,13 @@ def test_the_length_limit_ends_the_response_and_leaves_beyond_it_are_neither_rol
     assert all(len(asked.prefix) < 10 for asked in engine.drawn + engine.rollouts)
 
 
+def test_an_end_of_sequence_beyond_the_length_limit_is_not_why_the_response_ends():
+    engine = FakeEngine({1: 1.0}, lambda asked, i: ((10 + i, EOS), 0.1))
+    for limit, finish in ((len(PROMPT) + 2, "length"), (len(PROMPT) + 3, "eos")):
+        run = search(engine, undecided, small(maxlen=limit, token_set_lengths=(1, 2)))
+        assert [commit.finish for commit in run_search(run)] == [None, finish]
+
+
 def test_max_new_tokens_counts_from_the_end_of_the_prompt():
     run = search(FakeEngine(CHANCES), undecided, small(maxlen=60, max_new_tokens=3))
     assert [len(commit.tokens) for commit in run_search(run)] == [1, 2]

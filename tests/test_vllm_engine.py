@@ -65,7 +65,8 @@ def subject(request, opened, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "tiny"
     if not folder.is_dir():
         save_tiny_model(folder, 257)
-    return contract.Subject(opened(request.param, folder, "tiny", max_logprobs=-1), ToyTokenizer(), context=256)
+    engine = opened(request.param, folder, "tiny", max_logprobs=-1)
+    return contract.Subject(engine, ToyTokenizer(), tolerance=1e-3, context=256, hottest=2.0)
 
 
 @pytest.fixture(params=PLACES)

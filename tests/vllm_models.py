@@ -55,7 +55,7 @@ def vllm_server(model: Path, log: Path, *options: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "float32"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm", "--enforce-eager"]
-    command += ["--block-size", "32", "--enable-prompt-tokens-details", *options]
+    command += ["--block-size", "32", "--enable-prompt-tokens-details", "--no-enable-chunked-prefill", *options]
     environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("wb") as file:
         server = subprocess.Popen(

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage, check_request
 from rain.engines.kvtree import KvTree
-from rain.engines.packed import PackedModel
+from rain.engines.proof import open_packed
 from rain.engines.scheduler import Scheduler
 from rain.engines.sequences import STREAMS, Continuing, Pending, Question
 
@@ -20,7 +20,7 @@ class Shared:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int, cache_tokens: int
     ) -> None:
-        self.scheduler = Scheduler(PackedModel(model), max_batch_tokens, cache_tokens)
+        self.scheduler = Scheduler(open_packed(model), max_batch_tokens, cache_tokens)
         self.tokenizer = tokenizer
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
         self.pins: dict[Tokens, asyncio.Task[KvTree]] = {}

@@ -16,6 +16,7 @@ from rain.engines.kvtree import KvTree
 from rain.errors import RainError
 
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
+PREFIX = "rain_packed_"
 _names = count()
 
 
@@ -185,7 +186,7 @@ class PackedModel:
         self.model = model
         self.device = model.get_input_embeddings().weight.device
         self._parts: list[TreePart] = []
-        name = f"rain_packed_{next(_names)}"
+        name = f"{PREFIX}{next(_names)}"
         forward = inspect.signature(model.forward).parameters
         try:
             if "position_ids" not in forward or "logits_to_keep" not in forward:

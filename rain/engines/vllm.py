@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import os
 import threading
@@ -14,9 +15,16 @@ from rain.convert import first_line
 from rain.engines.served import Answer, Ask, Sample, ServedEngine
 from rain.errors import RainError
 
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # workers share the cores; binding would stack them on the first ones
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; by default vLLM takes nearly all of the memory
+}
+
+CPU_OPTIONS: dict[str, Any] = {
+    "block_size": 32,
+    "enforce_eager": True,
+    "enable_chunked_prefill": False,  # vLLM 0.32 on a CPU dies of a seeded request whose prefix takes several steps
 }
 
 T = TypeVar("T")
@@ -43,6 +51,7 @@ class Core:
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
             raise RainError(f"vLLM cannot run {options['model']}: {first_line(error)}") from error
         self.limit = int(self._llm.model_config.max_model_len)
+        atexit.register(self._stop)
 
     async def run(self, ask: Ask) -> Any:
         """Return vLLM's ``RequestOutput`` for a request."""
@@ -50,8 +59,7 @@ class Core:
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
-        await self._elsewhere(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._stop)
 
     async def _elsewhere(self, job: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(job, self._loop))
@@ -62,32 +70,38 @@ class Core:
 
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
-    async def _stop(self) -> None:
+    def _stop(self) -> None:
+        atexit.unregister(self._stop)
         self._llm.shutdown()
+        self._llm = None  # gone before the interpreter is, which vLLM cannot stand
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _run(self, ask: Ask) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
-        params = SamplingParams(
-            n=ask.n,
-            max_tokens=ask.max_tokens,
-            temperature=ask.temperature,
-            top_k=ask.top_k,
-            seed=ask.seed,
-            logprobs=ask.logprobs,
-            stop=list(ask.stop.strings),
-            stop_token_ids=sorted(ask.stop.token_ids),
-            ignore_eos=True,
-            detokenize=bool(ask.stop.strings),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        prompt = {"prompt_token_ids": list(ask.prefix)}
-        answers = self._llm.generate(prompt, params, request_id=f"rain-{next(self._numbers)}")
         try:
+            params = SamplingParams(
+                n=ask.n,
+                max_tokens=ask.max_tokens,
+                temperature=ask.temperature,
+                top_k=ask.top_k,
+                seed=ask.seed,
+                logprobs=ask.logprobs,
+                stop=list(ask.stop.strings),
+                stop_token_ids=sorted(ask.stop.token_ids),
+                ignore_eos=True,
+                detokenize=bool(ask.stop.strings),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            prompt = {"prompt_token_ids": list(ask.prefix)}
+            answers = self._llm.generate(prompt, params, request_id=f"rain-{next(self._numbers)}")
             [output] = [answer async for answer in answers]
         except ValueError as error:  # how vLLM refuses a request
             raise RainError(f"vLLM refuses a request: {first_line(error)}") from error
+        except EngineDeadError as error:
+            raise RainError("vLLM has stopped; its own messages say why") from error
         return output
 
 
@@ -145,10 +159,10 @@ def open_vllm(model: Path | str, tokenizer: Any, dtype: str = "auto", **options:
     gpus = torch.cuda.device_count()
     settings: dict[str, Any] = {"model": str(model), "dtype": dtype, "generation_config": "vllm", "max_logprobs": -1}
     settings |= {"enable_prefix_caching": True, "tensor_parallel_size": max(1, gpus)}
+    for name, value in (QUIET if gpus else {**QUIET, **CPU_ENVIRONMENT}).items():
+        os.environ.setdefault(name, value)
     if not gpus:
-        for name, value in CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        settings |= {"block_size": 32, "enforce_eager": True}
+        settings |= CPU_OPTIONS
         if dtype == "auto":
             settings["dtype"] = str(auto_dtype("cpu")).removeprefix("torch.")
     return VllmEngine(Core({**settings, **options}), tokenizer)
