@@ -16,7 +16,15 @@ TASK = Task(
     config=RainConfig(),
     template="templates/harmless_letters.txt",
     stop_strings=("\n\nHuman:", "\nHuman:"),
-    presets={"smollm2": {"max_new_tokens": 96}},
+    presets={
+        "smollm2": {
+            "max_new_tokens": 96,
+            "templates": "templates/harmless_words.txt",
+            "votes": "soft",
+            "offset": -1.430,
+            "scale": 1.650,
+        }
+    },
 )
 
 if __name__ == "__main__":

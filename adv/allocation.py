@@ -16,7 +16,15 @@ TASK = Task(
     config=RainConfig(min_visits=5, candidate_temperature=2.0, max_draws=19),
     template="../HH/templates/harmless_letters.txt",
     stop_strings=("USER:",),
-    presets={"smollm2": {"max_new_tokens": 96}},
+    presets={
+        "smollm2": {
+            "max_new_tokens": 96,
+            "templates": "../HH/templates/harmless_words.txt",
+            "votes": "soft",
+            "offset": -1.579,
+            "scale": 1.091,
+        }
+    },
 )
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ TASK = Task(
     dataset="openings.jsonl",
     config=RainConfig(max_new_tokens=40),
     template="templates/sentiment_words.txt",
+    stop_strings=("\n",),
     targets=("positive", "negative"),
-    presets={"smollm2": {"max_new_tokens": 32, "votes": "soft", "offset": -1.181, "scale": 1.979}},
+    presets={"smollm2": {"max_new_tokens": 32, "votes": "soft", "offset": -0.319, "scale": 1.009}},
 )
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ a lost actor that have not arrived are never heard of, so that no prompt is reco
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from rain.worker import Event, Job, WorkerArgs, WorkerMain
 
 _STORE_BYTES = 128 << 20
 _PATIENCE_S = 60.0
+_KNOCK_S = 10.0
 WriteRecord = Callable[[int, Record], None]
 
 
@@ -134,13 +136,22 @@ class RayHandle(WorkerHandle):
 
 
 def _lost(error: Exception) -> End:
-    """Put Ray's report into words."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    """Put Ray's report, which fills a screen, into words."""
+    report = str(error).strip()
     if getattr(error, "actor_init_failed", False):
-        return End(False, f"could not be made ({lines[-1]})")
-    if "node" in " ".join(lines).lower():
+        return End(False, f"could not be made ({report.splitlines()[-1].strip()})")
+    if "its node has died" in report:
         return End(True, "was lost with its node")
-    return End(True, "was lost")
+    if "unavailable" in report:
+        return End(True, "cannot be reached any more")
+    return End(True, "was killed")
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError if nothing listens at HOST:PORT, where Ray would try for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 class RayLauncher(Launcher):
@@ -166,10 +177,10 @@ class RayLauncher(Launcher):
         """Start a worker where there is room for it; it waits until there is."""
         if not self._share:
             self._join()
-        options = {**self._share, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        groups = {"in": 1, "out": 1}
-        actor = self._ray.remote(RayWorker).options(concurrency_groups=groups, **options)
-        handle = RayHandle(self._ray, actor.remote(self._main, WorkerArgs(index, self._settings)), index, self._write)
+        groups = {"concurrency_groups": {"in": 1, "out": 1}, "scheduling_strategy": "SPREAD"}
+        worker = self._ray.remote(**self._share, **groups, max_restarts=0)(RayWorker)
+        actor = worker.remote(self._main, WorkerArgs(index, self._settings))
+        handle = RayHandle(self._ray, actor, index, self._write)
         self._since[handle] = time.monotonic()
         return handle
 
@@ -183,6 +194,7 @@ class RayLauncher(Launcher):
                 machine = {"num_cpus": cpu_cores(), "num_gpus": len(visible_gpus())}
                 options |= {**machine, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
             try:
+                _knock(self._address)
                 ray.init(**options)
             except (OSError, RuntimeError, ValueError) as error:
                 reason = str(error).strip().split("\n")[0]

@@ -197,7 +197,7 @@ def open_runner(settings: Settings) -> Runner:
 async def serve(runner: Runner, link: WorkerLink, write: Write) -> None:
     """Take jobs until there are no more, so many at a time as the settings say."""
     loop, width = asyncio.get_running_loop(), runner.settings.run.concurrency
-    threads = ThreadPoolExecutor(width, thread_name_prefix="jobs")
+    threads = ThreadPoolExecutor(width + 1, thread_name_prefix="jobs")  # asyncio.run would wait for the loop's own
     await runner.warm_up()
     link.ready()
 
@@ -220,8 +220,9 @@ async def serve(runner: Runner, link: WorkerLink, write: Write) -> None:
             link.done(job.id)
 
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work()) for _ in range(width)]
-    stopping = asyncio.create_task(asyncio.to_thread(link.stopping.wait))
+    stopping = loop.run_in_executor(threads, link.stopping.wait)
     await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
     for task in tasks:
         if task.done():
             task.result()

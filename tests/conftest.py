@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
+
+LIMIT_S = 240
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,28 @@ def smollm2() -> tuple[Any, Any]:
 def smollm2_tokenizer(smollm2: tuple[Any, Any]) -> Any:
     """Return the tokenizer of the embedded model."""
     return smollm2[1]
+
+
+@pytest.fixture
+def time_limit() -> Iterator[None]:
+    """Turn a test that hangs into a failure."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError(f"no end after {LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Return a Ray cluster on this machine (``ray_nodes.Nodes``)."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
+    from ray_nodes import Nodes
+
+    nodes = Nodes()
+    yield nodes
+    nodes.cluster.shutdown()

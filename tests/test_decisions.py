@@ -72,7 +72,7 @@ def test_eviction_and_small_passes_change_no_decision(concurrency, tmp_path, alo
 
 def test_the_caching_engine_decides_as_the_reference_engine(tmp_path, alone):
     engine = ReferenceEngine(tiny_model(deviation=0.4), ToyTokenizer())
-    assert answer(tmp_path, engine, questions=QUESTIONS[:3]) == alone[:3]
+    assert answer(tmp_path, engine, questions=QUESTIONS[:2]) == alone[:2]
 
 
 def test_a_model_with_sliding_window_layers_decides_the_same_with_and_without_a_cache(tmp_path):
@@ -91,9 +91,9 @@ def test_lazy_expansion_draws_the_same_as_eager_expansion(tmp_path, alone, monke
         return path, prefix
 
     monkeypatch.setattr(Search, "_forward", eager)
-    found = answer(tmp_path, hf(), concurrency=4)
-    assert all(lazy["requests"] < eager["requests"] for lazy, eager in zip(alone, found, strict=True))
-    assert found == [{**lazy, "requests": eager["requests"]} for lazy, eager in zip(alone, found, strict=True)]
+    pairs = list(zip(alone[:4], answer(tmp_path, hf(), concurrency=4, questions=QUESTIONS[:4]), strict=True))
+    assert all(lazy["requests"] < eager["requests"] for lazy, eager in pairs)
+    assert [eager for _, eager in pairs] == [{**lazy, "requests": eager["requests"]} for lazy, eager in pairs]
 
 
 def test_another_seed_or_another_prompt_id_draws_something_else(tmp_path):

@@ -98,16 +98,15 @@ def test_fault_5_an_exception_is_an_error_record_not_the_end_of_the_text(error, 
 
 def test_fault_5_lack_of_memory_on_the_device_is_overcome_and_changes_no_answer(tmp_path):
     def answer(failing):
-        model = tiny_model(deviation=0.4)
-        passes = []
+        engine, passes = HfEngine(tiny_model(deviation=0.4), ToyTokenizer()), []
 
         def fail(module, inputs):
             passes.append(failing(len(passes)))
             if passes[-1]:
                 raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
-        model.model.layers[1].register_forward_pre_hook(fail)
-        [record] = records(make_runner(make_task(tmp_path), HfEngine(model, ToyTokenizer())), prompts("Why?"))
+        engine.model.model.layers[1].register_forward_pre_hook(fail)
+        [record] = records(make_runner(make_task(tmp_path), engine), prompts("Why?"))
         assert any(passes) == failing(0)
         return decisions(record)
 

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_models import KINDS, tiny_model
+import transformers
+from tiny_models import GROUPED, IDS, KINDS, SHAPE, tiny_model
 from witness import Witness, computed_tokens, largest_error
 
 from rain.engines.base import Stop
 from rain.engines.hf import HfEngine
 from rain.engines.kvtree import LayerStore
+from rain.engines.reference import ReferenceEngine
 from rain.engines.toy import ToyTokenizer
 from rain.errors import RainError
 
@@ -362,3 +364,42 @@ def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
     asyncio.run(run())
     assert scheduler(engine).evictions and len(engine.log.drawn) == 64
     assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+WRONG_ON_A_TREE = {
+    "FalconH1": {**SHAPE, **GROUPED, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_d_ssm": 64},
+    "DiffLlama": {**SHAPE, **GROUPED},
+    "Llama4Text": {**SHAPE, **GROUPED, "attention_chunk_size": 16, "head_dim": 8, "intermediate_size_mlp": 48},
+    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ON_A_TREE)
+def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it_was(name):
+    """State spaces, attention of its own, chunks, biases: what the tree cache would silently change."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**IDS, **WRONG_ON_A_TREE[name])
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0.0, 0.25)
+    before = plain_answer(model)
+    with pytest.raises(RainError, match="--engine reference"):
+        HfEngine(model, ToyTokenizer())
+    assert torch.equal(plain_answer(model), before)
+    known = asyncio.run(ReferenceEngine(model, ToyTokenizer()).next_logprobs(TEXT, ids=range(257)))
+    assert [known[token] for token in range(257)] == pytest.approx(before.tolist(), abs=1e-4)
+
+
+def plain_answer(model):
+    with torch.inference_mode():
+        return model(torch.tensor([TEXT]), use_cache=False).logits[0, -1].log_softmax(dim=-1)
+
+
+def test_a_model_can_be_opened_again_and_the_last_engine_on_it_answers_right():
+    first = open_engine()
+    asyncio.run(several_searches(first, count=1))
+    second = Witness(HfEngine(first.engine.model, ToyTokenizer()))
+    asyncio.run(several_searches(second, count=1))
+    assert tokens_drawn(first) == tokens_drawn(second)
+    assert largest_error(second.log, second.engine.model) < 1e-4

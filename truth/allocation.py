@@ -18,7 +18,15 @@ TASK = Task(
     to_end=True,
     rollout_limit=64,
     cut_after_full_stop=True,
-    presets={"smollm2": {"max_new_tokens": 64}},
+    presets={
+        "smollm2": {
+            "max_new_tokens": 64,
+            "templates": "templates/truthful_small.txt",
+            "votes": "soft",
+            "offset": -0.361,
+            "scale": 0.287,
+        }
+    },
 )
 
 if __name__ == "__main__":

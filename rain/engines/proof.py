@@ -38,6 +38,9 @@ def open_packed(model: PreTrainedModel) -> PackedModel:
     packed = PackedModel(model)
     try:
         cached = _packed_logits(packed, tokens)
+    except RainError:
+        model.set_attn_implementation(before)
+        raise
     except Exception as error:  # whatever the model's code makes of a pass that it was not written for
         model.set_attn_implementation(before)
         raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error

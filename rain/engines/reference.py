@@ -6,6 +6,7 @@ token of a greedy answer is a pass over all that came before.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Collection, Sequence
 
@@ -28,7 +29,8 @@ class ReferenceEngine(Engine):
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, keep_cache: bool = True) -> None:
-        self.model, self.tokenizer, self.keep_cache = model, tokenizer, keep_cache
+        self.model, self.tokenizer = model, tokenizer
+        self.keep_cache = keep_cache and "past_key_values" in inspect.signature(model.forward).parameters
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.usage = Usage()
@@ -65,11 +67,12 @@ class ReferenceEngine(Engine):
                 stream=None if greedy_first and i == 0 else seed * STREAMS + i,
                 decode=lambda tokens: str(self.tokenizer.decode(tokens, skip_special_tokens=True)),
             )
-            cache = DynamicCache() if self.keep_cache else None
-            done = False
+            cache = DynamicCache(config=self.model.config) if self.keep_cache else None
+            known, done = 0, False
             while not done:
                 draw = item.whole_draw(0)
-                logits = self._forward(item.tokens, cache)
+                logits = self._forward(item.tokens[known:], cache)
+                known = len(item.tokens) if cache is not None else 0
                 [row], drawn = read_rows(logits, [draw] if draw else [], [], item.top)
                 done = item.take(row, drawn[0] if drawn else None)
             results.append(item.continuation())
@@ -89,9 +92,8 @@ class ReferenceEngine(Engine):
 
     @torch.inference_mode()
     def _forward(self, tokens: Sequence[int], cache: DynamicCache | None) -> torch.Tensor:
-        """Return the logits behind the last token: (1, vocabulary)."""
-        known = cache.get_seq_length() if cache is not None else 0
-        inputs = torch.tensor([list(tokens[known:])], device=self.model.device)
+        """Return the logits behind the last of the tokens, which follow those in the cache: (1, vocabulary)."""
+        inputs = torch.tensor([list(tokens)], device=self.model.device)
         self.usage.forward_passes += 1
         self.usage.tokens_computed += inputs.shape[1]
         started = time.perf_counter()

@@ -71,10 +71,15 @@ class Core:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
     def _stop(self) -> None:
-        atexit.unregister(self._stop)
-        self._llm.shutdown()
-        self._llm = None  # gone before the interpreter is, which vLLM cannot stand
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        llm, self._llm = self._llm, None  # gone before the interpreter is, which vLLM cannot stand
+        if llm is not None:
+            atexit.unregister(self._stop)
+            asyncio.run_coroutine_threadsafe(self._end(llm), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _end(self, llm: Any) -> None:
+        llm.shutdown()
+        await asyncio.sleep(0)  # lets its cancelled tasks end
 
     async def _run(self, ask: Ask) -> Any:
         from vllm import SamplingParams
