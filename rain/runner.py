@@ -222,11 +222,11 @@ async def serve(runner: Runner, link: WorkerLink, write: Write) -> None:
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work()) for _ in range(width)]
     stopping = loop.run_in_executor(threads, link.stopping.wait)
     await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    for task in tasks:
-        if task.done():
-            task.result()
+    for task in (stopping, *tasks):
         task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 def worker_main(args: WorkerArgs, link: WorkerLink) -> None:

@@ -124,7 +124,7 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         given: flags that were given on the command line, by field name.
     """
     defaults = task_defaults(task) | _goal(task, given)
-    model = given.get("modelname", EngineConfig.modelname)
+    model = build(EngineConfig, given).model
     preset = {} if given.get("preset") == "none" else dict(task.presets.get(model, {}))
     preset = {name: value for name, value in preset.items() if name not in given}
     layers = (defaults, preset, given)

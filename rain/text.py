@@ -37,8 +37,12 @@ class Codec:
         )
 
     def encode(self, text: str) -> Tokens:
-        """Encode text of a user or a model: names of special tokens in it stay ordinary text."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        """Encode text of a user or a model: names of special tokens in it stay ordinary text.
+
+        Lone surrogates, which are no characters, become question marks.
+        """
+        valid = text.encode("utf-8", "replace").decode("utf-8")
+        return tuple(self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True))
 
     def encode_trusted(self, text: str) -> Tokens:
         """Encode text of a chat template, in which special tokens are meant."""

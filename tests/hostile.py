@@ -1,4 +1,4 @@
-"""Prompts that are hard to handle: all of Unicode, words of the templates, names of special tokens, nothing, too much."""
+"""Prompts that are hard to handle: all of Unicode, words of templates, names of special tokens, nothing, too much."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ODD = (
     "\n\n\n",
     "\0",
     "\x1b[2J\a\b",
-    "\ud800 \udfff\udbff",
     "\ufeff",
     "e\u0301" * 50,
     "\u202eabc",
     "\U0010ffff",
 )
+SURROGATES = "a lone \ud800 or \udfff\udbff"
 TOO_LONG = ("word " * 1000, "x" * 70_000)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 STORE = 100 << 20
 TESTS = Path(__file__).resolve().parent
-PATHS = f"{TESTS}:{TESTS.parent}"
+ENVIRONMENT = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
 
 
 class Nodes:
@@ -22,7 +22,7 @@ class Nodes:
 
     def grow(self, count: int) -> Nodes:
         while len(self.nodes) < count:
-            node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars={"PYTHONPATH": PATHS})
+            node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars=ENVIRONMENT)
             self.nodes[node.all_processes["raylet"][0].process.pid] = node
         while len(self.nodes) > count:
             self.kill(next(iter(self.nodes)))

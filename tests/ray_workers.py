@@ -10,6 +10,11 @@ from rain.errors import RainError
 from rain.worker import WorkerArgs, WorkerLink
 
 
+def resources() -> dict[str, str]:
+    """Return what this worker may use."""
+    return {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "threads": os.environ.get("OMP_NUM_THREADS", "")}
+
+
 def node() -> int:
     """Return the process id of the node that this worker runs on."""
     return os.getppid()
@@ -20,7 +25,7 @@ def distant(args: WorkerArgs, link: WorkerLink) -> None:
     link.ready()
     while (job := link.receive()) is not None:
         link.started(job.id)
-        link.progress(job.id, {"pid": os.getpid(), "node": node(), "threads": os.environ["OMP_NUM_THREADS"]})
+        link.progress(job.id, {"pid": os.getpid(), "node": node(), **resources()})
         obey(job, args, link)
         link.record(job.id, {"id": job.id, "raina": f"answer to {job.id} \ud800"})
         link.done(job.id)

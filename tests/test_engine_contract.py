@@ -167,6 +167,11 @@ def test_large_seeds_are_told_apart(engine, prefix):
     assert len({generate(engine, prefix, max_tokens=8, seed=seed)[0].tokens for seed in seeds}) == len(seeds)
 
 
+def test_neighbouring_seeds_share_no_continuation(engine, prefix):
+    first, second = (generate(engine, prefix, n=4, max_tokens=8, top_k=15, seed=seed) for seed in (5, 6))
+    assert not {answer.tokens for answer in first} & {answer.tokens for answer in second}
+
+
 def test_an_answer_does_not_depend_on_order_neighbours_or_session(subject, engine, prefix):
     asked = [
         {"n": 3, "max_tokens": 5, "top_k": 15, "seed": 1},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import Nodes
+from ray_nodes import ENVIRONMENT, STORE, Nodes
 from ray_workers import distant, unfit
 
 from rain.errors import RainError
@@ -198,3 +198,40 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
     assert summary[:2] == (200, 0)
     assert run.written() == [job.id for job in run.jobs]
     assert summary.deaths >= 10 and kills["nodes"] >= 1, kills
+
+
+def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, nodes: Nodes) -> None:
+    run = Run(tmp_path, nodes.grow(1), *["ok"] * 3, nump=1)
+    keep = run.launcher._write
+
+    def write(worker: int, record: Record) -> None:
+        if run.records:
+            raise RainError("cannot write res_0.jsonl: No space left on device")
+        keep(worker, record)
+
+    run.launcher._write = write
+    with pytest.raises(RainError, match="No space left"):
+        run.go()
+    assert run.written() == ["job-000"]
+
+
+def test_every_worker_sees_gpus_of_its_own_and_uses_its_part_of_the_cores(
+    tmp_path: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    node = nodes.grow(0).cluster.add_node(num_cpus=4, num_gpus=4, object_store_memory=STORE, env_vars=ENVIRONMENT)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    way = os.open(gate, os.O_RDWR)
+
+    def open_for_both(event: Event) -> None:
+        if event.kind == "progress" and len(run.of("progress")) == 2:
+            os.write(way, b"go")
+
+    run = Run(tmp_path, nodes, "wait", "wait", watch=open_for_both)
+    assert run.go() == (2, 0, 0, False)
+    os.close(way)
+    nodes.cluster.remove_node(node)
+    seen = [event.data["gpus"].split(",") for event in run.of("progress")]
+    assert [len(gpus) for gpus in seen] == [2, 2] and sorted(sum(seen, [])) == ["0", "1", "2", "3"]
+    assert {event.data["threads"] for event in run.of("progress")} == {"2"}

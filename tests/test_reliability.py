@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hostile import ODD, SPECIAL_TOKENS, TEMPLATE_WORDS, TOO_LONG, unicode_prompts
+from hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, TOO_LONG, unicode_prompts
 from test_cli import COMMAND, QUICK, TOY, allocate, answers, environment, refusal, save_questions
 from tiny_task import LETTERS
 
@@ -20,10 +20,9 @@ from rain.results import read_results, result_paths
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("time_limit")]
 
-SMALLEST = (
-    "--max-simulations 2 --extra-simulations 1 --min-visits 0 --candidates 3 --max-draws 2 --max-new-tokens 3".split()
-)
-SPACE = 16_384  # bytes; a few records of a short run
+SMALLEST = [*"--max-simulations 2 --extra-simulations 1 --min-visits 0".split(), "--max-new-tokens", "3"]
+SPACE = 6144  # bytes; some records of a short run
+PROMPTS = 24
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_every_unicode_block_and_every_hostile_prompt_gets_an_answer_or_an_error
 ) -> None:
     blocks = unicode_prompts()
     assert len(blocks) >= 250
-    questions = [*blocks, *TEMPLATE_WORDS, *SPECIAL_TOKENS, *ODD, *TOO_LONG]
+    questions = [*blocks, *TEMPLATE_WORDS, *SPECIAL_TOKENS, *ODD, SURROGATES, *TOO_LONG]
     data = save_questions(tmp_path / "data.jsonl", questions)
     done = run(*SMALLEST, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out", "--concurrency", 8)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
@@ -73,7 +72,7 @@ def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(
     nump: int, template: Path, tmp_path: Path
 ) -> None:
-    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(40)])
+    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(PROMPTS)])
     flags = [*QUICK, "--dataset", data, "--templates", template, "--nump", nump, "--outdir"]
     assert run(*flags, tmp_path / "whole").returncode == 0
     sentence = one_sentence(run(*flags, tmp_path / "out", limit=SPACE))
@@ -81,10 +80,10 @@ def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(
     files = result_paths(tmp_path / "out")
     assert files and not any(scan(path).torn for path in files)
     some = answers(tmp_path / "out")
-    assert 0 < len(some) < 40
+    assert 0 < len(some) < PROMPTS
     before = {path: path.read_bytes() for path in files}
     again = run(*flags, tmp_path / "out")
-    assert again.returncode == 0 and f"{len(some)} of 40 prompts are done already" in again.stdout
+    assert again.returncode == 0 and f"{len(some)} of {PROMPTS} prompts are done already" in again.stdout
     assert all(path.read_bytes().startswith(content) for path, content in before.items())
     assert answers(tmp_path / "out") == answers(tmp_path / "whole")
 
@@ -96,12 +95,12 @@ def test_a_file_system_that_fills_up_is_told_in_one_sentence_and_nothing_finishe
     private = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
     if subprocess.run([*private, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
         pytest.skip("this machine permits no private mounts")
-    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(40)])
+    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(PROMPTS)])
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     script = f"""
         mount -t tmpfs -o size=4k none {disk} && "$@"; echo code $?
-        umount {disk}; mount -t tmpfs -o size=32k none {disk} && "$@"; echo code $?
+        umount {disk}; mount -t tmpfs -o size=16k none {disk} && "$@"; echo code $?
         cp -r {disk}/out {kept}
         mount -o remount,size=8m {disk} && "$@"; echo code $?; cp -r {disk}/out {tmp_path}/out
     """
@@ -113,9 +112,9 @@ def test_a_file_system_that_fills_up_is_told_in_one_sentence_and_nothing_finishe
     assert "res_0.jsonl: No space left on device; make room there" in results
     assert "Traceback" not in done.stderr
     some = [line.raw for line in scan(kept / "res_0.jsonl").lines]
-    assert 0 < len(some) < 40 and f"{len(some)} of 40 prompts are done already" in done.stdout
+    assert 0 < len(some) < PROMPTS and f"{len(some)} of {PROMPTS} prompts are done already" in done.stdout
     assert [line.raw for line in scan(tmp_path / "out" / "res_0.jsonl").lines][: len(some)] == some
-    assert len(answers(tmp_path / "out")) == 40
+    assert len(answers(tmp_path / "out")) == PROMPTS
 
 
 def test_of_two_runs_that_start_together_in_one_directory_one_is_refused_and_one_does_everything(
@@ -167,9 +166,8 @@ def test_broken_lines_are_all_named_before_any_work_or_skipped_and_the_rest_is_d
 
 def workers(pid: int) -> list[int]:
     """Return the worker processes of a command."""
-    children = [
-        int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()
-    ]
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
     return [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rain.engines.base import Stop, check_request
 from rain.engines.probe import probe
 from rain.engines.served import Answer, Ask, ServedEngine
 from rain.engines.server import Server, Unreachable
@@ -67,13 +66,6 @@ class HttpEngine(ServedEngine):
         """Return a view that sends everything to one server; ``close`` it so that the server counts as less busy."""
         return HttpEngine(self.fleet, self.tokenizer, name)
 
-    async def pin(self, prefix: Sequence[int]) -> None:
-        """Have every server compute the prefix, so that its cache holds it."""
-        check_request(prefix, self.context)
-        ask = Ask(tuple(prefix), 1, 1, 0.0, 0, Stop(), 0, 1)
-        alive = [server for server in self.fleet.servers if not server.lost]
-        await asyncio.gather(*(self._ask(server, ask) for server in alive))
-
     async def close(self) -> None:
         """Leave the server (a view), or close all connections (the engine itself)."""
         if self._name is None:
@@ -91,6 +83,10 @@ class HttpEngine(ServedEngine):
             if answer is None and self._server is server:
                 self._move()
         return answer
+
+    async def _warm(self, ask: Ask) -> None:
+        alive = [server for server in self.fleet.servers if not server.lost]
+        await asyncio.gather(*(self._ask(server, ask) for server in alive))
 
     async def _ask(self, server: Server, ask: Ask) -> Answer | None:
         """Return a server's answer, None if it is lost while others are left."""

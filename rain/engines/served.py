@@ -178,6 +178,15 @@ class ServedEngine(Engine):
         known, floor = dict(ranked), ranked[-1][1]
         return {**dict(ranked[:top]), **{token: known.get(token, floor) for token in ids}}
 
+    async def pin(self, prefix: Sequence[int]) -> None:
+        """Have the prefix computed, so that the program's cache holds it."""
+        check_request(prefix, self.context)
+        await self._warm(Ask(tuple(prefix), 1, 1, 0.0, 0, Stop(), 0, 1))
+
+    async def _warm(self, ask: Ask) -> None:
+        """Have a request answered wherever later ones may go."""
+        await self._complete(ask)
+
     async def _answered(self, asks: Sequence[Ask]) -> list[Sample]:
         """Have requests answered at the same time; count them as one."""
         answers = await asyncio.gather(*(self._complete(ask) for ask in asks))
