@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import test_engine_contract as contract
@@ -12,7 +16,7 @@ from stand_ins import FakeEncoder, FakeRules, FakeScorer, run_search, unlike
 
 pytest.importorskip("vllm", reason="vLLM is not installed; .ci/vllm-env makes an environment that has it")
 
-from vllm_models import SharedRandomness, save_tiny_model, vllm_server  # noqa: E402
+from vllm_models import SharedRandomness, is_alive, save_tiny_model, vllm_server, wait_until  # noqa: E402
 
 from rain.config import RainConfig  # noqa: E402
 from rain.engines.base import Stop  # noqa: E402
@@ -143,6 +147,28 @@ def test_a_whole_search_makes_the_same_decisions(small, transformers_engine):
     here = decisions(small)
     assert here == decisions(transformers_engine)
     assert len(here) >= 3
+
+
+def test_a_worker_that_is_killed_leaves_no_process_of_vllm_behind(tmp_path):
+    save_tiny_model(tmp_path, 257)
+    program = (
+        "import multiprocessing, os, signal; from rain.engines.vllm import open_vllm\n"
+        "if __name__ == '__main__':\n"
+        f"    open_vllm({str(tmp_path)!r}, None, 'float32')\n"
+        "    print('children', *(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "worker.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with (tmp_path / "log").open("wb") as log:
+        started = subprocess.run(
+            [sys.executable, script], stdout=subprocess.PIPE, stderr=log, env=environment, check=False
+        )
+    [line] = [line for line in started.stdout.decode().splitlines() if line.startswith("children")]
+    children = [int(word) for word in line.split()[1:]]
+    assert children
+    assert wait_until(lambda: not any(map(is_alive, children)))
 
 
 def test_a_model_that_vllm_cannot_run_is_an_error_in_words(tmp_path):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import itertools
+import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
@@ -27,6 +30,14 @@ CPU_OPTIONS: dict[str, Any] = {
     "enable_chunked_prefill": False,  # vLLM 0.32 on a CPU dies of a seeded request whose prefix takes several steps
 }
 
+GUARD = """
+import os, signal, sys
+sys.stdin.read()
+for pid in map(int, sys.argv[1:]):
+    os.kill(pid, signal.SIGKILL)
+"""
+"""Program that waits for the end of its parent, and then kills processes: vLLM's own live on, and keep the GPU."""
+
 T = TypeVar("T")
 
 
@@ -43,6 +54,7 @@ class Core:
     def __init__(self, options: dict[str, Any]) -> None:
         self._loop = asyncio.new_event_loop()
         self._numbers = itertools.count()
+        others = set(multiprocessing.active_children())
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         try:
             self._llm = asyncio.run_coroutine_threadsafe(self._start(options), self._loop).result()
@@ -51,6 +63,10 @@ class Core:
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
             raise RainError(f"vLLM cannot run {options['model']}: {first_line(error)}") from error
         self.limit = int(self._llm.model_config.max_model_len)
+        processes = [str(child.pid) for child in multiprocessing.active_children() if child not in others]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-c", GUARD, *processes], stdin=subprocess.PIPE, start_new_session=True
+        )
         atexit.register(self._stop)
 
     async def run(self, ask: Ask) -> Any:
@@ -75,6 +91,8 @@ class Core:
         if llm is not None:
             atexit.unregister(self._stop)
             asyncio.run_coroutine_threadsafe(self._end(llm), self._loop).result()
+            self._guard.kill()
+            self._guard.communicate()
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _end(self, llm: Any) -> None:
