@@ -120,7 +120,7 @@ class OpenAIJudge(Judge):
         if status in (401, 403):
             return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check OPENAI_API_KEY")
         if status == 404:
-            return RainError(f"judge {self.name}: the server has no such model or path; check --judge-base-url ({said})")
+            return RainError(f"judge {self.name}: no such model or path there; check --judge-base-url ({said})")
         return Unanswered(f"HTTP {status}: {said}", refused=True)
 
 
