@@ -101,8 +101,8 @@ def summarise(results: Sequence[Record], wall: float) -> dict[str, Any]:
     }
 
 
-async def run_plain(bench: Bench, engine: Engine, tokenizer: Any, width: int) -> dict[str, float]:
-    """Answer the prompts by greedy decoding, ``width`` at a time; return seconds and tokens per answer."""
+async def run_plain(bench: Bench, engine: Engine, tokenizer: Any, count: int, width: int) -> dict[str, float]:
+    """Answer ``count`` prompts by greedy decoding, ``width`` at a time; return seconds and tokens per answer."""
     runner = Runner(bench.settings, engine, tokenizer, bench.encoder)
     await runner.warm_up()
     gate = asyncio.Semaphore(width)
@@ -112,14 +112,18 @@ async def run_plain(bench: Bench, engine: Engine, tokenizer: Any, width: int) ->
             return await runner.answered(prompt)
 
     started = time.perf_counter()
-    prompts = bench.prompts[:width]
+    prompts = bench.prompts[:count]
     answers = await asyncio.gather(*(one(prompt) for prompt in prompts))
     seconds = (time.perf_counter() - started) / len(prompts)
     return {"seconds": seconds, "tokens": sum(answer["length"] for answer in answers) / len(prompts)}
 
 
-def measure(bench: Bench, widths: Sequence[int], whole: int) -> dict[str, Any]:
-    """Measure all rows; see ``run`` for the shape of the result."""
+def measure(bench: Bench, widths: Sequence[int], whole: int, answers: int) -> dict[str, Any]:
+    """Measure all rows; see ``run`` for the shape of the result.
+
+    Plain answers without batching are those of the first ``answers`` prompts, of ``whole`` tokens at most: the prompts
+    that whole responses of RAIN are compared on.
+    """
     result: dict[str, Any] = {"settings": bench.settings.as_dict(), "rain": {}, "plain": {}, "ratio": {}}
     model, tokenizer = bench.load()
     say("the published way")
@@ -131,11 +135,11 @@ def measure(bench: Bench, widths: Sequence[int], whole: int) -> dict[str, Any]:
         ("uncached", ReferenceEngine(model, tokenizer, keep_cache=False)),
         ("cached", ReferenceEngine(model, tokenizer)),
     ):
-        result["plain"] |= rename(asyncio.run(run_plain(plain, engine, tokenizer, 1)), name)
+        result["plain"] |= rename(asyncio.run(run_plain(plain, engine, tokenizer, answers, 1)), name)
     for width in widths:
         say(f"RAIN, {width} searches at a time")
         result["rain"][str(width)] = asyncio.run(run_searches(bench, bench.tree_engine(), tokenizer, width, width))
-        batched = asyncio.run(run_plain(plain, bench.tree_engine(), tokenizer, width))
+        batched = asyncio.run(run_plain(plain, bench.tree_engine(), tokenizer, width, width))
         result["plain"] |= rename(batched, f"batched_{width}")
     result["ratio"] = ratios(result)
     return result
@@ -237,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
     if wanted > len(prompts):
         raise RainError(f"--concurrency and --whole go up to {len(prompts)}, the number of prompts in {task.dataset}")
     bench = Bench(settings, prompts, open_encoder(settings))
-    result = measure(bench, args.concurrency, args.whole_tokens)
+    result = measure(bench, args.concurrency, args.whole_tokens, max(1, args.whole))
     if args.whole:
         say(f"{args.whole} whole responses with the paper's budget")
         full = make_settings(task, {**short, **PAPER_BUDGET, "max_new_tokens": args.whole_tokens})

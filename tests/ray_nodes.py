@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 STORE = 100 << 20
 TESTS = Path(__file__).resolve().parent
 ENVIRONMENT = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def command(pid: int) -> str:
+    """Return how a process calls itself; an empty text if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 class Nodes:
@@ -25,8 +39,16 @@ class Nodes:
             node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars=ENVIRONMENT)
             self.nodes[node.all_processes["raylet"][0].process.pid] = node
         while len(self.nodes) > count:
-            self.kill(next(iter(self.nodes)))
+            self.cluster.remove_node(self.nodes.pop(next(iter(self.nodes))), allow_graceful=True)
         return self
+
+    def busy(self, folder: Path) -> int:
+        """Return a node with a worker that has begun: it has gone to the folder of the command that started it."""
+        for node in self.nodes:
+            for child in children(node):
+                if command(child).startswith("ray::RayWorker") and Path(f"/proc/{child}/cwd").resolve() == folder:
+                    return node
+        raise AssertionError("no worker has begun")
 
     def kill(self, node: int) -> None:
         """End a node with everything on it, at once."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import Nodes
+from ray_nodes import Nodes, children, command
 
 from rain.records import scan
 from rain.results import read_results, result_paths
@@ -30,12 +30,14 @@ def write_prompts(path: Path, count: int) -> Path:
     return path
 
 
-def start(*arguments: object, before: tuple[str, ...] = (), folder: Path = ROOT / "HH") -> subprocess.Popen[str]:
+def start(
+    *arguments: object, before: tuple[str, ...] = (), folder: Path = ROOT / "HH", cwd: Path = ROOT
+) -> subprocess.Popen[str]:
     """Start the allocation command in a process group of its own."""
-    command = [*before, sys.executable, "-u", str(folder / "allocation.py"), *TOY, *map(str, arguments)]
+    words = [*before, sys.executable, "-u", str(folder / "allocation.py"), *TOY, *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env)
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, **options, start_new_session=True, env=env, cwd=cwd)
 
 
 def read_commits(process: subprocess.Popen[str], count: int) -> None:
@@ -69,9 +71,9 @@ def test_the_command_survives_a_lost_node_and_answers_as_without_ray(
     prompts, expected = local
     nodes.grow(3)
     options = ("--launcher", "ray", "--ray-address", nodes.cluster.address, "--nump", 3, "--verbose")
-    run = start("--dataset", prompts, "--outdir", tmp_path / "out", *options)
+    run = start("--dataset", prompts, "--outdir", "out", *options, cwd=tmp_path)
     read_commits(run, 12)
-    nodes.kill(next(iter(nodes.nodes)))
+    nodes.kill(nodes.busy(tmp_path))
     nodes.grow(3)
     out, _ = run.communicate()
     assert run.returncode == 0, out
@@ -106,9 +108,7 @@ def test_workers_need_no_disk_of_the_command(
 
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process has started, and those that they have started."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return children + [one for child in children for one in descendants(child)]
+    return [one for child in children(pid) for one in (child, *descendants(child))]
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
@@ -121,7 +121,7 @@ def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_goes_on(
     arguments = ("--dataset", prompts, "--outdir", tmp_path, "--launcher", "ray", "--verbose")
     run = start(*arguments)
     read_commits(run, 12)
-    family = {os.pidfd_open(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(run.pid)}
+    family = {os.pidfd_open(pid): command(pid) for pid in descendants(run.pid)}
     os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
     out, _ = run.communicate()
     assert run.returncode == code, out
