@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,6 +123,22 @@ def test_one_process_writes_the_files_of_all_workers(tmp_path: Path) -> None:
             files.write(1, {"id": "p-6"})
     assert [len((tmp_path / f"res_{i}.jsonl").read_text().splitlines()) for i in (0, 1)] == [3, 4]
     assert len(read_results(tmp_path)) == 7
+
+
+@pytest.mark.parametrize("error", [Exception("The node timed out.\nMore."), ConnectionError("The node timed out.")])
+def test_a_cluster_that_does_not_start_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def init(**options: object) -> None:
+        assert options["address"] == "local" and options["num_cpus"]
+        raise error
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    task = hh(ROOT / "HH").task
+    assert main(task, ["--engine", "toy", "--outdir", str(tmp_path / "out"), "--launcher", "ray"]) == 2
+    message = "rain: error: cannot use the Ray cluster 'local': The node timed out.; see --ray-address\n"
+    assert capsys.readouterr().err.endswith(message)
 
 
 @pytest.mark.parametrize(
