@@ -33,7 +33,7 @@ class SentenceEncoder:
         self._known: dict[str, Vector] = {}
         self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
         self._task: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding", initializer=torch.set_num_threads, initargs=(1,))
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return one embedding for each text: (hidden size,), float32, length 1."""

@@ -40,6 +40,7 @@ class Nodes:
             self.nodes[node.all_processes["raylet"][0].process.pid] = node
         while len(self.nodes) > count:
             self.cluster.remove_node(self.nodes.pop(next(iter(self.nodes))), allow_graceful=True)
+        self.cluster.wait_for_nodes()
         return self
 
     def busy(self, folder: Path) -> int:

@@ -119,13 +119,19 @@ def test_a_worker_whose_node_is_killed_starts_on_another_and_its_jobs_are_done_o
 
 def test_without_room_for_a_new_worker_the_others_do_its_jobs_and_the_run_ends(tmp_path: Path, nodes: Nodes) -> None:
     nodes.grow(2)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    way = os.open(gate, os.O_RDWR)
 
     def disturb(event: Event) -> None:
         if event.kind == "progress" and len(run.of("progress")) == 2:
             nodes.kill(event.data["node"])
+        elif event.kind == "died":
+            os.write(way, b"go")
 
-    run = Run(tmp_path, nodes, *["ok"] * 30, watch=disturb, grace_s=3600)
-    assert run.go() == (30, 0, 1, False)
+    run = Run(tmp_path, nodes, "wait", "wait", *["ok"] * 8, watch=disturb, grace_s=3600)
+    assert run.go() == (10, 0, 1, False)
+    os.close(way)
     assert run.written() == [job.id for job in run.jobs]
     assert len(nodes.nodes) == 1 and len(run.of("ready")) == 2
 
