@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from rain.config import RainConfig
+from rain.data.readers import ADV
 from rain.launch import main
-from rain.readers import ADV
 from rain.task import Task
 
 TASK = Task(

@@ -2,8 +2,8 @@
 
 adv/allocation.py --dataset yourdata.json then defends the model against them.
 
-The attack is white-box: it follows the gradients of the models it is given (rain.gcg). It measures what a defence
-withstands, so attack the model that will be defended, or others with --universal to measure transfer.
+The attack is white-box: it follows the gradients of the models it is given (rain.attacks.gcg). It measures what a
+defence withstands, so attack the model that will be defended, or others with --universal to measure transfer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rain.embedded import CAUSAL_NAMES
+from rain.attacks.gcg import GCGConfig
+from rain.attacks.run import KEYWORDS, TARGET, Attack, Plan, Victim, succeeds
+from rain.attacks.store import Behaviour, SuffixStore
 from rain.errors import RainError
-from rain.gcg import GCGConfig
-from rain.gcg_run import KEYWORDS, TARGET, Attack, Plan, Victim, succeeds
-from rain.gcg_store import Behaviour, SuffixStore
+from rain.models.embedded import CAUSAL_NAMES
 
 SMALL = {"steps": 20, "batch": 32, "topk": 64}  # for the embedded models: minutes, not hours, on a CPU
 PROMPT = Path(__file__).resolve().parent / "templates" / "prompt.txt"
@@ -93,8 +93,8 @@ def plan_of(args: argparse.Namespace, config: GCGConfig, behaviours: int) -> Pla
 
 def read_behaviours(args: argparse.Namespace) -> list[Behaviour]:
     """Read the range of behaviours, each once; RainError names one without a target."""
-    from rain.datasets import load_prompts
-    from rain.readers import ADV
+    from rain.data.datasets import load_prompts
+    from rain.data.readers import ADV
 
     behaviours = []
     for prompt in load_prompts(args.dataset, ADV, args.s, args.e):
@@ -107,7 +107,7 @@ def read_behaviours(args: argparse.Namespace) -> list[Behaviour]:
 
 def load_victims(args: argparse.Namespace) -> list[Victim]:
     """Load the models; RainError if their vocabularies differ, since a suffix is made of tokens."""
-    from rain.models import load_model
+    from rain.models.loading import load_model
     from rain.text import Codec, Prompter
 
     victims: list[Victim] = []

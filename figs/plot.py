@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rain.errors import RainError
-from rain.paper import load_paper, model_size, paper_path
+from rain.report.paper import load_paper, model_size, paper_path
 
 Json = Mapping[str, Any]
 

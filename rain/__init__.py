@@ -6,6 +6,7 @@ and templates: ``rain.settings.make_settings`` and ``rain.runner.open_runner``.
 
 from rain.config import RainConfig
 from rain.errors import RainError
-from rain.search import Commit, Problem, Search
+from rain.problem import Problem
+from rain.search import Commit, Search
 
 __all__ = ["Commit", "Problem", "RainConfig", "RainError", "Search"]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from rain.errors import RainError
 
 COMMANDS = {
-    "bench": ("rain.bench", "measure what RAIN costs against the published way and plain generation"),
+    "bench": ("rain.bench.command", "measure what RAIN costs against the published way and plain generation"),
     "preflight": ("rain.preflight", "measure whether a model can judge its own text, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
-    "report": ("rain.report", "scores and costs of runs, RAIN beside plain, with intervals"),
+    "report": ("rain.report.command", "scores and costs of runs, RAIN beside plain, with intervals"),
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
 

@@ -20,7 +20,7 @@ class SentenceEncoder:
     """Mean-pooled, normalised embeddings of a transformers encoder.
 
     Args:
-        model: gives ``last_hidden_state``; tokenizer: its own. For example those of ``rain.models`` "minilm".
+        model: gives ``last_hidden_state``; tokenizer: its own. For example those of ``rain.models.loading`` "minilm".
 
     Embedding runs in a thread of its own, beside the language model; texts are remembered.
 
@@ -33,7 +33,8 @@ class SentenceEncoder:
         self._known: dict[str, Vector] = {}
         self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
         self._task: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding", initializer=torch.set_num_threads, initargs=(1,))
+        # With a second team of OpenMP threads all would sleep between operations, and passes take twice as long.
+        self._thread = ThreadPoolExecutor(1, "embedding", torch.set_num_threads, (1,))
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return one embedding for each text: (hidden size,), float32, length 1."""

@@ -13,25 +13,25 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from rain.config import RainConfig
-from rain.datasets import Prompt, load_prompts
-from rain.devices import cpu_cores, split, visible_gpus
+from rain.data.datasets import Prompt, load_prompts
 from rain.engines.registry import EngineConfig
 from rain.errors import RainError
 from rain.flags import add_flags
 from rain.judges.base import JudgeSettings
 from rain.judges.command import add_judge_arguments, judge_run, judge_settings
 from rain.judges.queries import load_run
-from rain.launchers import Launcher, LocalLauncher
-from rain.pool import Pool, PoolSummary
-from rain.ray_launcher import RayLauncher, import_ray
-from rain.remote import Parcel, ResultFiles, remote_main
-from rain.results import OutDir, ResultWriter, read_results
+from rain.pool.devices import cpu_cores, split, visible_gpus
+from rain.pool.launchers import Launcher, LocalLauncher
+from rain.pool.pool import Pool, PoolSummary
+from rain.pool.ray_launcher import RayLauncher, import_ray
+from rain.pool.remote import Parcel, ResultFiles, remote_main
+from rain.pool.worker import Event, Job
+from rain.results.writer import OutDir, ResultWriter, read_results
 from rain.runner import error_record, worker_main
 from rain.selfeval import EvaluationConfig, read_calibration
 from rain.settings import VOLATILE, VOLATILE_ENGINE, RunConfig, Settings, make_settings, task_defaults
 from rain.summary import summary_table
 from rain.task import Task
-from rain.worker import Event, Job
 
 INTERRUPTED = 130
 
@@ -144,7 +144,7 @@ def token_counter(settings: Settings) -> Any:
 
     def count(text: str) -> int:
         if not loaded:
-            from rain.models import load_tokenizer
+            from rain.models.loading import load_tokenizer
 
             loaded.append(load_tokenizer(settings.engine.modelname))
         return len(loaded[0].encode(text))

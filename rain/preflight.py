@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.calibration import fit, held_out
-from rain.datasets import Fields, Reader, Row, load_prompts
+from rain.data.datasets import Fields, Reader, Row, load_prompts
+from rain.data.rows import BadRow, text
 from rain.engines.registry import EngineConfig, open_engine
 from rain.errors import RainError
 from rain.flags import add_flags
-from rain.rows import BadRow, text
+from rain.report.stats import auc, wilson
 from rain.selfeval import Evaluation, Reading, cut_after_full_stop
 from rain.settings import make_settings
-from rain.stats import auc, wilson
 from rain.tasks import FOLDERS, find_task
 from rain.templates import load_template
 from rain.text import Codec

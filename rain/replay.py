@@ -17,7 +17,8 @@ from rain.config import RainConfig
 from rain.engines.base import Stop, Tokens
 from rain.engines.scripted import NotRecorded, ScriptedEngine
 from rain.errors import RainError
-from rain.search import Commit, Problem, Search
+from rain.problem import Problem
+from rain.search import Commit, Search
 from rain.tree import Node, Vector
 
 TOLERANCE = 1e-5

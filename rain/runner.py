@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from rain.config import RainConfig
-from rain.datasets import Prompt
+from rain.data.datasets import Prompt
 from rain.engines.base import Engine, Tokens
 from rain.engines.registry import open_engine
 from rain.errors import RainError
-from rain.records import Record, ResultWriter
-from rain.search import Commit, Problem, Search
+from rain.pool.worker import Job, WorkerArgs, WorkerLink
+from rain.problem import Problem
+from rain.results.records import Record, ResultWriter
+from rain.search import Commit, Search
 from rain.selfeval import Evaluation, SelfEvaluator
 from rain.settings import Settings
 from rain.templates import load_template
 from rain.text import Codec, Prompter, TextEncoder, TextRules, TextsEncoder
-from rain.worker import Job, WorkerArgs, WorkerLink
 
 SLACK = 16
 OnCommit = Callable[[Commit, str], None]
@@ -35,7 +36,7 @@ def open_encoder(settings: Settings) -> TextsEncoder:
 
         return ToyEncoder()
     from rain.embed import SentenceEncoder
-    from rain.models import load_encoder
+    from rain.models.loading import load_encoder
 
     return SentenceEncoder(*load_encoder(settings.run.encoder))
 
@@ -48,6 +49,9 @@ class Runner:
         engine, tokenizer: from ``open_engine``.
         encoder: of texts, with ``async encode(texts)``.
 
+    Attributes:
+        search: the kind of search (the published way expands at other times; see ``rain.bench``).
+
     Raises:
         RainError: template and model do not fit.
     """
@@ -55,6 +59,7 @@ class Runner:
     def __init__(self, settings: Settings, engine: Engine, tokenizer: Any, encoder: TextsEncoder) -> None:
         task = settings.task
         self.settings, self.engine, self.encoder = settings, engine, encoder
+        self.search: type[Search] = Search
         self.dtype = getattr(engine, "dtype", settings.engine.dtype)
         self.codec = Codec(tokenizer, getattr(engine, "eos", ()))
         self.prompter = Prompter(self.codec, task.path(task.prompt), settings.run.chat_template)
@@ -82,7 +87,7 @@ class Runner:
         return {**start, **answers, **prompt.extra, **_origin(settings)}
 
     async def searched(self, prompt: Prompt, on_commit: OnCommit = lambda commit, text: None) -> Record:
-        """Answer with RAIN alone: text, finish, moves and cost."""
+        """Answer with RAIN alone: text, length (tokens), finish, moves and cost."""
         return await self._search(prompt, *self._start(prompt), on_commit)
 
     async def answered(self, prompt: Prompt) -> Record:
@@ -134,7 +139,7 @@ class Runner:
         )
         encoder = TextEncoder(self.encoder, lambda span: self.codec.decode(self.rules.visible(span)))
         key = f"{self.settings.run.seed}/{prompt.id}"
-        search = Search(Problem(tokens, key, scorer, encoder, self.rules), session, config)
+        search = self.search(Problem(tokens, key, scorer, encoder, self.rules), session, config)
         moves, finish = [], "empty"
         try:
             async for commit in search.commits():
@@ -158,7 +163,8 @@ class Runner:
             "seconds": round(time.perf_counter() - started, 3),
         }
         response = search.prefix[len(tokens) : config.limit(len(tokens))]
-        return {"text": self._text(response), "finish": finish, "moves": moves, "cost": cost}
+        answer = {"text": self._text(response), "length": len(response)}
+        return {**answer, "finish": finish, "moves": moves, "cost": cost}
 
     async def _plain(self, prompt: Prompt, tokens: Tokens, config: RainConfig) -> Record:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules."""

@@ -140,7 +140,7 @@ class Evaluation:
 
 
 class SelfEvaluator:
-    """Scores the texts of one search (``rain.search.Scorer``); the same text is asked about once.
+    """Scores the texts of one search (``rain.problem.Scorer``); the same text is asked about once.
 
     Args:
         evaluation, config: what is asked, and how the answer becomes a score.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rain.config import RainConfig
-from rain.datasets import Reader
+from rain.data.datasets import Reader
 
 
 @dataclass(frozen=True)

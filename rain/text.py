@@ -68,7 +68,7 @@ class Codec:
 
 
 class TextRules:
-    """What ends a response and a rollout (``rain.search.Rules``).
+    """What ends a response and a rollout (``rain.problem.Rules``).
 
     Args:
         codec: for the text and the end-of-sequence ids.
@@ -179,7 +179,7 @@ class TextsEncoder(Protocol):
 
 
 class TextEncoder:
-    """Embeds token ids of one language model by their text (``rain.search.Encoder``)."""
+    """Embeds token ids of one language model by their text (``rain.problem.Encoder``)."""
 
     def __init__(self, encoder: TextsEncoder, text_of: Callable[[Tokens], str]) -> None:
         self._encoder, self._text_of = encoder, text_of

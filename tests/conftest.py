@@ -19,7 +19,7 @@ LIMIT_S = 240
 @pytest.fixture(scope="session")
 def smollm2() -> tuple[Any, Any]:
     """Return the embedded model in float32 and its tokenizer; fetched and converted on first use."""
-    from rain.models import load_model
+    from rain.models.loading import load_model
 
     return load_model("smollm2", dtype="float32")
 

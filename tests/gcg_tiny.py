@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rain.gcg_prompt import build_prompt
+from rain.attacks.prompt import build_prompt
 from rain.text import Codec, Prompter
 
 LETTERS = "abdehilosturwASERU:,!?.\u0120\u00c3"  # the last two: a space and a byte that is no ASCII

@@ -17,12 +17,12 @@ import threading  # noqa: E402
 from contextlib import ExitStack, suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from rain.devices import split  # noqa: E402
 from rain.errors import RainError  # noqa: E402
-from rain.launchers import LocalLauncher  # noqa: E402
-from rain.pool import Pool  # noqa: E402
-from rain.results import OutDir, ResultWriter  # noqa: E402
-from rain.worker import Event, Job, WorkerArgs, WorkerLink  # noqa: E402
+from rain.pool.devices import split  # noqa: E402
+from rain.pool.launchers import LocalLauncher  # noqa: E402
+from rain.pool.pool import Pool  # noqa: E402
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink  # noqa: E402
+from rain.results.writer import OutDir, ResultWriter  # noqa: E402
 
 
 def die() -> None:

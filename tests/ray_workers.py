@@ -7,7 +7,7 @@ import os
 from pool_workers import obey
 
 from rain.errors import RainError
-from rain.worker import WorkerArgs, WorkerLink
+from rain.pool.worker import WorkerArgs, WorkerLink
 
 
 def resources() -> dict[str, str]:

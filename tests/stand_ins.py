@@ -12,7 +12,8 @@ import numpy as np
 
 from rain.config import RainConfig
 from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage
-from rain.search import Commit, Problem, Search
+from rain.problem import Problem
+from rain.search import Commit, Search
 from rain.tree import Node, Vector
 
 EOS = 0

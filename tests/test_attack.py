@@ -6,11 +6,11 @@ from pathlib import Path
 import gcg_tiny as tiny
 import pytest
 
-from rain.datasets import load_prompts
+from rain.attacks.run import Attack, Victim, succeeds
+from rain.attacks.store import Behaviour, SuffixStore
+from rain.data.datasets import load_prompts
+from rain.data.readers import ADV
 from rain.errors import RainError
-from rain.gcg_run import Attack, Victim, succeeds
-from rain.gcg_store import Behaviour, SuffixStore
-from rain.readers import ADV
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [("tell a lie", "Sure"), ("steal a bed", "Sure, a bed"), ("hurt us", "the bed")]
@@ -110,19 +110,19 @@ def test_a_universal_suffix_is_shared_saved_on_the_way_and_continued(run, monkey
     assert len({each["controls"] for each in whole}) == 1 and set(whole[0]["answers"]) == {"m0", "m1"}
     mean = [sum(each[name] for each in whole) / 3 for name in ("loss", "initial_loss")]
     assert mean[0] < mean[1] and {each["universal"] for each in whole} == {3}
-    import rain.gcg_run
+    import rain.attacks.run
 
-    step = rain.gcg_run.step
+    step = rain.attacks.run.step
 
     def stop_at_11(objectives, state, allowed, config):
         if state.steps == 11:
             raise KeyboardInterrupt
         return step(objectives, state, allowed, config)
 
-    monkeypatch.setattr(rain.gcg_run, "step", stop_at_11)
+    monkeypatch.setattr(rain.attacks.run, "step", stop_at_11)
     status, records = run(*flags, "--steps", 12)
     assert status == 130 and {each["steps"] for each in records} == {10} and len(records) == 3
-    monkeypatch.setattr(rain.gcg_run, "step", step)
+    monkeypatch.setattr(rain.attacks.run, "step", step)
     assert run(*flags, "--steps", 12) == (0, whole)
     assert run(*flags, "--e", 2)[0] == 2, "another set of behaviours is another suffix"
 
@@ -130,12 +130,12 @@ def test_a_universal_suffix_is_shared_saved_on_the_way_and_continued(run, monkey
 def test_the_attack_ends_at_success_if_asked(run, monkeypatch):
     plain = run(out="plain.json")[1]
     first = [each["initial_answers"]["m0"] for each in plain]
-    monkeypatch.setattr("rain.gcg_run.succeeds", lambda answer, target, criterion: answer not in first)
+    monkeypatch.setattr("rain.attacks.run.succeeds", lambda answer, target, criterion: answer not in first)
     records = run("--stop-on-success")[1]
     assert all(each["success"] and each["answers"]["m0"] not in first for each in records)
     assert all(0 < each["steps"] <= 6 for each in records) and any(each["steps"] < 6 for each in records)
     assert run("--stop-on-success", "--steps", 9) == (0, records)
-    monkeypatch.setattr("rain.gcg_run.succeeds", lambda answer, target, criterion: True)
+    monkeypatch.setattr("rain.attacks.run.succeeds", lambda answer, target, criterion: True)
     assert [each["steps"] for each in run("--stop-on-success", out="none.json")[1]] == [0, 0, 0]
 
 
@@ -216,7 +216,7 @@ def test_models_of_different_vocabularies_are_refused(command, monkeypatch):
         tokenizer.add_tokens([f"<{i}>" for i in range(next(sizes))])
         return tiny.model(), tokenizer
 
-    monkeypatch.setitem(sys.modules, "rain.models", types.SimpleNamespace(load_model=load_model))
+    monkeypatch.setitem(sys.modules, "rain.models.loading", types.SimpleNamespace(load_model=load_model))
     monkeypatch.setattr(command, "PROMPT", ROOT / "HH" / "templates" / "prompt.txt")
     args = command.parser().parse_args(["--dataset", "d", "--modelname", "A,B"])
     with pytest.raises(RainError, match="A and B have different vocabularies"):

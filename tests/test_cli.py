@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_task import LETTERS, decisions
 
-from rain.results import read_results
+from rain.results.writer import read_results
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, str(ROOT / "HH" / "allocation.py")]

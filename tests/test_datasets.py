@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rain.datasets import Prompt, Reader, load_prompts, prompt_id
+from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id
+from rain.data.readers import ADV, HH, TRUTH, first_human_turn, imdb
+from rain.data.rows import BadRow
 from rain.errors import RainError
-from rain.readers import ADV, HH, TRUTH, first_human_turn, imdb
-from rain.rows import BadRow
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not at ../shared/data")

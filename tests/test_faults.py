@@ -18,7 +18,7 @@ from tiny_task import decisions, make_runner, make_task, prompts, records
 from rain.config import RainConfig
 from rain.engines.hf import HfEngine
 from rain.engines.toy import ToyEngine, ToyTokenizer
-from rain.results import ResultWriter, read_results
+from rain.results.writer import ResultWriter, read_results
 from rain.selfeval import Evaluation
 from rain.templates import load_template
 from rain.text import Codec

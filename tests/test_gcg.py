@@ -4,9 +4,9 @@ import gcg_tiny as tiny
 import pytest
 import torch
 
+from rain.attacks.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
+from rain.attacks.prompt import build_prompt
 from rain.errors import RainError
-from rain.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
-from rain.gcg_prompt import build_prompt
 from rain.text import Codec, Prompter
 
 SIZE = len(tiny.tokenizer())

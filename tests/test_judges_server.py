@@ -18,7 +18,7 @@ from test_judges import score, settings
 
 from rain.errors import RainError
 from rain.judges.base import file_name
-from rain.models import resolve
+from rain.models.loading import resolve
 
 
 class Served(NamedTuple):

@@ -10,8 +10,8 @@ import zipfile
 import pytest
 
 from rain.errors import RainError
-from rain.modelcache import build_once
-from rain.wheels import Part, PinnedFile, assemble, pip_download
+from rain.models.cache import build_once
+from rain.models.wheels import Part, PinnedFile, assemble, pip_download
 
 PIECES = {"rain-fake-one": b"first half, ", "rain-fake-two": b"second half"}
 PARTS = tuple(Part(name, "1.0", f"{name.replace('-', '_')}/data.bin") for name in PIECES)

@@ -9,9 +9,10 @@ import torch
 from huggingface_hub import constants
 from tiny_gguf import write_tiny_gguf
 
-from rain import models
 from rain.errors import RainError
-from rain.models import auto_dtype, hub_reachable, load_encoder, load_model, resolve
+from rain.models import loading as models
+from rain.models.hub import hub_reachable
+from rain.models.loading import auto_dtype, load_encoder, load_model, resolve
 
 TEXTS = (
     "Hello world",

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from pool_workers import obedient, unstartable
 
-from rain.devices import split, visible_gpus
 from rain.errors import RainError
-from rain.launchers import LocalLauncher
-from rain.pool import Pool, PoolSummary
-from rain.records import scan
-from rain.results import read_results, result_paths
-from rain.worker import Event, Job, WorkerMain
+from rain.pool.devices import split, visible_gpus
+from rain.pool.launchers import LocalLauncher
+from rain.pool.pool import Pool, PoolSummary
+from rain.pool.worker import Event, Job, WorkerMain
+from rain.results.records import scan
+from rain.results.writer import read_results, result_paths
 
 SCRIPT = Path(__file__).parent / "pool_workers.py"
 LIMIT_S = 120

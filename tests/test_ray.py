@@ -16,10 +16,10 @@ from ray_nodes import ENVIRONMENT, STORE, Nodes
 from ray_workers import distant, unfit
 
 from rain.errors import RainError
-from rain.pool import Pool, PoolSummary
-from rain.ray_launcher import RayLauncher
-from rain.records import Record
-from rain.worker import Event, Job, WorkerMain
+from rain.pool.pool import Pool, PoolSummary
+from rain.pool.ray_launcher import RayLauncher
+from rain.pool.worker import Event, Job, WorkerMain
+from rain.results.records import Record
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("time_limit")]
 

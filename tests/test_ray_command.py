@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from ray_nodes import Nodes, children, command
 
-from rain.records import scan
-from rain.results import read_results, result_paths
+from rain.results.records import scan
+from rain.results.writer import read_results, result_paths
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("time_limit")]
 

@@ -12,17 +12,17 @@ from types import SimpleNamespace
 import pytest
 
 from rain.config import RainConfig
+from rain.data.readers import HH
 from rain.errors import RainError
 from rain.launch import main
-from rain.ray_launcher import share
-from rain.ray_worker import RayWorker, Returned
-from rain.readers import HH
-from rain.remote import Parcel, ResultFiles
-from rain.results import OutDir, read_results
+from rain.pool.ray_launcher import share
+from rain.pool.ray_worker import RayWorker, Returned
+from rain.pool.remote import Parcel, ResultFiles
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink
+from rain.results.writer import OutDir, read_results
 from rain.settings import Settings, make_settings
 from rain.task import Task
 from rain.templates import load_prompt, load_template
-from rain.worker import Event, Job, WorkerArgs, WorkerLink
 
 ROOT = Path(__file__).resolve().parents[1]
 

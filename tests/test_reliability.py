@@ -15,8 +15,8 @@ from hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, TOO_LONG, u
 from test_cli import COMMAND, QUICK, TOY, allocate, answers, environment, refusal, save_questions
 from tiny_task import LETTERS
 
-from rain.records import scan
-from rain.results import read_results, result_paths
+from rain.results.records import scan
+from rain.results.writer import read_results, result_paths
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("time_limit")]
 

@@ -13,10 +13,10 @@ from judge_server import record, write_run
 from rain.errors import RainError
 from rain.judges import load_run, queries_for
 from rain.judges.base import file_name
-from rain.measures import pair_result
-from rain.paper import load_paper, model_size, nearest_size, paper_figures, paper_path
-from rain.report import add_arguments, build, run
-from rain.tables import markdown, p_value, table
+from rain.report.command import add_arguments, build, run
+from rain.report.measures import pair_result
+from rain.report.paper import load_paper, model_size, nearest_size, paper_figures, paper_path
+from rain.report.tables import markdown, p_value, table
 
 JUDGE = "openai:m"
 

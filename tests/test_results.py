@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from rain.configfile import config_hash
 from rain.errors import RainError
-from rain.files import write_atomic
-from rain.records import ResultWriter, scan
-from rain.results import OutDir, read_results, result_paths
+from rain.results.configfile import config_hash
+from rain.results.files import write_atomic
+from rain.results.records import ResultWriter, scan
+from rain.results.writer import OutDir, read_results, result_paths
 
 CONFIG = {"task": "hh", "run": {"modelname": "smollm2", "nump": 1}, "rain": {"token_set_lengths": (1, 2), "top_k": 15}}
 HOLD = """
@@ -130,7 +130,7 @@ FILL = """
 import resource, sys
 from pathlib import Path
 from rain.errors import RainError
-from rain.records import ResultWriter
+from rain.results.records import ResultWriter
 path = Path(sys.argv[1])
 with ResultWriter(path) as writer:
     if len(sys.argv) > 2:

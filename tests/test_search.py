@@ -9,7 +9,8 @@ import pytest
 from stand_ins import EOS, PROMPT, FakeEngine, alike, all_nodes, numbered, problem, run_search, search
 
 from rain.config import RainConfig
-from rain.search import Search, request_seed
+from rain.problem import request_seed
+from rain.search import Search
 
 CHANCES = {1: 0.2, 2: 0.5, 3: 0.1, 4: 0.15, 6: 0.05}
 

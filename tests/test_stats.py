@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rain.stats import agreement, auc, kappa, mcnemar, ratio, wilson
+from rain.report.stats import agreement, auc, kappa, mcnemar, ratio, wilson
 
 
 def test_wilson_interval_of_half_of_four() -> None:

@@ -26,8 +26,9 @@ from rain.engines.registry import EngineConfig, open_engine  # noqa: E402
 from rain.engines.toy import ToyTokenizer  # noqa: E402
 from rain.engines.vllm import open_vllm  # noqa: E402
 from rain.errors import RainError  # noqa: E402
-from rain.models import load_tokenizer, resolve  # noqa: E402
-from rain.search import Problem, Search  # noqa: E402
+from rain.models.loading import load_tokenizer, resolve  # noqa: E402
+from rain.problem import Problem  # noqa: E402
+from rain.search import Search  # noqa: E402
 
 pytestmark = pytest.mark.vllm
 globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})

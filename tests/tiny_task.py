@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rain.config import RainConfig
-from rain.datasets import Prompt
+from rain.data.datasets import Prompt
+from rain.data.readers import HH
 from rain.engines.base import Engine
 from rain.engines.toy import ToyEncoder, ToyTokenizer
-from rain.readers import HH
 from rain.runner import Runner
 from rain.settings import make_settings
 from rain.task import Task

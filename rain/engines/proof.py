@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from rain.engines.kvtree import ROOT, KvTree
 from rain.engines.linear import pack_linears
-from rain.engines.packed import PREFIX, PackedModel, TreeQueries
+from rain.engines.packed import PREFIX, PackedModel
+from rain.engines.parts import TreeQueries
 from rain.errors import RainError
 
 LAYERS = {"full_attention", "sliding_attention"}

@@ -58,7 +58,7 @@ def open_engine(config: EngineConfig) -> tuple[Engine, Any]:
 
         toy = ToyEngine()
         return toy, toy.tokenizer
-    from rain.models import load_model, load_tokenizer, resolve
+    from rain.models.loading import load_model, load_tokenizer, resolve
 
     if config.engine == "http":
         from rain.engines.http import open_http

@@ -10,7 +10,8 @@ import torch
 
 from rain.engines.base import Usage
 from rain.engines.kvtree import ROOT, KvTree
-from rain.engines.packed import PackedModel, TreeQueries
+from rain.engines.packed import PackedModel
+from rain.engines.parts import TreeQueries
 from rain.engines.sampling import Draw, read_rows
 from rain.engines.sequences import Pending
 from rain.errors import RainError

@@ -14,9 +14,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rain.convert import first_line
 from rain.engines.served import Answer, Ask, Sample, ServedEngine
 from rain.errors import RainError
+from rain.models.convert import first_line
 
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
@@ -177,7 +177,7 @@ def open_vllm(model: Path | str, tokenizer: Any, dtype: str = "auto", **options:
     """
     import torch
 
-    from rain.models import auto_dtype
+    from rain.models.loading import auto_dtype
 
     gpus = torch.cuda.device_count()
     settings: dict[str, Any] = {"model": str(model), "dtype": dtype, "generation_config": "vllm", "max_logprobs": -1}

@@ -160,7 +160,7 @@ class HFJudge(Judge):
         self._source: str | Path = model
         self._classifier = False
         if local is None and model.casefold() not in EMBEDDED:
-            from rain.models import resolve
+            from rain.models.loading import resolve
 
             self._source = resolve(model)
             self._classifier = is_classifier(self._source)

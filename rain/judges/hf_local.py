@@ -30,10 +30,10 @@ class LocalModel(Protocol):
 
 
 class CausalModel:
-    """A language model as LocalModel, loaded by rain.models.load_model."""
+    """A language model as LocalModel, loaded by rain.models.loading.load_model."""
 
     def __init__(self, name: str) -> None:
-        from rain.models import load_model
+        from rain.models.loading import load_model
 
         self._name = name
         self._model, self._tokenizer = load_model(name)

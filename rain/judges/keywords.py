@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rain.errors import RainError
 from rain.judges.base import Judge, Query, Verdict
-from rain.stats import Interval, agreement, kappa, wilson
+from rain.report.stats import Interval, agreement, kappa, wilson
 
 
 @dataclass(frozen=True)

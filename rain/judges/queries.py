@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from rain.errors import RainError
 from rain.judges.base import Query
-from rain.records import Record, scan
-from rain.results import read_config, read_results, result_paths
+from rain.results.records import Record, scan
+from rain.results.writer import read_config, read_results, result_paths
 
 SIDES = ("raina", "pa")
 """The fields of a record with RAIN's answer and the plain one."""

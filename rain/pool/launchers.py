@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from rain.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
 
 
 class End(NamedTuple):

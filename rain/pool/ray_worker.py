@@ -8,7 +8,7 @@ import traceback
 from typing import Any, NamedTuple
 
 from rain.errors import RainError
-from rain.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain
 
 _POLL_S = 1.0
 
@@ -51,7 +51,7 @@ class RayWorker:
         threading.Thread(target=self._run, args=(main, args), name="worker", daemon=True).start()
 
     def _run(self, main: WorkerMain, args: WorkerArgs) -> None:
-        """Do what ``rain.worker.run_worker`` does in a process."""
+        """Do what ``rain.pool.worker.run_worker`` does in a process."""
         reason = "ended with exit code 1"
         link = WorkerLink(self._box, args.index)
         try:

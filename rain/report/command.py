@@ -24,12 +24,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rain.files import write_atomic
 from rain.judges.queries import Run, load_run
-from rain.measures import cost, model_name, pairwise_rows, read_judged, score_rows, target
-from rain.paper import load_paper, model_size
-from rain.records import encode_json
-from rain.tables import markdown
+from rain.report.measures import cost, model_name, pairwise_rows, read_judged, score_rows, target
+from rain.report.paper import load_paper, model_size
+from rain.report.tables import markdown
+from rain.results.files import write_atomic
+from rain.results.records import encode_json
 
 SCHEMA = 1
 

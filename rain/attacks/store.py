@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.errors import RainError
-from rain.files import open_locked, write_atomic
+from rain.results.files import open_locked, write_atomic
 
 Record = dict[str, Any]
 

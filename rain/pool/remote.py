@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rain.records import Record, ResultWriter, encode_json
-from rain.results import OutDir
+from rain.pool.worker import WorkerArgs, WorkerLink
+from rain.results.records import Record, ResultWriter, encode_json
+from rain.results.writer import OutDir
 from rain.runner import work
 from rain.settings import Settings
 from rain.templates import read_text
-from rain.worker import WorkerArgs, WorkerLink
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rain.errors import RainError
-from rain.records import encode_json
+from rain.results.records import encode_json
 
 _ABSENT = "absent"
 _SHOWN_FIELDS = 4

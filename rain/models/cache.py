@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rain.errors import RainError
-from rain.files import open_locked, sync_directory, write_error
+from rain.results.files import open_locked, sync_directory, write_error
 
 
 def cache_dir() -> Path:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rain.errors import RainError
-from rain.launchers import Launcher, WorkerHandle
-from rain.worker import Event, Job
+from rain.pool.launchers import Launcher, WorkerHandle
+from rain.pool.worker import Event, Job
 
 _TICK_S = 0.2
 _TERMINATE_S = 2.0

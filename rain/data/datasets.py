@@ -1,4 +1,4 @@
-"""Prompts out of local files and hub data sets; what a row means is a task's `Reader` (rain.readers)."""
+"""Prompts out of local files and hub data sets; what a row means is a task's `Reader` (rain.data.readers)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rain.data.rows import BadRow, Item, read_items
 from rain.errors import RainError
-from rain.rows import BadRow, Item, read_items
 
 _SHOWN_FAULTS = 5
 _SHUFFLE_SEED = 42

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rain.wheels import Part, PinnedFile
+from rain.models.wheels import Part, PinnedFile
 
 
 class Embedded(NamedTuple):

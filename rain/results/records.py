@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.errors import RainError
-from rain.files import open_locked, sync_directory, write_error
+from rain.results.files import open_locked, sync_directory, write_error
 
 Record = dict[str, Any]
 

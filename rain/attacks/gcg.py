@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from rain.attacks.prompt import SuffixPrompt
 from rain.engines.base import Tokens
 from rain.errors import RainError
-from rain.gcg_prompt import SuffixPrompt
 
 
 @dataclass(frozen=True)

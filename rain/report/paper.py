@@ -24,7 +24,7 @@ class PaperFigure(NamedTuple):
 
 def paper_path() -> Path:
     """Return where the paper's numbers lie; the file is missing where only the package is installed."""
-    return Path(__file__).resolve().parents[1] / "figs" / "paper_results.json"
+    return Path(__file__).resolve().parents[2] / "figs" / "paper_results.json"
 
 
 def load_paper(path: Path | None = None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import re
 from functools import partial
 from typing import Any
 
-from rain.datasets import Fields, HubSource, Reader, Row
-from rain.rows import BadRow, kind, text
+from rain.data.datasets import Fields, HubSource, Reader, Row
+from rain.data.rows import BadRow, kind, text
 
 _ROLE = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 

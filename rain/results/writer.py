@@ -1,7 +1,7 @@
 """The directory of one run: its configuration, its result files, and how a run goes on where it stopped.
 
-- OUTDIR/config.json: the whole configuration and its hash (rain.configfile)
-- OUTDIR/res_<i>.jsonl: the records of worker i (rain.records)
+- OUTDIR/config.json: the whole configuration and its hash (rain.results.configfile)
+- OUTDIR/res_<i>.jsonl: the records of worker i (rain.results.records)
 - OUTDIR/.lock: held by the run in progress
 """
 
@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rain.configfile import config_hash, differences, read_config
 from rain.errors import RainError
-from rain.files import open_locked, write_atomic, write_error
-from rain.records import Line, Record, ResultWriter, Scan, encode_json, scan
+from rain.results.configfile import config_hash, differences, read_config
+from rain.results.files import open_locked, write_atomic, write_error
+from rain.results.records import Line, Record, ResultWriter, Scan, encode_json, scan
 
 __all__ = ["OutDir", "Record", "ResultWriter", "Resumed", "read_config", "read_results", "result_paths"]
 

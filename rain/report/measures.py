@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from rain.judges.base import Decision
 from rain.judges.queries import SIDES, Run, queries_for
 from rain.judges.scoring import read_scores
-from rain.paper import paper_figures
-from rain.records import scan
-from rain.stats import mcnemar, ratio, wilson
+from rain.report.paper import paper_figures
+from rain.report.stats import mcnemar, ratio, wilson
+from rain.results.records import scan
 
 Json = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""GCG: adversarial suffixes found by gradients (Zou et al., arXiv 2307.15043)."""

@@ -1,0 +1,1 @@
+"""Prompts: rows of files and data sets, and what a row means to a task."""

@@ -1,0 +1,1 @@
+"""Names to weights: embedded models, folders, .gguf files and hub names."""

@@ -1,0 +1,1 @@
+"""Scores and costs of finished runs, with intervals, beside the paper's."""
