@@ -7,13 +7,11 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rain.calibration import fit, held_out
-from rain.data.datasets import Fields, Reader, Row, load_prompts
-from rain.data.rows import BadRow, text
+from rain.data.labelled import Labelled, load_labelled
 from rain.engines.registry import EngineConfig, open_engine
-from rain.errors import RainError
 from rain.flags import add_flags
 from rain.report.stats import auc, wilson
 from rain.selfeval import Evaluation, Reading, cut_after_full_stop
@@ -23,36 +21,6 @@ from rain.templates import load_template
 from rain.text import Codec
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-LABELS = ("label", "jailbroken")
-
-
-class Labelled(NamedTuple):
-    """A text with the verdict of a person: True is what RAIN steers towards."""
-
-    question: str
-    response: str
-    good: bool
-
-
-def read_labelled(row: Row) -> Fields:
-    """Read question, response (or answer) and label; ``jailbroken`` counts as the opposite of a label."""
-    question = text(row, "question", "") or text(row, "goal")
-    response = text(row, "response", "") or text(row, "answer")
-    for name in LABELS:
-        if name in row:
-            if row[name] not in (0, 1, True, False):
-                raise BadRow(f"the field {name!r} must be true or false, or 1 or 0")
-            return Fields(question, {"response": response, "good": bool(row[name]) != (name == "jailbroken")})
-    raise BadRow("lacks the field 'label'")
-
-
-def load_labelled(path: Path) -> list[Labelled]:
-    """Load labelled texts; both classes must be there."""
-    prompts = load_prompts(path, Reader("labelled", read_labelled))
-    texts = [Labelled(prompt.question, prompt.extra["response"], prompt.extra["good"]) for prompt in prompts]
-    if len({item.good for item in texts}) < 2:
-        raise RainError(f"{path} holds texts of one class only; a preflight needs both")
-    return texts
 
 
 async def read_all(evaluation: Evaluation, engine: Any, texts: Sequence[Labelled], cut: bool) -> list[Reading]:

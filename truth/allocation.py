@@ -20,6 +20,7 @@ TASK = Task(
     cut_after_full_stop=True,
     presets={
         "smollm2": {
+            "chat_template": True,
             "max_new_tokens": 64,
             "templates": "templates/truthful_small.txt",
             "votes": "soft",

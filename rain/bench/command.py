@@ -134,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain bench``."""
     parser.add_argument("--modelname", default="smollm2", help="model (default: smollm2)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--preset", default="none", help="none: the paper's evaluation; auto: as the command does")
     parser.add_argument("--dataset", default="", help="HH prompts (default: the demo set)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 8, 16], help="searches at a time")
     parser.add_argument("--simulations", type=int, default=12, help="simulations per commit in the short searches")
@@ -161,7 +162,7 @@ def open_bench(args: argparse.Namespace) -> Bench:
     task = find_task("hh")
     options = {"modelname": args.modelname, "dtype": args.dtype, "max_simulations": args.simulations}
     options |= {"extra_simulations": max(1, args.simulations // 3), "max_new_tokens": args.new_tokens}
-    settings = make_settings(task, {**options, "preset": "none"})
+    settings = make_settings(task, {**options, "preset": args.preset})
     prompts = load_prompts(args.dataset or task.path(task.dataset), task.reader)
     if max([*args.concurrency, args.whole]) > len(prompts):
         raise RainError(f"--concurrency and --whole go up to {len(prompts)}, the number of prompts")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rain.data.datasets import Prompt
@@ -80,6 +83,7 @@ async def run_searches(bench: Bench, runner: Runner, count: int, width: int) -> 
         the row: see ``summarise``; of engines in this process also the shares of the time in the model, in the search
         (with batching and sampling), idle (waiting, for embeddings mostly) and, beside them, in the embedding thread.
     """
+    forget_peak_memory()
     await runner.warm_up()
     engine = runner.engine
     scheduler = engine.shared.scheduler if isinstance(engine, HfEngine) else None
@@ -115,9 +119,25 @@ def summarise(results: Sequence[Record], wall: float) -> dict[str, Any]:
         "tokens_per_simulation": totals["tokens_computed"] / totals["simulations"],
         "computed_over_distinct": totals["tokens_computed"] / distinct if distinct else None,
         "forward_passes": totals["forward_passes"],
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
         "answers": [result["text"] for result in results],
     }
+
+
+def forget_peak_memory() -> None:
+    """Free what earlier rows left behind, and have the kernel count the peak from here (Linux)."""
+    gc.collect()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib() -> float:
+    """Return the largest resident memory of this process since ``forget_peak_memory`` (elsewhere: since it began)."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 async def run_plain(bench: Bench, runner: Runner, count: int, width: int) -> dict[str, float]:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from rain.config import setting
 from rain.errors import RainError
 
+JUDGES = "openai:MODEL, hf:MODEL, keywords:LIST, similarity:ENCODER or ratings:FILE"
+
 Decision = bool | str | None
 """True or False for a yes/no question, "first" | "second" | "tie" for a pair, None where no verdict could be read."""
 
@@ -111,10 +113,10 @@ class Judge(ABC):
 
 
 def open_judge(name: str, settings: JudgeSettings) -> Judge:
-    """Return the judge called `name`: openai:MODEL, hf:MODEL or keywords:LIST; RainError for any other name."""
+    """Return the judge called `name`, one of JUDGES; RainError for any other name."""
     kind, _, what = name.partition(":")
-    if not what or kind not in ("openai", "hf", "keywords"):
-        raise RainError(f"unknown judge {name!r}: write openai:MODEL, hf:MODEL or keywords:LIST")
+    if not what or kind not in ("openai", "hf", "keywords", "similarity", "ratings"):
+        raise RainError(f"unknown judge {name!r}: write {JUDGES}")
     if kind == "openai":
         from rain.judges.openai_judge import OpenAIJudge
 
@@ -123,6 +125,14 @@ def open_judge(name: str, settings: JudgeSettings) -> Judge:
         from rain.judges.hf_judge import HFJudge
 
         return HFJudge(what, settings)
+    if kind == "similarity":
+        from rain.judges.similarity import SimilarityJudge
+
+        return SimilarityJudge(what)
+    if kind == "ratings":
+        from rain.judges.ratings import RatingsJudge
+
+        return RatingsJudge(Path(what))
     from rain.judges.keywords import KeywordJudge
 
     return KeywordJudge(what)

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from rain.errors import RainError
 from rain.flags import add_flags, build
-from rain.judges.base import JudgeSettings, open_judge
+from rain.judges.base import JUDGES, JudgeSettings, open_judge
 from rain.judges.keywords import LISTS, check_list, read_labelled
 from rain.judges.queries import Run, load_run
 from rain.judges.scoring import Summary, keyed_queries, score_run
+from rain.judges.similarity import SimilarityJudge, check_similarity
 
 FREE_JUDGES = {"adv": ("keywords:llm-attacks", "keywords:modern")}
 """Judges that cost nothing and always go beside the named ones, per task."""
@@ -23,7 +24,7 @@ FREE_JUDGES = {"adv": ("keywords:llm-attacks", "keywords:modern")}
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --judge and a flag for every field of JudgeSettings; read them with judge_settings."""
-    text = "openai:MODEL, hf:MODEL or keywords:LIST; may be given several times"
+    text = f"{JUDGES}; may be given several times"
     parser.add_argument("--judge", action="append", default=[], metavar="NAME", help=text)
     add_flags(parser, JudgeSettings, {}, "judging")
 
@@ -45,19 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="compare the refusal lists with the labels of a JSONL file (response, jailbroken)",
     )
+    parser.add_argument(
+        "--check-similarity",
+        type=Path,
+        nargs=2,
+        metavar=("FILE", "QUESTIONS"),
+        help="compare similarity:minilm with labels (question, answer, label) of answers to a TruthfulQA file",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge; return 0 when every query is answered and 1 when some got no reply."""
     if args.check_keywords:
         print_check(args.check_keywords)
+    if args.check_similarity:
+        print(asyncio.run(check_similarity(SimilarityJudge("minilm"), *args.check_similarity)))
     if not args.outdir:
-        if args.check_keywords:
+        if args.check_keywords or args.check_similarity:
             return 0
-        raise RainError("name the OUTDIR of a run, or --check-keywords FILE")
+        raise RainError("name the OUTDIR of a run, --check-keywords FILE or --check-similarity FILE QUESTIONS")
     runs = [load_run(outdir) for outdir in args.outdir]
     if not args.judge and not all(one.task in FREE_JUDGES for one in runs):
-        raise RainError("name a judge with --judge: openai:MODEL, hf:MODEL or keywords:LIST")
+        raise RainError(f"name a judge with --judge: {JUDGES}")
     settings = judge_settings(args)
     failed = sum(judge_run(one, args.judge, settings, again=args.ask_nulls_again) for one in runs)
     return 1 if failed else 0

@@ -1,0 +1,60 @@
+"""ratings:FILE, verdicts that people gave.
+
+FILE is JSONL, one line a verdict: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true}; null
+says that the rater could not decide. The report treats raters like any other judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from rain.errors import RainError
+from rain.judges.base import Judge, Query, Verdict
+
+FIELDS = ("id", "answer", "ask", "verdict")
+
+
+class RatingsJudge(Judge):
+    """Looks verdicts up; an answer without a rating gets null.
+
+    Args:
+        path: the file; its name without the ending names the judge.
+
+    Raises:
+        RainError: the file is missing, or a line is faulty; the message names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"ratings:{path.stem}")
+        self._ratings = read_ratings(path)
+        self._version = f"ratings-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+    def version(self, ask: str) -> str | None:
+        """Return the file's digest for what it rates, None for all else."""
+        return self._version if any(ask == rated for _, _, rated in self._ratings) else None
+
+    async def decide(self, query: Query) -> Verdict:
+        """Return the rating."""
+        return Verdict(self._ratings.get((query.record, query.answer, query.ask)), "")
+
+
+def read_ratings(path: Path) -> dict[tuple[str, str, str], bool | None]:
+    """Read verdicts by (record, answer, ask)."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RainError(f"cannot read the ratings {path}: {error}") from error
+    found: dict[tuple[str, str, str], bool | None] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record, answer, ask, verdict = (json.loads(line)[name] for name in FIELDS)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RainError(f"{path}, line {number}: needs the fields {', '.join(FIELDS)} ({error!r})") from error
+        if verdict not in (True, False, None):
+            raise RainError(f"{path}, line {number}: the field 'verdict' must be true, false or null")
+        found[str(record), str(answer), str(ask)] = None if verdict is None else bool(verdict)
+    if not found:
+        raise RainError(f"{path} holds no ratings")
+    return found
