@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -403,3 +405,12 @@ def test_a_model_can_be_opened_again_and_the_last_engine_on_it_answers_right():
     asyncio.run(several_searches(second, count=1))
     assert tokens_drawn(first) == tokens_drawn(second)
     assert largest_error(second.log, second.engine.model) < 1e-4
+
+
+def test_a_model_is_freed_with_its_engine():
+    engine = HfEngine(tiny_model("llama"), ToyTokenizer())
+    asyncio.run(engine.generate((1, 2, 3), max_tokens=2))
+    known = weakref.ref(engine.model)
+    del engine
+    gc.collect()
+    assert known() is None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -60,6 +61,18 @@ def tree_attention(
     return out.view(heads, count, -1)
 
 
+def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls a method and does not keep its object alive, as the registry of attentions would."""
+    found = weakref.WeakMethod(method)
+
+    def call(*args: Any, **options: Any) -> Any:
+        known = found()
+        assert known is not None, "the engine of this model is gone"
+        return known(*args, **options)
+
+    return call
+
+
 class PackedModel:
     """Runs a transformers model on packed tree queries.
 
@@ -79,7 +92,7 @@ class PackedModel:
         try:
             if "position_ids" not in forward or "logits_to_keep" not in forward:
                 raise ValueError("its forward takes no position_ids or logits_to_keep")
-            AttentionInterface.register(name, self._attend)
+            AttentionInterface.register(name, _weak(self._attend))
             model.set_attn_implementation(name)
             if model.config.get_text_config()._attn_implementation != name:
                 raise ValueError("it does not use transformers' attention interface")
