@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_whole_lines_and_a_clear_error(tmp_path: Path) -> Non
 
 
 def test_the_second_run_in_an_outdir_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
-    first = holding("results", "OutDir", f"OutDir(sys.argv[1], {CONFIG})", tmp_path)
+    first = holding("results.writer", "OutDir", f"OutDir(sys.argv[1], {CONFIG})", tmp_path)
     try:
         with pytest.raises(RainError, match=rf"another run \(process {first.pid} on .*\) is using {tmp_path}; wait"):
             OutDir(tmp_path, CONFIG)
@@ -185,7 +185,7 @@ def test_the_second_run_in_an_outdir_is_refused_until_the_first_is_killed(tmp_pa
 
 def test_an_orphaned_worker_keeps_others_from_its_file_until_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "res_0.jsonl"
-    orphan = holding("records", "ResultWriter", "ResultWriter(Path(sys.argv[1]))", path)
+    orphan = holding("results.records", "ResultWriter", "ResultWriter(Path(sys.argv[1]))", path)
     with pytest.raises(RainError, match="is being written by another process"):
         ResultWriter(path, wait_s=0)
     kill(orphan)
