@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
+from limits import within  # noqa: E402
 
 LIMIT_S = 240
 
@@ -33,15 +33,8 @@ def smollm2_tokenizer(smollm2: tuple[Any, Any]) -> Any:
 @pytest.fixture
 def time_limit() -> Iterator[None]:
     """Turn a test that hangs into a failure."""
-
-    def fail(*_: object) -> None:
-        raise TimeoutError(f"no end after {LIMIT_S} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(LIMIT_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with within(LIMIT_S):
+        yield
 
 
 @pytest.fixture(scope="module")

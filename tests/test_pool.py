@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import within
 from pool_workers import obedient, unstartable
 
 from rain.errors import RainError
@@ -36,15 +37,8 @@ STARTED: list[subprocess.Popen[str]] = []
 @pytest.fixture(autouse=True)
 def limits() -> Iterator[None]:
     """Turn a run that hangs into a failure; leave no process behind, whatever a test finds."""
-
-    def fail(*_: object) -> None:
-        raise TimeoutError(f"no end after {LIMIT_S} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(LIMIT_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with within(LIMIT_S):
+        yield
     while STARTED:
         process = STARTED.pop()
         with suppress(ProcessLookupError):

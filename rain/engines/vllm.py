@@ -60,7 +60,7 @@ class Core:
             self._llm = asyncio.run_coroutine_threadsafe(self._start(options), self._loop).result()
         except ImportError as error:
             raise RainError(f"--engine vllm needs vLLM: {error}; run `pip install 'rain[vllm]'`") from error
-        except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+        except (ValueError, RuntimeError, OSError) as error:
             raise RainError(f"vLLM cannot run {options['model']}: {first_line(error)}") from error
         self.limit = int(self._llm.model_config.max_model_len)
         processes = [str(child.pid) for child in multiprocessing.active_children() if child not in others]
