@@ -64,11 +64,15 @@ def measure_engine(bench: Bench, name: str, base_url: str, widths: Sequence[int]
     """Do the same on another engine; return a row for each width."""
     say(f"RAIN on engine {name}")
     engine, tokenizer = open_engine(replace(bench.settings.engine, engine=name, base_url=base_url))
-    rows = {}
-    for width in widths:
-        rows[str(width)] = asyncio.run(run_searches(bench, bench.runner(engine, tokenizer), width, width))
-    asyncio.run(engine.close())
-    return rows
+
+    async def rows() -> dict[str, Any]:
+        runner = bench.runner(engine, tokenizer)
+        try:
+            return {str(width): await run_searches(bench, runner, width, width) for width in widths}
+        finally:
+            await engine.close()  # in the event loop that its connections belong to
+
+    return asyncio.run(rows())
 
 
 def ratios(result: dict[str, Any]) -> dict[str, Any]:
