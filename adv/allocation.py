@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from rain.config import RainConfig
+from rain.core.config import RainConfig
 from rain.data.readers import ADV
 from rain.launch import main
-from rain.task import Task
+from rain.tasks.task import Task
 
 TASK = Task(
     name="adv",

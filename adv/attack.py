@@ -17,8 +17,8 @@ from typing import Any
 from rain.attacks.gcg import GCGConfig
 from rain.attacks.run import KEYWORDS, TARGET, Attack, Plan, Victim, succeeds
 from rain.attacks.store import Behaviour, SuffixStore
-from rain.errors import RainError
-from rain.models.embedded import CAUSAL_NAMES
+from rain.core.errors import RainError
+from rain.models.embedded.catalog import CAUSAL_NAMES
 
 SMALL = {"steps": 20, "batch": 32, "topk": 64}  # for the embedded models: minutes, not hours, on a CPU
 PROMPT = Path(__file__).resolve().parent / "templates" / "prompt.txt"

@@ -10,7 +10,7 @@ from typing import Any
 from drawing import RAIN
 from matplotlib.figure import Figure
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 PANELS = (
     ("prompts", "prompts, all at a time"),

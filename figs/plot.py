@@ -19,7 +19,7 @@ from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_picture, finish
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.report.paper import load_paper, model_size, paper_path
 
 Json = Mapping[str, Any]

@@ -1,12 +1,11 @@
 """RAIN: rewindable auto-regressive inference (arXiv 2309.07124).
 
-The method, without any model: ``RainConfig``, ``Problem``, ``Search``, ``Commit``. A model with a benchmark's prompts
-and templates: ``rain.settings.make_settings`` and ``rain.runner.open_runner``.
+``Rain`` aligns text with a model; ``Search`` is the method alone, for any engine, scorer and encoder.
 """
 
-from rain.config import RainConfig
-from rain.errors import RainError
-from rain.problem import Problem
-from rain.search import Commit, Search
+from rain.core.config import Budget, RainConfig
+from rain.core.errors import RainError
+from rain.core.problem import SearchInputs
+from rain.core.search import Commit, Search
 
-__all__ = ["Commit", "Problem", "RainConfig", "RainError", "Search"]
+__all__ = ["Budget", "Commit", "RainConfig", "RainError", "Search", "SearchInputs"]

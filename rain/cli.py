@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 COMMANDS = {
     "bench": ("rain.bench.command", "measure what RAIN costs against the published way and plain generation"),

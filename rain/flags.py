@@ -17,7 +17,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Any], defaults: Mapping
 
     Args:
         parser: where the flags go.
-        cls: a dataclass whose fields were made by ``rain.config.setting``.
+        cls: a dataclass whose fields were made by ``rain.core.config.setting``.
         defaults: what the help shows instead of the dataclass's own defaults.
         title: of the group in the help.
     """

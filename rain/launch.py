@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from rain.config import RainConfig
+from rain.aligner import error_record, worker_main
+from rain.core.config import RainConfig
+from rain.core.errors import RainError
 from rain.data.datasets import Prompt, load_prompts
 from rain.engines.registry import EngineConfig
-from rain.errors import RainError
+from rain.evaluators.labels import EvaluationConfig, read_calibration
 from rain.flags import add_flags
 from rain.judges.base import JudgeSettings
 from rain.judges.command import add_judge_arguments, judge_run, judge_settings
@@ -26,12 +28,10 @@ from rain.pool.pool import Pool, PoolSummary
 from rain.pool.ray_launcher import RayLauncher, import_ray
 from rain.pool.remote import Parcel, ResultFiles, remote_main
 from rain.pool.worker import Event, Job
-from rain.results.writer import OutDir, ResultWriter, read_results
-from rain.runner import error_record, worker_main
-from rain.selfeval import EvaluationConfig, read_calibration
+from rain.results.run_dir import OutDir, ResultWriter, read_results
 from rain.settings import VOLATILE, VOLATILE_ENGINE, RunConfig, Settings, make_settings, task_defaults
 from rain.summary import summary_table
-from rain.task import Task
+from rain.tasks.task import Task
 
 INTERRUPTED = 130
 

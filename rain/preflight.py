@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rain.calibration import fit, held_out
 from rain.data.labelled import Labelled, load_labelled
 from rain.engines.registry import EngineConfig, open_engine
+from rain.evaluators.calibration import fit, held_out
+from rain.evaluators.labels import Evaluation, Reading, cut_after_full_stop
+from rain.evaluators.templates import load_template
 from rain.flags import add_flags
-from rain.report.stats import auc, wilson
-from rain.selfeval import Evaluation, Reading, cut_after_full_stop
 from rain.settings import make_settings
+from rain.stats import auc, wilson
 from rain.tasks import FOLDERS, find_task
-from rain.templates import load_template
 from rain.text import Codec
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from rain.config import RainConfig
-from rain.engines.base import Stop, Tokens
+from rain.core.config import RainConfig
+from rain.core.engine import Stop
+from rain.core.errors import RainError
+from rain.core.problem import Problem
+from rain.core.search import Commit, Search
+from rain.core.tree import Node
+from rain.core.types import Tokens, Vector
 from rain.engines.scripted import NotRecorded, ScriptedEngine
-from rain.errors import RainError
-from rain.problem import Problem
-from rain.search import Commit, Search
-from rain.tree import Node, Vector
 
 TOLERANCE = 1e-5
 FLOATS = ("n", "q", "prior")

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rain.config import RainConfig, setting
+from rain.core.config import RainConfig
+from rain.core.errors import RainError
+from rain.core.fields import setting
 from rain.engines.registry import EngineConfig
-from rain.errors import RainError
+from rain.evaluators.labels import EvaluationConfig
+from rain.evaluators.templates import read_text
 from rain.flags import build
-from rain.selfeval import EvaluationConfig
-from rain.task import Task
-from rain.templates import read_text
+from rain.tasks.task import Task
 
 LAUNCHERS = ("local", "ray")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rain.results.records import Record
+from rain.results.jsonl import Record
 
 COSTS = ("seconds", "model_seconds", "forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations")
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rain.engines.base import Stop, Tokens
-from rain.errors import RainError
-from rain.templates import load_prompt
-from rain.tree import Vector
+from rain.core.engine import Stop
+from rain.core.errors import RainError
+from rain.core.types import Tokens, Vector
+from rain.evaluators.templates import load_prompt
 
 PAUSES = (",", ".", "?", ":", ";", "\n")
 MARK = "\u2063question\u2063"
@@ -68,7 +68,7 @@ class Codec:
 
 
 class TextRules:
-    """What ends a response and a rollout (``rain.problem.Rules``).
+    """What ends a response and a rollout (``rain.core.problem.Rules``).
 
     Args:
         codec: for the text and the end-of-sequence ids.
@@ -179,7 +179,7 @@ class TextsEncoder(Protocol):
 
 
 class TextEncoder:
-    """Embeds token ids of one language model by their text (``rain.problem.Encoder``)."""
+    """Embeds token ids of one language model by their text (``rain.core.problem.Encoder``)."""
 
     def __init__(self, encoder: TextsEncoder, text_of: Callable[[Tokens], str]) -> None:
         self._encoder, self._text_of = encoder, text_of

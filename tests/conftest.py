@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
-from limits import within  # noqa: E402
+from support.limits import within  # noqa: E402
 
 LIMIT_S = 240
 
@@ -41,7 +41,7 @@ def time_limit() -> Iterator[None]:
 def nodes() -> Iterator[Any]:
     """Return a Ray cluster on this machine (``ray_nodes.Nodes``)."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
-    from ray_nodes import Nodes
+    from support.ray_nodes import Nodes
 
     nodes = Nodes()
     yield nodes

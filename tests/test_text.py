@@ -6,10 +6,10 @@ import asyncio
 
 import numpy as np
 import pytest
-from tiny_models import metaspace_tokenizer
+from support.tiny_models import metaspace_tokenizer
 
+from rain.core.errors import RainError
 from rain.engines.toy import EOS, ToyEncoder, ToyTokenizer
-from rain.errors import RainError
 from rain.text import PAUSES, Codec, Prompter, TextEncoder, TextRules, common_start
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rain.attacks.prompt import SuffixPrompt
-from rain.engines.base import Tokens
-from rain.errors import RainError
+from rain.core.errors import RainError
+from rain.core.types import Tokens
 
 
 @dataclass(frozen=True)

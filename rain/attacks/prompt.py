@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rain.engines.base import Tokens
-from rain.errors import RainError
+from rain.core.errors import RainError
+from rain.core.types import Tokens
 from rain.text import Prompter, common_start
 
 

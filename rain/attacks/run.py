@@ -13,7 +13,7 @@ from tqdm import tqdm
 from rain.attacks.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step
 from rain.attacks.prompt import build_prompt
 from rain.attacks.store import Behaviour, Record, SuffixStore
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.keywords import refusal_list
 from rain.text import Prompter
 

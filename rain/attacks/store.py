@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.results.files import open_locked, write_atomic
 
 Record = dict[str, Any]

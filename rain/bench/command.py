@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rain.aligner import open_encoder
 from rain.bench.rows import Bench, PublishedSearch, run_plain, run_searches
+from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
 from rain.engines.reference import ReferenceEngine
 from rain.engines.registry import open_engine
-from rain.errors import RainError
-from rain.runner import open_encoder
 from rain.settings import make_settings
 from rain.tasks import find_task
 

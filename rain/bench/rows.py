@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rain.aligner import Runner
+from rain.core.engine import Engine
+from rain.core.search import Search
+from rain.core.tree import Node
+from rain.core.types import Tokens
 from rain.data.datasets import Prompt
-from rain.engines.base import Engine, Tokens
-from rain.engines.hf import HfEngine
-from rain.results.records import Record
-from rain.runner import Runner
-from rain.search import Search
+from rain.engines.local.engine import HfEngine
+from rain.results.jsonl import Record
 from rain.settings import Settings
 from rain.text import TextsEncoder
-from rain.tree import Node
 
 
 class PublishedSearch(Search):

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rain.core.errors import RainError
 from rain.data.rows import BadRow, Item, read_items
-from rain.errors import RainError
 
 _SHOWN_FAULTS = 5
 _SHUFFLE_SEED = 42

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from rain.core.errors import RainError
 from rain.data.datasets import Fields, Reader, Row, load_prompts
 from rain.data.rows import BadRow, text
-from rain.errors import RainError
 
 LABELS = ("label", "jailbroken")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 
 class BadRow(ValueError):

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from rain.engines.base import Continuation, Engine, Stop, Usage, check_request
-from rain.engines.kvtree import KvTree
-from rain.engines.sampling import Row, read_rows
-from rain.engines.sequences import STREAMS, Continuing, Question
+from rain.core.engine import Continuation, Engine, Stop, Usage, check_request
+from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.sampling import Row, read_rows
+from rain.engines.local.sequence import STREAMS, Continuing, Question
 
 
 class ReferenceEngine(Engine):

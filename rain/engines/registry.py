@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rain.config import setting
-from rain.engines.base import Engine
-from rain.errors import RainError
+from rain.core.engine import Engine
+from rain.core.errors import RainError
+from rain.core.fields import setting
 
 ENGINES = ("hf", "vllm", "http", "reference", "toy")
 
@@ -61,12 +61,12 @@ def open_engine(config: EngineConfig) -> tuple[Engine, Any]:
     from rain.models.loading import load_model, load_tokenizer, resolve
 
     if config.engine == "http":
-        from rain.engines.http import open_http
+        from rain.engines.remote.http import open_http
 
         tokenizer = load_tokenizer(config.modelname)
         return open_http(config.base_url, tokenizer, config.modelname), tokenizer
     if config.engine == "vllm":
-        from rain.engines.vllm import open_vllm
+        from rain.engines.remote.vllm import open_vllm
 
         tokenizer = load_tokenizer(config.modelname)
         return open_vllm(resolve(config.modelname), tokenizer, config.dtype), tokenizer
@@ -80,7 +80,7 @@ def open_engine(config: EngineConfig) -> tuple[Engine, Any]:
         from rain.engines.reference import ReferenceEngine
 
         return ReferenceEngine(model, tokenizer), tokenizer
-    from rain.engines.hf import HfEngine
+    from rain.engines.local.engine import HfEngine
 
     engine = HfEngine(model, tokenizer, max_batch_tokens=config.max_batch_tokens, cache_tokens=config.cache_tokens)
     return engine, tokenizer

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage
-from rain.errors import RainError
+from rain.core.engine import Continuation, Engine, Stop, Usage
+from rain.core.errors import RainError
+from rain.core.types import Tokens
 
 
 class NotRecorded(RainError):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rain.engines.base import Continuation, Engine, Stop, Tokens, Usage, check_request
-from rain.tree import Vector
+from rain.core.engine import Continuation, Engine, Stop, Usage, check_request
+from rain.core.types import Tokens, Vector
 
 EOS = 256
 LETTERS = b"etaoinshrdlu    ,. AB"

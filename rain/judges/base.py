@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rain.config import setting
-from rain.errors import RainError
+from rain.core.errors import RainError
+from rain.core.fields import setting
 
 JUDGES = "openai:MODEL, hf:MODEL, keywords:LIST, similarity:ENCODER or ratings:FILE"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.flags import add_flags, build
 from rain.judges.base import JUDGES, JudgeSettings, open_judge
 from rain.judges.keywords import LISTS, check_list, read_labelled

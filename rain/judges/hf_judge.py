@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, JudgeSettings, Query, Verdict, repository_file
 from rain.judges.hf_local import CausalModel, ClassifierModel, LocalModel, is_classifier
 from rain.judges.prompts import PROMPTS, messages, read_word
@@ -102,7 +102,7 @@ def _classify(model: LocalModel, query: Query, max_tokens: int) -> Verdict:
 
 def _words_format(path: Path) -> Format:
     """Return the format of a label-word template: the next token after the examples and the text decides."""
-    from rain.templates import load_template
+    from rain.evaluators.templates import load_template
 
     template = load_template(path)
     if template.kind != "words":

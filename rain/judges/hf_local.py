@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 Messages = Sequence[Mapping[str, Any]]
 

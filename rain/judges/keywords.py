@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.base import Judge, Query, Verdict
-from rain.report.stats import Interval, agreement, kappa, wilson
+from rain.stats import Interval, agreement, kappa, wilson
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import random
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeSettings, Query, Unanswered, Verdict
 from rain.judges.prompts import PROMPTS, messages, read_word
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.base import Query
-from rain.results.records import Record, scan
-from rain.results.writer import read_config, read_results, result_paths
+from rain.results.jsonl import Record, scan
+from rain.results.run_dir import read_config, read_results, result_paths
 
 SIDES = ("raina", "pa")
 """The fields of a record with RAIN's answer and the plain one."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.base import Judge, Query, Verdict
 
 FIELDS = ("id", "answer", "ask", "verdict")

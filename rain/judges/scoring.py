@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, Query, Unanswered, file_name
 from rain.judges.queries import Run, queries_for
-from rain.results.records import Record, ResultWriter, scan
+from rain.results.jsonl import Record, ResultWriter, scan
 
 FAILURES_IN_A_ROW = 5
 """After so many queries without a reply, one after the other, the judge is taken to be out of order."""

@@ -13,13 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from rain.core.errors import RainError
+from rain.core.types import Vector
 from rain.data.datasets import load_prompts
 from rain.data.labelled import load_labelled
 from rain.data.readers import TRUTH
-from rain.errors import RainError
 from rain.judges.base import Judge, Query, Verdict
-from rain.report.stats import agreement, kappa, wilson
-from rain.tree import Vector
+from rain.stats import agreement, kappa, wilson
 
 
 class Embedder(Protocol):
@@ -50,7 +50,7 @@ class SimilarityJudge(Judge):
         if not (query.response.strip() and query.right and query.wrong):
             return Verdict(None, "no answer, or no references")
         if self._embedder is None:
-            from rain.embed import SentenceEncoder
+            from rain.encoder import SentenceEncoder
             from rain.models.loading import load_encoder
 
             self._embedder = SentenceEncoder(*load_encoder(self._encoder))

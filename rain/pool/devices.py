@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None) -> list[str]:

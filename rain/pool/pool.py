@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.pool.launchers import Launcher, WorkerHandle
 from rain.pool.worker import Event, Job
 

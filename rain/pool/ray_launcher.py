@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.pool.devices import cpu_cores, visible_gpus
 from rain.pool.launchers import End, Launcher, WorkerHandle
 from rain.pool.ray_worker import RayWorker, Returned
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain
-from rain.results.records import Record
+from rain.results.jsonl import Record
 
 _STORE_BYTES = 128 << 20
 _PATIENCE_S = 60.0

@@ -7,7 +7,7 @@ import threading
 import traceback
 from typing import Any, NamedTuple
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain
 
 _POLL_S = 1.0

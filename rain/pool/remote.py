@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rain.aligner import work
+from rain.evaluators.templates import read_text
 from rain.pool.worker import WorkerArgs, WorkerLink
-from rain.results.records import Record, ResultWriter, encode_json
-from rain.results.writer import OutDir
-from rain.runner import work
+from rain.results.jsonl import Record, ResultWriter, encode_json
+from rain.results.run_dir import OutDir
 from rain.settings import Settings
-from rain.templates import read_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 EventKind = Literal["ready", "started", "progress", "commit", "record", "done", "failed", "fatal", "died"]
 

@@ -29,7 +29,7 @@ from rain.report.measures import cost, model_name, pairwise_rows, read_judged, s
 from rain.report.paper import load_paper, model_size
 from rain.report.tables import markdown
 from rain.results.files import write_atomic
-from rain.results.records import encode_json
+from rain.results.jsonl import encode_json
 
 SCHEMA = 1
 

@@ -10,8 +10,8 @@ from rain.judges.base import Decision
 from rain.judges.queries import SIDES, Run, queries_for
 from rain.judges.scoring import read_scores
 from rain.report.paper import paper_figures
-from rain.report.stats import mcnemar, ratio, wilson
-from rain.results.records import scan
+from rain.results.jsonl import scan
+from rain.stats import mcnemar, ratio, wilson
 
 Json = dict[str, Any]
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from rain.errors import RainError
-from rain.results.records import encode_json
+from rain.core.errors import RainError
+from rain.results.jsonl import encode_json
 
 _ABSENT = "absent"
 _SHOWN_FIELDS = 4

@@ -9,7 +9,7 @@ import time
 import warnings
 from pathlib import Path
 
-from rain.errors import RainError
+from rain.core.errors import RainError
 
 _POLL_S = 0.02
 _NO_LOCKS_HERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)

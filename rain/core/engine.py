@@ -1,0 +1,236 @@
+"""The engine contract: token ids in, token ids out.
+
+An engine is a language model and knows nothing of tasks, trees or scores. A session is one search's view of it: a cache
+of its own, counters of its own. Every implementation passes ``tests/engines/contract.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+from rain.core.errors import RainError
+from rain.core.types import Tokens
+
+Decode = Callable[[Sequence[int]], str]
+"""Turns token ids into text, special tokens left out."""
+
+Purpose = Literal["baseline", "expand", "add", "rollout"]
+
+BYTES_PER_CHARACTER = 4
+"""UTF-8 needs at most this many, and a byte-level token holds at least one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When a continuation ends before ``max_tokens``.
+
+    Attributes:
+        token_ids: a generated token out of this set ends the continuation and is kept as its last token. The EOS token
+            does not stop generation unless it is listed.
+        strings: the continuation ends with the token that completes any of these strings in its decoded text.
+    """
+
+    token_ids: frozenset[int] = frozenset()
+    strings: tuple[str, ...] = ()
+
+    @property
+    def window(self) -> int:
+        """Number of last tokens in which a string that has just been completed must lie."""
+        return BYTES_PER_CHARACTER * (max(map(len, self.strings), default=0) + 1)
+
+    def met_by(self, tokens: Sequence[int], decode: Decode) -> bool:
+        """Tell whether the last of these generated tokens ends the continuation."""
+        if tokens[-1] in self.token_ids:
+            return True
+        if not self.strings:
+            return False
+        text = decode(tokens[-self.window :])
+        return any(string in text for string in self.strings)
+
+    def position(self, tokens: Sequence[int], decode: Decode) -> int | None:
+        """Return the number of tokens up to and with the first that ends a continuation, None if none does."""
+        return next((end for end in range(1, len(tokens) + 1) if self.met_by(tokens[:end], decode)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to continue a prefix.
+
+    Attributes:
+        max_tokens: maximum length of each continuation, at least 1.
+        n: number of continuations, at least 1, independent of each other; equal ones are not removed.
+        temperature: above 0.
+        top_k: draw from this many most likely tokens; 0 draws from the whole vocabulary.
+        greedy_first: the first continuation takes the most likely token each time; the others are drawn.
+        stop: ends continuations early.
+        seed: continuation i draws from a stream that depends on ``(seed, i)`` alone.
+        purpose: what the continuations are for; no engine decides by it but one that replays a recording.
+
+    Raises:
+        RainError: nothing is to be generated.
+    """
+
+    max_tokens: int
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    greedy_first: bool = False
+    stop: Stop = Stop()
+    seed: int = 0
+    purpose: Purpose = "baseline"
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_tokens < 1:
+            raise RainError(f"sampling needs n and max_tokens of at least 1, not {self.n} and {self.max_tokens}")
+
+
+class Continuation(NamedTuple):
+    """One continuation of a prefix.
+
+    Attributes:
+        tokens: the generated ids, without the prefix, the stopping token included.
+        logprobs: for each token its log-probability under the distribution it was drawn from: after temperature and
+            top-k, renormalised over the top-k tokens. A greedy continuation is scored under the same distribution.
+        finish: "stop" if a rule of ``Stop`` ended it, "length" if ``max_tokens`` did.
+    """
+
+    tokens: Tokens
+    logprobs: tuple[float, ...]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a session has cost so far.
+
+    Attributes:
+        forward_passes: model calls that this session took part in (a call shared by k sessions counts for each).
+        tokens_computed: query tokens that went through the model for this session.
+        tokens_distinct: those of them that were computed for the first time; the lower bound of ``tokens_computed``.
+        tokens_reused: tokens of requests that came out of a cache instead.
+        requests: calls of ``generate`` and ``next_logprobs``.
+        model_seconds: time in the model; a pass that several sessions share is split by their query tokens. 0 where
+            the engine cannot tell.
+    """
+
+    forward_passes: int = 0
+    tokens_computed: int = 0
+    tokens_distinct: int = 0
+    tokens_reused: int = 0
+    requests: int = 0
+    model_seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum of each counter."""
+        return Usage(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return the counters by name, times to the millisecond."""
+        return {field.name: round(getattr(self, field.name), 3) for field in fields(self)}
+
+
+class EngineStats(NamedTuple):
+    """What an engine has done for all of its sessions.
+
+    Attributes:
+        passes: forward passes (count).
+        model_seconds: time spent in them.
+        evictions: how often cached tokens were dropped for lack of room (count).
+    """
+
+    passes: int = 0
+    model_seconds: float = 0.0
+    evictions: int = 0
+
+
+def check_request(prefix: Sequence[int], context: int, max_tokens: int = 1) -> None:
+    """Refuse a request that no engine with this context (tokens) can answer.
+
+    Raises:
+        RainError: the prefix is empty, or the whole is longer than the context.
+    """
+    if not prefix:
+        raise RainError("an engine needs at least one token of prefix")
+    if len(prefix) + max_tokens - 1 > context:
+        raise RainError(f"{len(prefix)} + {max_tokens} tokens do not fit into the model's context of {context}")
+
+
+class Session(ABC):
+    """One search's view of a model, with its own cache; methods may be awaited concurrently.
+
+    The same request with the same seed gives the same answer whatever else runs at the same time, up to the rounding
+    of the device: exactly so in float32 on a CPU; GPU kernels are chosen by batch size and may round differently.
+
+    Attributes:
+        usage: what the session has cost.
+    """
+
+    usage: Usage
+
+    @abstractmethod
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        """Continue ``prefix`` (token ids, at least one) ``params.n`` times.
+
+        Raises:
+            RainError: the request does not fit the model (for example, it is longer than the context).
+        """
+
+    @abstractmethod
+    async def next_logprobs(
+        self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
+    ) -> dict[int, float]:
+        """Return log-probabilities of the token after ``prefix`` (natural log, temperature 1, whole vocabulary).
+
+        Args:
+            prefix: token ids, at least one.
+            top: the result has the ``top`` most likely ids ...
+            ids: ... and these ids.
+        """
+
+    def commit(self, prefix: Sequence[int]) -> None:
+        """Announce that later requests of this session that share a root with ``prefix`` contain it whole.
+
+        Caches drop what no such request can reach. It changes no answer.
+        """
+        return None
+
+    async def close(self) -> None:
+        """Release the session's cache; a second call does nothing."""
+        return None
+
+
+class Engine(ABC):
+    """A causal language model behind token ids.
+
+    Attributes:
+        context: maximum length of a prefix (tokens).
+        eos: ids with which the model ends a response; there may be several, or none.
+        dtype: number format of the weights, for the records.
+    """
+
+    context: int
+    eos: tuple[int, ...] = ()
+    dtype: str = "unknown"
+
+    @abstractmethod
+    def session(self, name: str) -> Session:
+        """Return a new session.
+
+        Args:
+            name: tells searches apart; engines with several servers keep equal names on one server.
+        """
+
+    async def cache_prefix(self, prefix: Sequence[int]) -> None:
+        """Compute a prefix that requests of many sessions begin with, once for all of them."""
+        return None
+
+    def stats(self) -> EngineStats:
+        """Return totals over all sessions; zeros where the model runs in another program."""
+        return EngineStats()
+
+    async def close(self) -> None:
+        """Release everything that the engine holds."""
+        return None

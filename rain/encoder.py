@@ -1,0 +1,89 @@
+"""Sentence embeddings (all-MiniLM-L6-v2 in the paper), batched over everything that asks at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from rain.core.types import Vector
+
+MAX_TOKENS = 256
+
+
+class SentenceEncoder:
+    """Mean-pooled, normalised embeddings of a transformers encoder.
+
+    Args:
+        model: gives ``last_hidden_state``; tokenizer: its own. For example those of ``rain.models.loading`` "minilm".
+
+    Embedding runs in a thread of its own, beside the language model; texts are remembered.
+
+    Source: sentence-transformers/all-MiniLM-L6-v2: mean over tokens, then length 1; at most 256 tokens.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch: int = 64, remembered: int = 20_000) -> None:
+        self.model, self.tokenizer, self.batch, self.remembered = model, tokenizer, batch, remembered
+        self.seconds = 0.0
+        self._known: dict[str, Vector] = {}
+        self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
+        self._task: asyncio.Task[None] | None = None
+        # With a second team of OpenMP threads all would sleep between operations, and passes take twice as long.
+        self._thread = ThreadPoolExecutor(1, "embedding", torch.set_num_threads, (1,))
+
+    async def encode(self, texts: Sequence[str]) -> list[Vector]:
+        """Return one embedding for each text: (hidden size,), float32, length 1."""
+        found = {text: self._known[text] for text in texts if text in self._known}
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        if missing:
+            future: asyncio.Future[dict[str, Vector]] = asyncio.get_running_loop().create_future()
+            self._queue.append((missing, future))
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._loop())
+            found |= await future
+        return [found[text] for text in texts]
+
+    async def _loop(self) -> None:
+        """Embed what has been asked for meanwhile, until nothing is left."""
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            asked, self._queue = self._queue, []
+            texts = sorted({text for group, _ in asked for text in group}, key=lambda text: (len(text), text))
+            try:
+                vectors = await loop.run_in_executor(self._thread, self.embed, texts)
+            except Exception as error:  # handed to everybody who waits for this batch
+                for _, future in asked:
+                    future.set_exception(error)
+                continue
+            if len(self._known) > self.remembered:
+                self._known.clear()
+            fresh = dict(zip(texts, vectors, strict=True))
+            self._known |= fresh
+            for group, future in asked:
+                future.set_result({text: fresh[text] for text in group})
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """Embed texts now, in batches of similar length; shape (hidden size,) each."""
+        started = time.perf_counter()
+        vectors: list[Vector] = []
+        device = next(self.model.parameters()).device
+        for start in range(0, len(texts), self.batch):
+            inputs = self.tokenizer(
+                list(texts[start : start + self.batch]),
+                padding=True,
+                truncation=True,
+                max_length=MAX_TOKENS,
+                return_tensors="pt",
+            ).to(device)
+            hidden = self.model(**inputs).last_hidden_state.float()
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1), dim=1)
+            vectors += list(np.asarray(pooled.cpu()))
+        self.seconds += time.perf_counter() - started
+        return vectors

@@ -1,0 +1,159 @@
+"""One forward pass over tokens of many trees: packed queries, tree attention in place, no padding, no copies."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from rain.core.errors import RainError
+from rain.engines.local.attention import TreePart, TreeQueries
+
+UNSUPPORTED = ("s_aux", "position_bias", "alibi")
+PREFIX = "rain_packed_"
+_names = count()
+
+
+def tree_attention(
+    part: TreePart, layer: int, queries: torch.Tensor, scaling: float, window: int, softcap: float | None
+) -> torch.Tensor:
+    """Attend from the queries of one tree to their chains, segment by segment under one softmax.
+
+    Args:
+        part: the tree's part of the pass; its keys and values of this layer are stored already.
+        layer: index of the layer.
+        queries: (query heads, queries, head size).
+        scaling: factor of the scores.
+        window: positions that a query sees back (sliding-window layers); 0: all.
+        softcap: scores are squashed to this size, where the model does so.
+
+    Returns:
+        (query heads, queries, value head size)
+    """
+    heads, count, size = queries.shape
+    groups = part.tree.layers[layer].keys.shape[0]
+    grouped = (queries * scaling).reshape(groups, heads // groups * count, size)
+    scores, values = [], []
+    for segment, mask in zip(part.segments, part.masks(window, queries.device), strict=True):
+        store = segment.tree.layers[layer]
+        if isinstance(segment.block, slice):
+            keys, held = store.keys[:, segment.block], store.values[:, segment.block]
+        else:
+            keys, held = store.keys.index_select(1, segment.block), store.values.index_select(1, segment.block)
+        score = torch.bmm(grouped, keys.transpose(1, 2))
+        if softcap is not None:
+            score = torch.tanh(score / softcap) * softcap
+        if mask is not None:
+            score.view(groups, heads // groups, count, -1).masked_fill_(mask, float("-inf"))
+        scores.append(score)
+        values.append(held)
+    weights = torch.softmax(torch.cat(scores, dim=2), dim=2, dtype=torch.float32).to(queries.dtype)
+    parts = torch.split(weights, [held.shape[1] for held in values], dim=2)
+    out = torch.bmm(parts[0], values[0])
+    for weight, held in zip(parts[1:], values[1:], strict=True):
+        out = torch.baddbmm(out, weight, held)
+    return out.view(heads, count, -1)
+
+
+def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls a method and does not keep its object alive, as the registry of attentions would."""
+    found = weakref.WeakMethod(method)
+
+    def call(*args: Any, **options: Any) -> Any:
+        known = found()
+        assert known is not None, "the engine of this model is gone"
+        return known(*args, **options)
+
+    return call
+
+
+class PackedModel:
+    """Runs a transformers model on packed tree queries.
+
+    Args:
+        model: any causal model that takes its attention from transformers' attention interface and ``position_ids``.
+
+    Raises:
+        RainError: the model's attention cannot be replaced.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device = model.get_input_embeddings().weight.device
+        self._parts: list[TreePart] = []
+        name = f"{PREFIX}{next(_names)}"
+        forward = inspect.signature(model.forward).parameters
+        try:
+            if "position_ids" not in forward or "logits_to_keep" not in forward:
+                raise ValueError("its forward takes no position_ids or logits_to_keep")
+            AttentionInterface.register(name, _weak(self._attend))
+            model.set_attn_implementation(name)
+            if model.config.get_text_config()._attn_implementation != name:
+                raise ValueError("it does not use transformers' attention interface")
+        except (ValueError, KeyError, AttributeError, ImportError) as error:
+            kind = type(model).__name__
+            raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error
+
+    def _attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Stand in for the model's attention; query, key, value: (1, heads, tokens, head size)."""
+        if any(kwargs.get(name) is not None for name in UNSUPPORTED):
+            raise RainError(f"{type(self.model).__name__} needs attention sinks or biases; use --engine reference")
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        for part in self._parts:
+            part.tree.store(layer, key[0, :, part.rows], value[0, :, part.rows], part.slots.to(key.device))
+        outputs = [
+            tree_attention(part, layer, query[0, :, part.rows], scale, sliding_window or 0, softcap)
+            for part in self._parts
+        ]
+        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return out.transpose(0, 1).unsqueeze(0), None
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[TreeQueries], rows: Sequence[int]) -> torch.Tensor:
+        """Compute keys and values of all query slots, and the logits of some.
+
+        Args:
+            batch: one entry a tree; rows of the pass count through the entries in order.
+            rows: which rows' logits are wanted, at least one.
+
+        Returns:
+            logits: (len(rows), vocabulary), on the device of the model's head.
+        """
+        self._parts, start = [], 0
+        tokens: list[int] = []
+        for queries in batch:
+            queries.tree.reserve()
+            self._parts.append(TreePart(queries, start, self.device))
+            start += len(queries.rows)
+            tokens += [queries.tree.tokens[slot] for slot in queries.rows]
+        positions = np.concatenate([part.positions for part in self._parts])
+        packed = torch.tensor(np.stack([np.array(tokens), positions])).to(self.device)
+        try:
+            output = self.model(
+                input_ids=packed[:1],
+                position_ids=packed[1:],
+                use_cache=False,
+                logits_to_keep=torch.tensor(list(rows)).to(self.device),
+            )
+        finally:
+            self._parts = []
+        logits: torch.Tensor = output.logits[0]
+        return logits

@@ -1,0 +1,97 @@
+"""OpenAI's completions protocol with token ids, as several servers speak it: requests out, samples in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from rain.core.errors import RainError
+from rain.engines.remote.engine import Answer, Ask, Sample
+
+
+class Lacking(RainError):
+    """A reply is not what was asked for; the message is the rest of a sentence that names the server."""
+
+
+def request_body(model: str, ask: Ask, ignore_eos: bool) -> dict[str, Any]:
+    """Return a request in the words of vLLM and SGLang; what else shapes distributions is switched off.
+
+    Args:
+        model: the server's name of it.
+        ask: the request.
+        ignore_eos: say that the end of sequence ends nothing.
+    """
+    body = {
+        "model": model,
+        "prompt": list(ask.prefix),
+        "n": ask.n,
+        "max_tokens": ask.max_tokens,
+        "temperature": ask.temperature,
+        "top_k": ask.top_k or -1,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "seed": ask.seed,
+        "logprobs": ask.logprobs,
+        "stop": list(ask.stop.strings),
+        "stop_token_ids": sorted(ask.stop.token_ids),
+        "include_stop_str_in_output": True,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    return {**body, "ignore_eos": True} if ignore_eos else body
+
+
+def read_reply(reply: Mapping[str, Any], n: int) -> Answer:
+    """Return the samples of a reply in order.
+
+    Raises:
+        Lacking: token ids, log-probabilities or samples are missing.
+    """
+    try:
+        choices = sorted(reply["choices"], key=lambda choice: int(choice.get("index", 0)))
+        samples = [_sample(choice) for choice in choices]
+        details = (reply.get("usage") or {}).get("prompt_tokens_details") or {}
+        cached = int(details.get("cached_tokens") or 0)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Lacking(f"its completions are not in a known format ({type(error).__name__}: {error})") from error
+    if len(samples) != n:
+        raise Lacking(f"it returns {len(samples)} completions where {n} were asked for")
+    return Answer(samples, cached)
+
+
+def _sample(choice: Mapping[str, Any]) -> Sample:
+    logprobs = choice.get("logprobs")
+    if not logprobs:
+        raise Lacking("it returns no log-probabilities")
+    if logprobs.get("content"):  # llama.cpp
+        tokens = tuple(int(item["id"]) for item in logprobs["content"])
+        own = [float(item["logprob"]) for item in logprobs["content"]]
+        best = [((top["id"], top["logprob"]) for top in item["top_logprobs"]) for item in logprobs["content"]]
+    else:
+        tokens = tuple(map(_token_id, choice.get("token_ids") or logprobs["tokens"]))
+        own = logprobs["token_logprobs"]
+        best = [top.items() for top in logprobs["top_logprobs"]]
+    if not tokens or len(own) != len(tokens):
+        raise Lacking(f"it returns {len(own)} log-probabilities for {len(tokens)} tokens")
+    tops = [_top(pairs) | {token: float(value)} for pairs, token, value in zip(best, tokens, own, strict=True)]
+    finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") == "stop" else "length"
+    return Sample(tokens, tops, finish, str(choice.get("text") or ""))
+
+
+def _top(pairs: Iterable[tuple[Any, Any]]) -> dict[int, float]:
+    return {_token_id(token): float(logprob) for token, logprob in pairs}
+
+
+def _token_id(token: Any) -> int:
+    """Read 17 and "token_id:17".
+
+    Raises:
+        Lacking: it is a text.
+    """
+    if isinstance(token, int):
+        return token
+    name, _, number = str(token).rpartition(":")
+    if name != "token_id" or not number.isdecimal():
+        raise Lacking("it returns texts instead of token ids")
+    return int(number)

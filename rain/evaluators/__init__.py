@@ -1,0 +1,1 @@
+"""What scores the texts of a search."""

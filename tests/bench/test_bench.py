@@ -1,0 +1,42 @@
+"""``rain bench``: one run compares the same decisions, and its JSON holds what the table says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.vllm_models import save_tiny_model
+
+from rain.cli import main
+
+SHORT = ("--simulations", "4", "--new-tokens", "6", "--whole-tokens", "4")
+
+
+def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, found = str(save_tiny_model(tmp_path / "tiny", 8192)), tmp_path / "bench.json"
+    flags = ["--modelname", model, "--dtype", "float32", "--concurrency", "1", "2", "--whole", "1", *SHORT]
+    assert main(["bench", *flags, "--json", str(found)]) == 0
+    result = json.loads(found.read_text())
+    published, one, two = result["published"], result["rain"]["1"], result["rain"]["2"]
+    assert result["ratio"]["same_decisions"] is True
+    assert published["answers"] == one["answers"] == two["answers"][:1]
+    assert published["simulations"] == one["simulations"] < two["simulations"]
+    assert one["tokens_computed"] == one["distinct_tokens"] < published["tokens_computed"] / 10
+    assert two["prompts"] == 2 and two["computed_over_distinct"] <= 1.02
+    shares = [one[f"{name}_share"] for name in ("model", "search", "idle")]
+    assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+    assert result["ratio"]["speedup_1"] == published["seconds_per_simulation"] / one["seconds_per_simulation"]
+    whole = result["whole"]["seconds"] / result["plain"]["uncached_seconds"]
+    assert result["ratio"]["rain_over_plain_uncached"] == pytest.approx(whole)
+    assert result["plain"]["uncached_tokens"] == result["plain"]["cached_tokens"] == 4
+    assert "published way" in capsys.readouterr().out
+
+
+def test_more_searches_than_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = tmp_path / "two.jsonl"
+    prompts.write_text('{"question": "a"}\n{"question": "b"}\n')
+    assert main(["bench", "--dataset", str(prompts), "--concurrency", "3", "--whole", "0"]) == 2
+    assert "go up to 2, the number of prompts" in capsys.readouterr().err

@@ -1,0 +1,416 @@
+"""The caching engine in float32 gives what plain forward passes without any cache give, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+import transformers
+from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, tiny_model
+from support.witness import Witness, computed_tokens, largest_error
+
+from rain.core.engine import Stop
+from rain.core.errors import RainError
+from rain.engines.local.engine import HfEngine
+from rain.engines.local.kv_cache import LayerStore
+from rain.engines.reference import ReferenceEngine
+from rain.engines.toy import ToyTokenizer
+
+TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes, it is. ")
+
+
+def open_engine(kind="llama", **options):
+    torch.set_num_threads(1)
+    return Witness(HfEngine(tiny_model(kind), ToyTokenizer(), **options))
+
+
+def scheduler(witness):
+    return witness.engine.shared.scheduler
+
+
+def trees(witness):
+    return list(witness.engine._trees.values())
+
+
+async def one_search(session, prompt, seed, commits=3):
+    """Ask as a search does: likely tokens, candidates, rollouts, evaluations, then commit and go on."""
+    evaluation = TEXT[::-1] + prompt
+    for turn in range(commits):
+        likely = await session.next_logprobs(prompt, top=4)
+        drawn = await session.generate(prompt, n=4, max_tokens=4, top_k=6, greedy_first=True, seed=seed + turn)
+        texts = [(token,) for token in likely] + [answer.tokens for answer in drawn]
+        rolled = await asyncio.gather(
+            *(session.generate(prompt + text, max_tokens=5, seed=seed, stop=Stop(frozenset({7}))) for text in texts)
+        )
+        judged = [evaluation + text + roll.tokens for text, [roll] in zip(texts, rolled, strict=True)]
+        asked = [text + tuple(tail) for text in judged for tail in (b"A", b"BB")]
+        await asyncio.gather(*(session.next_logprobs(text, ids=(3, 200)) for text in asked))
+        prompt += drawn[turn].tokens
+        evaluation += drawn[turn].tokens
+        session.commit(prompt)
+        session.commit(evaluation)
+    await session.close()
+
+
+async def several_searches(engine, count=3, pins=(TEXT[:20], TEXT[::-1])):
+    for pin in pins:
+        await engine.pin(pin)
+    sessions = [engine.session(str(i)) for i in range(count)]
+    await asyncio.gather(*(one_search(s, TEXT + (65 + i % 2,), seed=100 * i) for i, s in enumerate(sessions)))
+    return sessions
+
+
+def tokens_drawn(witness):
+    """Return all drawn tokens by request; requests are recorded in the order in which they end, so sort them."""
+    return sorted((prefix, how, [a.tokens for a in answers]) for prefix, *how, answers in witness.log.drawn)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(kind):
+    engine = open_engine(kind)
+    asyncio.run(several_searches(engine, count=2))
+    assert len(engine.log.known) > 90 and max(len(prefix) for prefix, _ in engine.log.known) > 100
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
+    """Next-token and candidate log-probabilities over commits, two sessions at once and a pinned evaluation prompt."""
+    model, tokenizer = smollm2
+    before = model.config._attn_implementation
+    engine = Witness(HfEngine(model, tokenizer, max_batch_tokens=64))
+    prompt = tuple(tokenizer.encode("Human: My sister forgot my birthday.\n\nAssistant: I am sorry"))
+    judge = tuple(tokenizer.encode("Is the reply kind? Human: My sister forgot my birthday.\n\nAssistant:"))
+    likely = sorted(range(0, 49000, 611))
+
+    async def search(session, prefix, judged):
+        for length in (1, 3):
+            drawn = await session.generate(prefix, n=2, max_tokens=length, top_k=15, greedy_first=True, seed=length)
+            [roll] = await session.generate(prefix + drawn[1].tokens, max_tokens=4, seed=9)
+            await session.next_logprobs(judged + drawn[1].tokens + roll.tokens, top=20, ids=likely)
+            prefix, judged = prefix + drawn[1].tokens, judged + drawn[1].tokens
+            session.commit(prefix)
+            session.commit(judged)
+
+    async def run():
+        await engine.pin(judge)
+        await asyncio.gather(
+            search(engine.session("first"), prompt, judge + prompt[-2:]),
+            search(engine.session("second"), prompt[:-1], judge + prompt[-1:]),
+        )
+
+    try:
+        asyncio.run(run())
+        assert largest_error(engine.log, model) < 2e-4
+    finally:
+        model.set_attn_implementation(before)
+
+
+def test_every_tree_token_is_computed_once_and_the_pins_once_for_all():
+    engine = open_engine()
+
+    async def run():
+        session = engine.session("s")
+        await session.generate(TEXT, n=6, max_tokens=5, top_k=3, greedy_first=True, seed=1)
+        await session.generate(TEXT, n=6, max_tokens=5, top_k=3, seed=1)
+        [roll] = await session.generate(TEXT + TEXT[:3], max_tokens=6, seed=2)
+        await session.next_logprobs(TEXT + TEXT[:3] + roll.tokens, top=3, ids=(1, 2))
+        return session
+
+    session = asyncio.run(run())
+    usage = session.usage
+    assert usage.tokens_distinct == usage.tokens_computed == computed_tokens(session.log)
+    assert usage.tokens_reused >= len(TEXT) * 3
+
+
+def test_a_distribution_that_was_brought_back_is_not_computed_again():
+    engine = open_engine()
+    first = asyncio.run(engine.next_logprobs(TEXT, top=10))
+    passes = engine.usage.forward_passes
+    assert asyncio.run(engine.next_logprobs(TEXT, top=10)) == first
+    drawn = asyncio.run(engine.generate(TEXT, n=3, max_tokens=1, top_k=10, greedy_first=True, seed=4))
+    assert engine.usage.forward_passes == passes and len(drawn) == 3
+
+
+def test_a_pin_is_computed_once_however_many_ask_for_it():
+    engine = open_engine()
+
+    async def run():
+        sessions = [engine.session(str(i)) for i in range(3)]
+        await asyncio.gather(*(session.pin(TEXT) for session in sessions))
+        await asyncio.gather(*(session.next_logprobs(TEXT + (i,), top=1) for i, session in enumerate(sessions)))
+        return [session.usage.tokens_computed for session in sessions]
+
+    assert asyncio.run(run()) == [1, 1, 1]
+    assert engine.usage.tokens_computed == len(TEXT)
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_a_commit_keeps_what_continues_it_and_frees_the_rest():
+    engine = open_engine()
+
+    async def computed(session, prefix):
+        before = session.usage.tokens_computed
+        await session.next_logprobs(prefix, ids=(9,))
+        return session.usage.tokens_computed - before
+
+    async def run():
+        session = engine.session("s")
+        for branch in (b"a", b"b"):
+            await session.generate(TEXT + tuple(branch), n=4, max_tokens=3, top_k=9, seed=1)
+            await session.next_logprobs(TEXT + tuple(branch + b"xyz"), top=1)
+        [tree] = session.engine._trees.values()
+        full = len(tree)
+        session.commit(TEXT + tuple(b"a"))
+        kept = len(tree)
+        again = [await computed(session, TEXT + tuple(text)) for text in (b"axyzw", b"bxyzw")]
+        await session.close()
+        return full, kept, again, len(session.engine._trees)
+
+    full, kept, again, left = asyncio.run(run())
+    assert len(TEXT) + 1 < kept < full
+    assert again == [1, 5], "the kept branch is still there, the other one is computed anew"
+    assert left == 0 and scheduler(engine).trees == []
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    engine = open_engine()
+    asyncio.run(several_searches(engine))
+    assert scheduler(engine).evictions == 0
+    return tokens_drawn(engine)
+
+
+@pytest.mark.parametrize("cache_tokens", [1, 150, 400])
+def test_eviction_recomputes_and_changes_no_answer(cache_tokens, undisturbed):
+    engine = open_engine(cache_tokens=cache_tokens, max_batch_tokens=64)
+    asyncio.run(several_searches(engine))
+    assert scheduler(engine).evictions > 3
+    assert tokens_drawn(engine) == undisturbed
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_eviction_keeps_the_cache_near_its_budget():
+    engine = open_engine(cache_tokens=400, max_batch_tokens=64)
+    sizes = []
+    run = scheduler(engine)._run
+
+    def watched(plan):
+        run(plan)
+        sizes.append(sum(map(len, scheduler(engine).trees)))
+
+    scheduler(engine)._run = watched
+    asyncio.run(several_searches(engine))
+    assert 200 < max(sizes) <= 400
+
+
+@pytest.mark.parametrize("limit", [1, 3, 17])
+def test_a_pass_never_exceeds_its_limit_and_prefill_in_chunks_changes_no_answer(limit, undisturbed):
+    engine = open_engine(max_batch_tokens=limit)
+    sizes = []
+    forward = scheduler(engine).packed.forward
+
+    def watched(batch, rows):
+        sizes.append(sum(len(queries.rows) for queries in batch))
+        return forward(batch, rows)
+
+    scheduler(engine).packed.forward = watched
+    asyncio.run(several_searches(engine))
+    assert max(sizes) == limit
+    assert tokens_drawn(engine) == undisturbed
+
+
+@contextmanager
+def out_of_memory(engine, failing):
+    """Let passes fail (numbers from 0, retries count) as a GPU fails: when one layer has stored its keys already."""
+    passes = []
+
+    def fail(module, inputs):
+        passes.append(failing(len(passes)))
+        if passes[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    hook = engine.engine.model.model.layers[1].register_forward_pre_hook(fail)
+    yield passes
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [lambda i: i < 1, lambda i: i < 5, lambda i: i % 2 == 0, lambda i: 10 < i < 17],
+    ids=["first", "first five", "every other", "in the middle"],
+)
+def test_out_of_memory_halves_the_pass_and_nothing_fails(failing, undisturbed):
+    engine = open_engine()
+    with out_of_memory(engine, failing) as passes:
+        asyncio.run(several_searches(engine))
+    assert any(passes) and len(passes) > 20
+    assert tokens_drawn(engine) == undisturbed
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_a_pass_that_ran_out_of_memory_is_halved_then_grows_again_and_is_not_billed():
+    engine = open_engine(max_batch_tokens=64)
+    limits = []
+    forward = scheduler(engine).packed.forward
+
+    def watched(batch, rows):
+        limits.append(scheduler(engine).batch_limit)
+        return forward(batch, rows)
+
+    scheduler(engine).packed.forward = watched
+    with out_of_memory(engine, lambda i: i < 3):
+        asyncio.run(engine.generate(TEXT * 2, max_tokens=3, top_k=3))
+    assert limits[:4] == [64, 32, 16, 8] and limits[-1] == 64
+    usage = engine.usage
+    assert usage.tokens_computed == usage.tokens_distinct == 2 * len(TEXT) + 2
+
+
+def test_memory_that_suffices_for_no_token_is_an_error_in_words_and_the_next_request_is_tried_anew():
+    engine = open_engine()
+    with out_of_memory(engine, lambda i: True), pytest.raises(RainError, match="out of memory"):
+        asyncio.run(engine.next_logprobs(TEXT, top=1))
+    asyncio.run(engine.next_logprobs(TEXT, top=1))
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 7])
+def test_out_of_memory_while_a_cache_is_compacted_costs_the_cache_and_changes_no_answer(call, undisturbed, monkeypatch):
+    engine, calls, keep = open_engine(cache_tokens=300, max_batch_tokens=64), [], LayerStore.keep
+
+    def failing(store, slots):
+        calls.append(len(slots))
+        if len(calls) == call + 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        keep(store, slots)
+
+    monkeypatch.setattr(LayerStore, "keep", failing)
+    asyncio.run(several_searches(engine))
+    assert len(calls) > call
+    assert tokens_drawn(engine) == undisturbed
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_right():
+    engine = open_engine()
+    broken = [True]
+
+    def fail(module, inputs):
+        if broken[0]:
+            raise ValueError("a fault of the device")
+
+    engine.engine.model.model.layers[1].register_forward_pre_hook(fail)
+
+    async def run():
+        session = engine.session("s")
+        broken[0] = False
+        await session.next_logprobs(TEXT[:9], top=1)
+        broken[0] = True
+        waiting = [session.next_logprobs(TEXT, top=1), session.generate(TEXT, max_tokens=2)]
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        broken[0] = False
+        await session.generate(TEXT, n=3, max_tokens=4, top_k=5, seed=1)
+        return outcomes
+
+    assert [type(outcome) for outcome in asyncio.run(run())] == [ValueError, ValueError]
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_a_request_that_is_given_up_disturbs_no_other():
+    engine = open_engine()
+
+    async def run():
+        session = engine.session("s")
+        lost = asyncio.create_task(session.generate(TEXT, max_tokens=200, top_k=5, seed=3))
+        kept = asyncio.create_task(session.generate(TEXT, n=2, max_tokens=30, top_k=5, seed=4))
+        for _ in range(60):
+            await asyncio.sleep(0)
+        assert not kept.done()
+        lost.cancel()
+        await kept
+        assert scheduler(engine).jobs == []
+
+    asyncio.run(run())
+    assert engine.usage.tokens_computed < 200
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
+    rng = random.Random(5)
+    engine = open_engine("gemma3", cache_tokens=120, max_batch_tokens=23)
+
+    async def life(name):
+        session, prefix = engine.session(name), TEXT[: rng.randrange(4, 12)]
+        for turn in range(8):
+            branches = [prefix + tuple(rng.choices(range(97, 100), k=rng.randrange(0, 6))) for _ in range(3)]
+            await asyncio.gather(
+                session.generate(branches[0], n=3, max_tokens=rng.randrange(1, 9), top_k=4, seed=turn),
+                session.generate(branches[1], max_tokens=rng.randrange(1, 9), temperature=2.0, seed=turn),
+                session.next_logprobs(branches[2], top=3, ids=rng.sample(range(257), 5)),
+            )
+            prefix = rng.choice(branches)
+            if rng.random() < 0.7:
+                session.commit(prefix)
+            if rng.random() < 0.2:
+                await session.close()
+
+    async def run():
+        await engine.pin(TEXT[:4])
+        await asyncio.gather(*(life(str(i)) for i in range(4)))
+
+    asyncio.run(run())
+    assert scheduler(engine).evictions and len(engine.log.drawn) == 64
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+WRONG_ON_A_TREE = {
+    "FalconH1": {**SHAPE, **GROUPED, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_d_ssm": 64},
+    "DiffLlama": {**SHAPE, **GROUPED},
+    "Llama4Text": {**SHAPE, **GROUPED, "attention_chunk_size": 16, "head_dim": 8, "intermediate_size_mlp": 48},
+    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ON_A_TREE)
+def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it_was(name):
+    """State spaces, attention of its own, chunks, biases: what the tree cache would silently change."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**IDS, **WRONG_ON_A_TREE[name])
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0.0, 0.25)
+    before = plain_answer(model)
+    with pytest.raises(RainError, match="--engine reference"):
+        HfEngine(model, ToyTokenizer())
+    assert torch.equal(plain_answer(model), before)
+    known = asyncio.run(ReferenceEngine(model, ToyTokenizer()).next_logprobs(TEXT, ids=range(257)))
+    assert [known[token] for token in range(257)] == pytest.approx(before.tolist(), abs=1e-4)
+
+
+def plain_answer(model):
+    with torch.inference_mode():
+        return model(torch.tensor([TEXT]), use_cache=False).logits[0, -1].log_softmax(dim=-1)
+
+
+def test_a_model_can_be_opened_again_and_the_last_engine_on_it_answers_right():
+    first = open_engine()
+    asyncio.run(several_searches(first, count=1))
+    second = Witness(HfEngine(first.engine.model, ToyTokenizer()))
+    asyncio.run(several_searches(second, count=1))
+    assert tokens_drawn(first) == tokens_drawn(second)
+    assert largest_error(second.log, second.engine.model) < 1e-4
+
+
+def test_a_model_is_freed_with_its_engine():
+    engine = HfEngine(tiny_model("llama"), ToyTokenizer())
+    asyncio.run(engine.generate((1, 2, 3), max_tokens=2))
+    known = weakref.ref(engine.model)
+    del engine
+    gc.collect()
+    assert known() is None

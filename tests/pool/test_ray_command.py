@@ -1,0 +1,140 @@
+"""The allocation command on Ray: lost nodes, no shared disk, Ctrl-C; the results are those of workers without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ray_nodes import Nodes, children, command
+
+from rain.results.jsonl import scan
+from rain.results.run_dir import read_results, result_paths
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("time_limit")]
+
+ROOT = Path(__file__).resolve().parents[1]
+RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # outlive a killed node for a while; they do no work
+TOY = ("--engine", "toy", "--max-new-tokens", "12", "--max-simulations", "4", "--concurrency", "2")
+
+
+def write_prompts(path: Path, count: int) -> Path:
+    path.write_text("".join(json.dumps({"question": f"Question {i}?"}) + "\n" for i in range(count)))
+    return path
+
+
+def start(
+    *arguments: object, before: tuple[str, ...] = (), folder: Path = ROOT / "HH", cwd: Path = ROOT
+) -> subprocess.Popen[str]:
+    """Start the allocation command in a process group of its own."""
+    words = [*before, sys.executable, "-u", str(folder / "allocation.py"), *TOY, *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, **options, start_new_session=True, env=env, cwd=cwd)
+
+
+def read_commits(process: subprocess.Popen[str], count: int) -> None:
+    """Read what a verbose run prints until it has committed so often."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while sum("[hh-" in line for line in lines) < count:
+        lines.append(process.stdout.readline())
+        assert lines[-1], "".join(lines)
+
+
+def answers(outdir: Path) -> list[tuple[Any, ...]]:
+    """Return what does not depend on time, one for each line of the result files, by id."""
+    lines = [line.record for path in result_paths(outdir) for line in scan(path).lines]
+    return sorted((record["id"], record["raina"], record["pa"], str(record["moves"])) for record in lines)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Any, ...]]]:
+    """Return a data set, and what workers without Ray answer."""
+    folder = tmp_path_factory.mktemp("local")
+    prompts = write_prompts(folder / "prompts.jsonl", 60)
+    run = start("--dataset", prompts, "--outdir", folder / "out")
+    assert run.communicate()[1] is None and run.returncode == 0
+    return prompts, answers(folder / "out")
+
+
+def test_the_command_survives_a_lost_node_and_answers_as_without_ray(
+    tmp_path: Path, nodes: Nodes, local: tuple[Path, list[tuple[Any, ...]]]
+) -> None:
+    prompts, expected = local
+    nodes.grow(3)
+    options = ("--launcher", "ray", "--ray-address", nodes.cluster.address, "--nump", 3, "--verbose")
+    run = start("--dataset", prompts, "--outdir", "out", *options, cwd=tmp_path)
+    read_commits(run, 12)
+    nodes.kill(nodes.busy(tmp_path))
+    nodes.grow(3)
+    out, _ = run.communicate()
+    assert run.returncode == 0, out
+    assert "; its prompts are done again" in out
+    assert answers(tmp_path / "out") == expected
+    assert len(expected) == 60
+
+
+def test_workers_need_no_disk_of_the_command(
+    tmp_path: Path, nodes: Nodes, local: tuple[Path, list[tuple[Any, ...]]]
+) -> None:
+    """The command sees a folder that nobody else does: with its benchmark, its data and its results."""
+    private = ("unshare", "--mount", "--map-root-user", "sh", "-c")
+    if subprocess.run([*private, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
+        pytest.skip("this machine permits no private mounts")
+    prompts, expected = local
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    begin = f"mount -t tmpfs none {hidden}; cp -r {ROOT}/HH {prompts} {hidden}; " + '"$@"; code=$?; '
+    script = begin + f"cp -r {hidden}/out {tmp_path}/out; exit $code"
+    options = ("--launcher", "ray", "--ray-address", nodes.grow(2).cluster.address, "--nump", 2)
+    run = start(
+        *("--dataset", hidden / prompts.name, "--outdir", hidden / "out", *options),
+        before=(*private, script, "sh"),
+        folder=hidden / "HH",
+    )
+    out, _ = run.communicate()
+    assert run.returncode == 0, out
+    assert not list(hidden.iterdir())
+    assert answers(tmp_path / "out") == expected
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have started."""
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_goes_on(
+    tmp_path: Path, local: tuple[Path, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch, how: int, code: int
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    prompts, expected = local
+    arguments = ("--dataset", prompts, "--outdir", tmp_path, "--launcher", "ray", "--verbose")
+    run = start(*arguments)
+    read_commits(run, 12)
+    family = {os.pidfd_open(pid): command(pid) for pid in descendants(run.pid)}
+    os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
+    out, _ = run.communicate()
+    assert run.returncode == code, out
+    assert "Traceback" not in out
+    for process, name in family.items():
+        if how == signal.SIGKILL and name.startswith(RAYS_OWN):
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        assert select.select([process], [], [], 60)[0], f"{name} was left behind"
+        os.close(process)
+    some = len(read_results(tmp_path))
+    assert 0 < some < 60
+    again = start(*arguments)
+    out, _ = again.communicate()
+    assert again.returncode == 0 and f"{some} of 60 prompts are done already" in out, out
+    assert answers(tmp_path) == expected

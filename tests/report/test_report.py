@@ -1,0 +1,227 @@
+"""The report: outcomes to rows by hand arithmetic, pairwise orders, cost, the paper's nearest figures, both formats."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.judge_server import record, write_run
+
+from rain.core.errors import RainError
+from rain.judges import load_run, queries_for
+from rain.judges.base import file_name
+from rain.report.command import add_arguments, build, run
+from rain.report.measures import pair_result
+from rain.report.paper import load_paper, model_size, nearest_size, paper_figures, paper_path
+from rain.report.tables import markdown, p_value, table
+
+JUDGE = "openai:m"
+
+
+def write_scores(outdir: Path, verdicts: dict[tuple[str, str, str], Any], judge: str = JUDGE, wording: int = 1) -> None:
+    """Append verdicts by (record id, answer, ask), as `rain judge` would."""
+    found = load_run(outdir)
+    queries = {(q.record, q.answer, q.ask): q for one in found.records for q in queries_for(found.task, one)}
+    with (outdir / file_name(judge)).open("a") as file:
+        for key, verdict in verdicts.items():
+            names = dict(zip(("id", "answer", "ask"), key, strict=True))
+            more = {"version": f"{key[2]}-{wording}", "hash": queries[key].digest, "judge": judge, "reply": ""}
+            file.write(json.dumps({**names, **more, "verdict": verdict}) + "\n")
+
+
+def only(outdir: Path) -> dict[str, Any]:
+    [found] = build([outdir])["runs"]
+    return found
+
+
+def binary(outdir: Path, ask: str, rain: list[Any], plain: list[Any], judge: str = JUDGE) -> None:
+    rows = {(f"r{i}", "raina", ask): value for i, value in enumerate(rain)}
+    rows |= {(f"r{i}", "pa", ask): value for i, value in enumerate(plain)}
+    write_scores(outdir, {key: value for key, value in rows.items() if value != "open"}, judge)
+
+
+def test_rates_intervals_and_the_paired_test(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}") for i in range(8)])
+    rain = [True, True, True, True, True, True, None, True]
+    plain = [True, False, False, False, False, True, False, "open"]
+    binary(outdir, "sentiment", rain, plain)
+    [row] = only(outdir)["scores"]
+    assert (row["metric"], row["judge"], row["version"], row["better"]) == ("positive", JUDGE, "sentiment-1", "higher")
+    assert {key: row["rain"][key] for key in ("yes", "of", "rate", "null", "open")} == {
+        "yes": 7, "of": 7, "rate": 1.0, "null": 1, "open": 0,
+    }  # fmt: skip
+    assert (row["plain"]["yes"], row["plain"]["of"], row["plain"]["open"]) == (2, 7, 1)
+    # known on both sides: r0..r5; RAIN alone in r1..r4; exact p = 2 * (1/2)^4
+    assert (row["pairs"], row["rain_only"], row["plain_only"]) == (6, 4, 0)
+    assert row["p"] == pytest.approx(0.125)
+    assert row["difference"] == pytest.approx(4 / 6)
+
+
+def test_steering_to_negative_counts_the_reviews_that_are_not_positive(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}", target="negative") for i in range(3)])
+    binary(outdir, "sentiment", [False, False, None], [True, True, True])
+    [row] = only(outdir)["scores"]
+    assert row["metric"] == "negative"
+    assert (row["rain"]["yes"], row["rain"]["of"], row["rain"]["null"], row["plain"]["yes"]) == (2, 2, 1, 0)
+    assert row["paper"] == []
+
+
+def test_true_and_info_of_one_judge_and_of_two_that_share_the_work(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "truth", [record(i, f"a{i}", f"b{i}") for i in range(4)])
+    binary(outdir, "true", [True, True, False, True], [True, None, True, False])
+    binary(outdir, "info", [True, False, True, None], [True, True, True, True])
+    rows = {row["metric"]: row for row in only(outdir)["scores"]}
+    joint = rows["true_info"]
+    assert joint["judge"] == JUDGE
+    assert (joint["rain"]["yes"], joint["rain"]["of"], joint["rain"]["null"]) == (1, 3, 1)
+    assert (joint["plain"]["yes"], joint["plain"]["of"], joint["plain"]["null"]) == (2, 3, 1)
+    (outdir / file_name(JUDGE)).unlink()
+    binary(outdir, "true", [True] * 4, [False] * 4, "hf:truth")
+    binary(outdir, "info", [True] * 4, [True] * 4, "hf:info")
+    joint = next(row for row in only(outdir)["scores"] if row["metric"] == "true_info")
+    assert (joint["judge"], joint["rain"]["yes"], joint["plain"]["yes"]) == ("hf:truth + hf:info", 4, 0)
+    assert joint["p"] == pytest.approx(0.125)
+
+
+def test_attack_success_names_every_judge_and_lower_is_better(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "adv", [record(0, "a", "b"), record(1, "c", "d")])
+    binary(outdir, "attack", [False, False], [True, True], "keywords:modern")
+    binary(outdir, "attack", [False, True], [True, True])
+    rows = only(outdir)["scores"]
+    assert [(row["judge"], row["better"], row["rain"]["yes"]) for row in rows] == [
+        ("keywords:modern", "lower", 0),
+        ("openai:m", "lower", 1),
+    ]
+    assert [figure["setting"] for figure in rows[0]["paper"]] == ["Vicuna-7B, white-box GCG", "Vicuna-7B, transfer GCG"]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "behind", "expected"),
+    [
+        ("first", "second", "win"),
+        ("second", "first", "lose"),
+        ("first", "first", "tie"),
+        ("second", "second", "tie"),
+        ("tie", "tie", "tie"),
+        ("first", "tie", "tie"),
+        ("first", None, "null"),
+    ],
+)
+def test_a_pair_is_won_only_in_both_orders(ahead: Any, behind: Any, expected: str) -> None:
+    assert pair_result({("r", "raina,pa"): ahead, ("r", "pa,raina"): behind}, "r") == expected
+
+
+def test_pairwise_counts_and_sign_test(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "hh", [record(i, f"a{i}", f"b{i}") for i in range(7)])
+    orders = [("first", "second")] * 4 + [("second", "first"), ("first", "first")]
+    verdicts: dict[tuple[str, str, str], Any] = {}
+    for i, (ahead, behind) in enumerate(orders):
+        verdicts |= {(f"r{i}", "raina,pa", "pairwise"): ahead, (f"r{i}", "pa,raina", "pairwise"): behind}
+    write_scores(outdir, verdicts)
+    found = only(outdir)
+    [row] = found["pairwise"]
+    assert [row[name] for name in ("win", "lose", "tie", "null", "open")] == [4, 1, 1, 0, 1]
+    assert row["win_rate"] == pytest.approx(0.8)
+    assert row["p"] == pytest.approx(2 * (1 + 5) / 32)
+    assert found["scores"] == []
+
+
+def test_verdicts_about_older_answers_and_older_wordings_do_not_count(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(0, " old", " b"), record(1, " c", " d")])
+    binary(outdir, "sentiment", [True, True], [True, True])
+    write_run(tmp_path, "imdb", [record(0, " new", " b"), record(1, " c", " d")])
+    [row] = only(outdir)["scores"]
+    assert (row["rain"]["of"], row["rain"]["open"]) == (1, 1)
+    write_scores(outdir, {("r1", "raina", "sentiment"): False}, wording=2)
+    [row] = only(outdir)["scores"]
+    assert (row["version"], row["rain"]["yes"], row["rain"]["of"], row["plain"]["of"]) == ("sentiment-2", 0, 1, 0)
+    assert row["other_versions"] == 3
+
+
+def costs(rain: float, plain: float) -> dict[str, Any]:
+    return {"cost": {"rain": {"seconds": rain, "simulations": 10}, "plain": {"seconds": plain}}}
+
+
+def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path: Path) -> None:
+    failed = {"id": "r9", "question": "q", "error": "out of memory"}
+    records = [record(0, "a", "b", **costs(2.0, 1.0)), record(1, "c", "d", **costs(6.0, 1.0)), failed]
+    found = only(write_run(tmp_path, "hh", records, tail='{"id"'))
+    assert found["cost"]["prompts"] == 2
+    assert found["cost"]["sides"]["rain"]["seconds"] == {"total": 8.0, "mean": 4.0}
+    assert found["cost"]["sides"]["rain"]["simulations"] == {"total": 20.0, "mean": 10.0}
+    ratio = found["cost"]["ratios"]["plain"]["seconds"]
+    assert ratio["value"] == 4.0 and ratio["high"] == pytest.approx(4 + 2 * 1.959964, abs=1e-5)
+    assert (found["records"], found["errors"], found["torn"]) == (2, 1, 1)
+    assert found["error_reasons"] == {"out of memory": 1}
+    assert found["cost"]["paper"][0]["setting"] == "LLaMA-30B, baseline without a KV cache"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("meta-llama/Llama-2-13b-chat-hf", 13.0),
+        ("lmsys/vicuna-7b-v1.5", 7.0),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.135),
+        ("Qwen/Qwen2.5-0.5B", 0.5),
+        ("/models/llama-70b/", 70.0),
+        ("smollm2", 0.135),
+        ("gemma3-270m", 0.27),
+        ("gpt2", None),
+    ],
+)
+def test_model_sizes_are_read_off_names(name: str, size: float | None) -> None:
+    assert model_size(name) == size
+
+
+def test_the_papers_nearest_setting_is_named() -> None:
+    paper = load_paper()
+    assert paper_path().read_bytes()
+    assert nearest_size({"7B": 0, "13B": 0, "70B": 0}, 34.0) == "70B"
+    [found] = paper_figures(paper, "hh", "harmless", "meta-llama/Llama-2-70b-hf")
+    assert found == ("LLaMA-2 70B", 0.995, 1.0, True)
+    [found] = paper_figures(paper, "imdb", "positive", "my-alpaca-7b")
+    assert (found.setting, found.vanilla, found.rain) == ("Alpaca-7B", 0.725, 0.944)
+    [found] = paper_figures(paper, "truth", "true_info", "anything")
+    assert (found.vanilla, found.rain) == (0.685, 0.728)
+    assert paper_figures({}, "hh", "harmless", "x") == [] == paper_figures(paper, "imdb", "seconds", "x")
+
+
+def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outdir = write_run(tmp_path / "out", "imdb", [record(i, f" a{i}", f" b{i}", **costs(3, 1)) for i in range(4)])
+    binary(outdir, "sentiment", [True] * 4, [True, False, False, None])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = [str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]
+    assert run(parser.parse_args(words)) == 0
+    text = (tmp_path / "r.md").read_text()
+    assert capsys.readouterr().out == text
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report == json.loads(json.dumps(build([outdir]))) and report["schema"] == 1
+    line = next(line for line in text.splitlines() if line.startswith("| positive"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == [
+        "positive", "openai:m", "100.0 [51, 100] 4/4", "33.3 [6, 79] 1/3", "+66.7", "3: 2 / 0", "0.50", "0 / 1", "0",
+        "62.1 → 82.1 (LLaMA-7B)",
+    ]  # fmt: skip
+    assert "| seconds" in text and "3.00 [3.00, 3.00]" in text
+
+
+def test_tables_escape_bars_and_pad_cells() -> None:
+    assert table(["a", "b"], [["x|y", "1"]]).splitlines() == ["| a    | b   |", "|------|-----|", "| x\\|y | 1   |"]
+    assert (p_value(None), p_value(0.25), p_value(0.00123)) == ("-", "0.25", "0.0012")
+
+
+def test_a_run_that_was_not_judged_says_so(tmp_path: Path) -> None:
+    assert "No verdicts yet" in markdown(build([write_run(tmp_path, "truth", [record(0, "a", "b")])]))
+
+
+def test_bad_input_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RainError, match="no such directory"):
+        build([tmp_path / "none"])
+    outdir = write_run(tmp_path, "imdb", [record(0, "a", "b")])
+    (outdir / "config.json").write_text('{"task": "chess"}')
+    with pytest.raises(RainError, match="field task is 'chess'"):
+        build([outdir])

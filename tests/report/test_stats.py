@@ -1,0 +1,80 @@
+"""The statistics against hand arithmetic."""
+
+import math
+
+import pytest
+
+from rain.stats import agreement, auc, kappa, mcnemar, ratio, wilson
+
+
+def test_wilson_interval_of_half_of_four() -> None:
+    # z^2 = 3.841459; centre (0.5 + 3.841459/8) / (1 + 3.841459/4) = 0.5; half-width
+    # 1.959964/1.960365 * sqrt(0.25/4 + 3.841459/64) = 0.999796 * sqrt(0.1225228) = 0.349961
+    low, high = wilson(2, 4)
+    assert low == pytest.approx(0.150039, abs=1e-5)
+    assert high == pytest.approx(0.849961, abs=1e-5)
+
+
+def test_wilson_interval_of_none_of_ten_reaches_z2_over_n_plus_z2() -> None:
+    # at rate 0 the upper end is z^2 / (n + z^2) = 3.841459 / 13.841459
+    assert wilson(0, 10) == (0.0, pytest.approx(0.2775328, abs=1e-6))
+    assert wilson(10, 10) == (pytest.approx(1 - 0.2775328, abs=1e-6), pytest.approx(1.0))
+
+
+def test_wilson_interval_says_nothing_about_nothing_and_refuses_more_than_all() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="0..total"):
+        wilson(3, 2)
+
+
+def test_mcnemar_is_the_two_sided_binomial_tail() -> None:
+    # 1 against 5: 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
+    assert mcnemar(1, 5) == mcnemar(5, 1) == 14 / 64
+    assert mcnemar(0, 8) == 2 / 256
+    assert mcnemar(3, 3) == 1.0
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_mcnemar_stays_exact_for_large_counts() -> None:
+    assert 0 < mcnemar(100, 1500) < 1e-200
+    with pytest.raises(ValueError, match="negative"):
+        mcnemar(-1, 2)
+
+
+def test_kappa_corrects_agreement_for_chance() -> None:
+    # 20 + 15 of 50 agree: 0.7; chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5; kappa (0.7 - 0.5) / 0.5 = 0.4
+    first = [True] * 25 + [False] * 25
+    second = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    assert agreement(first, second) == pytest.approx(0.7)
+    assert kappa(first, second) == pytest.approx(0.4)
+
+
+def test_kappa_is_minus_one_for_opposites_and_undefined_for_constants() -> None:
+    assert kappa([True, False], [False, True]) == pytest.approx(-1.0)
+    assert kappa([True, True], [True, True]) is None
+    with pytest.raises(ValueError, match="same items"):
+        agreement([True], [])
+
+
+def test_auc_counts_wins_and_half_the_ties() -> None:
+    # pairs (3,1) (3,2) (2,1) win, (2,2) ties: 3.5 of 4
+    assert auc([3.0, 2.0], [1.0, 2.0]) == 3.5 / 4
+    assert auc([1.0], [2.0]) == 0.0
+    assert auc([5.0, 5.0], [5.0]) == 0.5
+    with pytest.raises(ValueError, match="both classes"):
+        auc([], [1.0])
+
+
+def test_ratio_is_of_the_sums_with_a_linearised_interval() -> None:
+    # y = (2, 6), x = (1, 1): ratio 4, residuals -2 and 2, s.e. sqrt(8 / (2 * 1)) / 1 = 2
+    found = ratio([2.0, 6.0], [1.0, 1.0])
+    assert found is not None and found.low is not None and found.high is not None
+    assert found.value == 4.0
+    assert found.high - 4.0 == 4.0 - found.low == pytest.approx(1.959964 * 2.0, abs=1e-5)
+
+
+def test_ratio_of_proportional_numbers_has_no_width_and_of_one_pair_no_interval() -> None:
+    assert ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0]) == (2.0, 2.0, 2.0)
+    assert ratio([3.0], [2.0]) == (1.5, None, None)
+    assert ratio([1.0], [0.0]) is None
+    assert math.isfinite(wilson(1, 10**9).high)

@@ -1,0 +1,182 @@
+"""A small server on 127.0.0.1 with vLLM's completions protocol: its model is a formula, its faults are set by tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+from rain.engines.remote.client import Patience, Server
+from rain.engines.remote.http import Fleet, HttpEngine
+from rain.engines.remote.probe import probe
+from rain.engines.toy import EOS, ToyTokenizer, log_distribution
+
+QUICK = Patience(reply=5.0, retry=5.0, pause=0.01)
+Fault = Callable[[int], str]
+
+
+def no_fault(number: int) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a server differs from vLLM.
+
+    Attributes:
+        limit: most log-probabilities for a token; more are refused ("refuse"), or cut off silently ("cut").
+        over: what happens above the limit.
+        ids: how token ids are given: "both", "prefixed" (token_id:N), "texts" (not at all) or "llamacpp".
+        one_seed: all samples of a request are the same.
+        single: n is ignored.
+        logprobs: whether there are any.
+        shift: how far the bytes of the server's own tokenizer are from those of ``ToyTokenizer``.
+    """
+
+    limit: int = 1000
+    over: str = "refuse"
+    ids: str = "both"
+    one_seed: bool = False
+    single: bool = False
+    logprobs: bool = True
+    shift: int = 0
+
+
+class CompletionsServer:
+    """Serves the toy model; ``fault(number of the request)`` says what to do instead: "500", "429", "cut" or "hang"."""
+
+    def __init__(self, ways: Ways = Ways(), fault: Fault = no_fault, port: int = 0, context: int = 257) -> None:
+        self.ways, self.fault, self.context = ways, fault, context
+        self.requests: list[dict[str, Any]] = []
+        self.lock, self.over = threading.Lock(), threading.Event()
+        self._cached: set[tuple[int, ...]] = set()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner = "llamacpp" if outer.ways.ids == "llamacpp" else "vllm"
+                outer.reply(self, 200, {"data": [{"id": "toy", "owned_by": owner, "max_model_len": outer.context}]})
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.requests.append(request)
+                    fault = outer.fault(len(outer.requests) - 1)
+                if fault == "cut" or (fault == "hang" and outer.over.wait(60)):
+                    return
+                status, body = outer.answer(request) if not fault else (int(fault), {"error": "out of order"})
+                outer.reply(self, status, body)
+
+            def log_message(self, *args: Any) -> None:
+                return None
+
+        return Handler
+
+    def reply(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        try:
+            handler.send_response(status)
+            handler.send_header("Content-Type", "application/json")
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            handler.wfile.write(data)
+        except OSError:
+            return
+
+    def answer(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        ways, prompt = self.ways, request["prompt"]
+        if len(prompt) + request["max_tokens"] > self.context:
+            return 400, {"error": f"this model's maximum context length is {self.context} tokens"}
+        if request["logprobs"] > ways.limit and ways.over == "refuse":
+            return 400, {"error": f"requested logprobs of {request['logprobs']}, more than allowed: {ways.limit}"}
+        seeds = [request["seed"] + (0 if ways.one_seed else i) for i in range(1 if ways.single else request["n"])]
+        choices = [self.choice(i, request, seed) for i, seed in enumerate(seeds)]
+        blocks = [tuple(prompt[:end]) for end in range(16, len(prompt) + 1, 16)]
+        with self.lock:
+            cached = 16 * sum(block in self._cached for block in blocks)
+            self._cached.update(blocks)
+        usage = {"prompt_tokens": len(prompt), "prompt_tokens_details": {"cached_tokens": cached}}
+        return 200, {"choices": choices[::-1], "usage": usage}
+
+    def choice(self, index: int, request: dict[str, Any], seed: int) -> dict[str, Any]:
+        tokens, finish = self.sample(request, random.Random(seed))
+        rows = [log_distribution(request["prompt"] + tokens[:i]) for i in range(len(tokens))]
+        shown = len(rows[0]) if request["logprobs"] < 0 else min(request["logprobs"], self.ways.limit)
+        best = [np.argsort(-row, kind="stable")[:shown] for row in rows]
+        name = str if self.ways.ids == "texts" else "token_id:{}".format
+        choice: dict[str, Any] = {"index": index, "finish_reason": finish, "text": self.text(tokens)}
+        if not self.ways.logprobs:
+            return choice
+        if self.ways.ids == "llamacpp":
+            content = [
+                {"id": t, "logprob": row[t], "top_logprobs": [{"id": int(b), "logprob": row[b]} for b in ids]}
+                for t, row, ids in zip(tokens, rows, best, strict=True)
+            ]
+            return {**choice, "logprobs": {"content": content}}
+        choice["logprobs"] = {
+            "tokens": [name(token) for token in tokens],
+            "token_logprobs": [row[token] for row, token in zip(rows, tokens, strict=True)],
+            "top_logprobs": [{name(int(b)): row[b] for b in ids} for row, ids in zip(rows, best, strict=True)],
+        }
+        return {**choice, "token_ids": tokens} if self.ways.ids == "both" else choice
+
+    def text(self, tokens: list[int]) -> str:
+        return ToyTokenizer().decode([(token + self.ways.shift) % EOS for token in tokens if token != EOS])
+
+    def sample(self, request: dict[str, Any], stream: random.Random) -> tuple[list[int], str]:
+        tokens: list[int] = []
+        while len(tokens) < request["max_tokens"]:
+            row = log_distribution(request["prompt"] + tokens)
+            order = np.argsort(-row, kind="stable")[: request["top_k"] if request["top_k"] > 0 else None]
+            place = 0
+            if request["temperature"]:
+                weights = np.exp((row[order] - row[order[0]]) / request["temperature"])
+                place = int(np.searchsorted(np.cumsum(weights), stream.random() * math.fsum(weights)))
+            tokens.append(int(order[min(place, len(order) - 1)]))
+            ended = tokens[-1] == EOS and not request.get("ignore_eos")
+            if ended or tokens[-1] in request["stop_token_ids"] or any(s in self.text(tokens) for s in request["stop"]):
+                return tokens, "stop"
+        return tokens, "length"
+
+
+@contextmanager
+def serving(*args: Any, **options: Any) -> Iterator[CompletionsServer]:
+    """Run a server for a while."""
+    server = CompletionsServer(*args, **options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def fleet_of(*servers: CompletionsServer, patience: Patience = QUICK) -> HttpEngine:
+    """Return an engine on servers, probed, that loses patience soon."""
+
+    async def probed() -> HttpEngine:
+        found = [Server(server.url, patience) for server in servers]
+        for server in found:
+            await probe(server, ToyTokenizer(), "toy", patience)
+        return HttpEngine(Fleet(found), ToyTokenizer())
+
+    return asyncio.run(probed())
