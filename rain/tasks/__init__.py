@@ -1,30 +1,38 @@
-"""Finds benchmarks by name, in the folders beside the package."""
+"""Tasks by name: those that come with RAIN, and those that other packages register."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import importlib
+from importlib.metadata import entry_points
 
 from rain.core.errors import RainError
 from rain.tasks.task import Task
 
-FOLDERS = {"hh": "HH", "adv": "adv", "truth": "truth", "imdb": "imdb"}
+BUILT_IN = ("hh", "adv", "truth", "imdb")
+GROUP = "rain.tasks"
+"""The entry point group in which a package registers a task: its name, and where its ``Task`` is."""
 
 
-def find_task(name: str) -> Task:
-    """Load the Task of a benchmark from its allocation.py.
+def names() -> list[str]:
+    """Return the names of all tasks, those that come with RAIN first."""
+    return [*BUILT_IN, *sorted({entry.name for entry in entry_points(group=GROUP)} - set(BUILT_IN))]
+
+
+def load(name: str) -> Task:
+    """Return a task by its name.
 
     Raises:
-        RainError: there is no such benchmark, or RAIN was installed without its folders (install it with ``-e``).
+        RainError: there is no such task, or another package's task cannot be imported.
     """
-    if name not in FOLDERS:
-        raise RainError(f"--task is {name!r}; it must be one of {', '.join(FOLDERS)}")
-    for root in (Path(__file__).resolve().parent.parent, Path.cwd(), Path.cwd().parent):
-        path = root / FOLDERS[name] / "allocation.py"
-        spec = importlib.util.spec_from_file_location(f"rain_task_{name}", path)
-        if path.is_file() and spec and spec.loader:
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            task: Task = module.TASK
-            return task
-    raise RainError(f"cannot find {FOLDERS[name]}/allocation.py; install RAIN from its checkout with pip install -e .")
+    if name in BUILT_IN:
+        built_in: Task = importlib.import_module(f"rain.tasks.{name}").TASK
+        return built_in
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            task = entry.load()
+        except Exception as error:  # another package's code may fail in any way
+            raise RainError(f"the task {name} ({entry.value}) cannot be imported: {error}") from error
+        if not isinstance(task, Task):
+            raise RainError(f"the task {name} ({entry.value}) is {type(task).__name__}, not a rain.tasks.task.Task")
+        return task
+    raise RainError(f"unknown task {name!r}; it must be one of {', '.join(names())}")
