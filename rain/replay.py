@@ -16,11 +16,11 @@ import numpy as np
 from rain.core.config import RainConfig
 from rain.core.engine import Stop
 from rain.core.errors import RainError
-from rain.core.problem import Problem
+from rain.core.problem import SearchInputs
 from rain.core.search import Commit, Search
 from rain.core.tree import Node
 from rain.core.types import Tokens, Vector
-from rain.engines.scripted import NotRecorded, ScriptedEngine
+from rain.engines.scripted import NotRecorded, ScriptedSession
 
 TOLERANCE = 1e-5
 FLOATS = ("n", "q", "prior")
@@ -28,7 +28,7 @@ FIELDS = {"config": dict, "prompt": list, "calls": dict, "moves": list, "output"
 
 
 class RecordedScorer:
-    """Scores and embeddings out of a trace; keeps what the engine and it were asked, for comparison."""
+    """Scores and embeddings of a trace."""
 
     def __init__(self, trace: Mapping[str, Any]) -> None:
         calls = trace["calls"]
@@ -39,7 +39,7 @@ class RecordedScorer:
     async def score(self, response: Tokens) -> float:
         """Return the recorded score of a response."""
         if response not in self._scores:
-            raise NotRecorded(f"the recording holds no score of {response}")
+            raise NotRecorded(f"the recording has no score of {response}")
         return float(self._scores[response])
 
     def commit(self, response: Tokens) -> None:
@@ -49,28 +49,28 @@ class RecordedScorer:
         """Return the recorded embeddings."""
         missing = [span for span in spans if span not in self._vectors]
         if missing:
-            raise NotRecorded(f"the recording holds no embedding of {missing[0]}")
+            raise NotRecorded(f"the recording has no embedding of {missing[0]}")
         return [self._vectors[span] for span in spans]
 
 
 @dataclass(frozen=True)
-class RecordedRules:
+class RecordedPolicy:
     """The recorded model ends at its end-of-sequence id; every rollout was recorded, empty ones too."""
 
     eos: int
     rollout_stop: Stop = Stop()
 
     def finish(self, response: Tokens) -> str | None:
-        """End where the end-of-sequence id stands."""
+        """End at the end-of-sequence id."""
         return "eos" if self.eos in response else None
 
     def complete(self, response: Tokens) -> bool:
         """Ask for every rollout."""
         return False
 
-    def rollout_tokens(self, room: int) -> int:
+    def rollout_tokens(self, remaining: int) -> int:
         """Rollouts are as long as recorded."""
-        return room
+        return remaining
 
 
 @dataclass
@@ -150,15 +150,15 @@ async def replay(trace: Mapping[str, Any]) -> Comparison:
         similarity_weight=settings["gamma"],
         similarity_threshold=settings["similarity_threshold"],
     )
-    scorer, engine = RecordedScorer(trace), ScriptedEngine(trace["calls"])
-    problem = Problem(tuple(trace["prompt"]), "replay", scorer, scorer, RecordedRules(settings["eos"]))
-    search = Search(problem, engine, config)
+    scorer, session = RecordedScorer(trace), ScriptedSession(trace["calls"])
+    inputs = SearchInputs(tuple(trace["prompt"]), "replay", scorer, scorer, RecordedPolicy(settings["eos"]))
+    search = Search(inputs, session, config)
     moves = [move for move in trace["moves"] if move["committed"] is not None]
     result = Comparison(recorded_expansions=len(trace["calls"]["expand"]))
     try:
         async for commit in search.commits():
             if result.commits == len(moves):
-                result.fault = f"the recording ends after {len(moves)} commits, the search goes on"
+                result.fault = f"the recording ends after {len(moves)} commits, the search continues"
             else:
                 compare_commit(moves[result.commits], commit, result)
             if result.fault:
@@ -170,23 +170,23 @@ async def replay(trace: Mapping[str, Any]) -> Comparison:
         result.fault = f"the search ended with {list(search.prefix)}, the recording with {trace['output']}"
     elif search.simulations != trace["simulations"]:
         result.fault = f"{trace['simulations']} simulations were recorded, {search.simulations} were run"
-    result.expansions = len(engine.expanded)
+    result.expansions = len(session.expanded)
     return result
 
 
 def read_trace(path: Path) -> dict[str, Any]:
-    """Read a trace; a file that is missing, is no JSON or lacks a field is a RainError."""
+    """Read a trace; a file that is missing, not JSON or without a field is a RainError."""
     try:
         trace = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RainError(f"cannot read the trace {path}: {error.strerror}") from error
     except ValueError as error:
-        raise RainError(f"the trace {path} is no JSON: {error}") from error
+        raise RainError(f"the trace {path} is not JSON: {error}") from error
     if not isinstance(trace, dict):
-        raise RainError(f"the trace {path} is no JSON object")
+        raise RainError(f"the trace {path} is not a JSON object")
     for name, kind in FIELDS.items():
         if not isinstance(trace.get(name), kind):
-            raise RainError(f"the trace {path} lacks the field {name!r}, or it is of another type than {kind.__name__}")
+            raise RainError(f"the trace {path} has no field {name!r} of type {kind.__name__}")
     return trace
 
 
@@ -202,12 +202,12 @@ def run(args: argparse.Namespace) -> int:
         try:
             result = asyncio.run(replay(read_trace(path)))
         except KeyError as error:
-            raise RainError(f"the trace {path} lacks the field {error}") from error
+            raise RainError(f"the trace {path} has no field {error}") from error
         different |= bool(result.fault)
         print(
             f"{path}: {'DIFFERS' if result.fault else 'equal'}: {result.commits} commits, {result.simulations} "
             f"simulations, {result.nodes} nodes, largest float difference {result.difference:.1e}, "
-            f"{result.expansions} of {result.recorded_expansions} expansions asked for"
+            f"{result.expansions} of {result.recorded_expansions} expansions requested"
             + (f"; {result.fault}" if result.fault else "")
         )
         sys.stdout.flush()

@@ -1,6 +1,1 @@
-"""Language models behind one contract."""
-
-from rain.core.engine import Continuation, Engine, Stop, Usage
-from rain.core.types import Tokens
-
-__all__ = ["Continuation", "Engine", "Stop", "Tokens", "Usage"]
+"""Language models behind the contract of ``rain.core.engine``; ``registry.open_engine`` starts one by name."""

@@ -1,4 +1,4 @@
-"""An engine that answers from a recording; it needs no torch and knows nothing that was not recorded."""
+"""A session that answers from a recording; it needs no torch and knows nothing that was not recorded."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rain.core.engine import Continuation, Engine, Stop, Usage
+from rain.core.engine import Continuation, SamplingParams, Session, Usage
 from rain.core.errors import RainError
 from rain.core.types import Tokens
 
 
 class NotRecorded(RainError):
-    """Something was asked for that the recorded search never asked."""
+    """Something was requested that the recorded search never requested."""
 
 
-class ScriptedEngine(Engine):
+class ScriptedSession(Session):
     """Replays the answers of a recorded search.
 
     Args:
-        calls: ``expand``, ``add`` and ``evaluate`` lists as in the golden traces (see ``rain.replay``).
+        calls: ``expand``, ``add`` and ``evaluate`` lists as in the golden traces (see ``rain.replay``); a rollout is
+            answered from ``evaluate``.
 
-    A drawn request (``n > 1``) is answered from ``expand``, or from ``add`` where ``n`` is 2; a single continuation is
-    a rollout, answered from ``evaluate``. Asking for what was not recorded raises ``NotRecorded``, which is the point.
+    Requesting what was not recorded raises ``NotRecorded``, which is the point.
 
     Attributes:
-        expanded: the prefixes whose expansion was asked for.
+        expanded: the prefixes whose expansion was requested.
     """
 
     def __init__(self, calls: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -37,39 +37,27 @@ class ScriptedEngine(Engine):
         self._additions: Counter[Tokens] = Counter()
         self.expanded: set[Tokens] = set()
 
-    async def generate(
-        self,
-        prefix: Sequence[int],
-        *,
-        n: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        greedy_first: bool = False,
-        stop: Stop = Stop(),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> list[Continuation]:
-        """Return the recorded continuations; log-probabilities of a set stand on its first token."""
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        """Return the recorded continuations; the first token has the log-probability of its whole set."""
         self.usage.requests += 1
         key = tuple(prefix)
-        if n == 1:
+        if params.purpose == "rollout":
             tokens = self._lookup(self._rollouts, key, "rollout")
             return [Continuation(tokens, (0.0,) * len(tokens), "stop")]
-        if n == 2:
+        if params.purpose == "add":
             self._additions[key] += 1
             call = self._lookup(self._add, (key, self._additions[key]), "addition")
         else:
             call = self._lookup(self._expand, key, "expansion")
             self.expanded.add(key)
-        if call["n"] != n or any(len(tokens) != max_tokens for tokens, _ in call["candidates"]):
-            raise NotRecorded(
-                f"the recording answers n={call['n']} at prefix {list(key)}; asked were {n} x {max_tokens}"
-            )
-        priors = [prior for _, prior in call["candidates"]]
-        priors[0] = call["greedy_raw_prob"]
+        candidates = call["candidates"]
+        if call["n"] != params.n or any(len(tokens) != params.max_tokens for tokens, _ in candidates):
+            wanted = f"{params.n} sets of {params.max_tokens} tokens"
+            raise NotRecorded(f"the recording has n={call['n']} at prefix {list(key)}; requested were {wanted}")
+        priors = [call["greedy_raw_prob"], *(prior for _, prior in candidates[1:])]
         return [
             Continuation(tuple(tokens), (math.log(prior), *[0.0] * (len(tokens) - 1)), "length")
-            for (tokens, _), prior in zip(call["candidates"], priors, strict=True)
+            for (tokens, _), prior in zip(candidates, priors, strict=True)
         ]
 
     async def next_logprobs(
@@ -85,5 +73,5 @@ class ScriptedEngine(Engine):
     @staticmethod
     def _lookup(table: Mapping[Any, Any], key: Any, what: str) -> Any:
         if key not in table:
-            raise NotRecorded(f"the recording holds no {what} for prefix {key}")
+            raise NotRecorded(f"the recording has no {what} for prefix {key}")
         return table[key]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rain.core.engine import Continuation, Engine, Stop, Usage, check_request
-from rain.core.types import Tokens, Vector
+from rain.core.engine import Continuation, Engine, SamplingParams, Session, Usage, check_request
+from rain.core.types import Vector
 
 EOS = 256
 LETTERS = b"etaoinshrdlu    ,. AB"
@@ -33,7 +33,7 @@ class ToyTokenizer:
         return list(text.encode("utf-8", errors="replace"))
 
     def decode(self, tokens: Sequence[int], **options: Any) -> str:
-        """Return the text of bytes; what is no UTF-8 becomes the replacement character."""
+        """Return the text of bytes; what is not UTF-8 becomes the replacement character."""
         return bytes(token for token in tokens if token < EOS).decode("utf-8", errors="replace")
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], **options: Any) -> list[str]:
@@ -55,69 +55,65 @@ def log_distribution(prefix: Sequence[int]) -> NDArray[np.float64]:
 
 
 class ToyEngine(Engine):
-    """Answers by ``log_distribution``; every request counts as one forward pass."""
+    """Answers by ``log_distribution``."""
 
     context = 1 << 16
+    eos = (EOS,)
+    dtype = "float64"
 
     def __init__(self) -> None:
         self.tokenizer = ToyTokenizer()
+
+    def session(self, name: str) -> ToySession:
+        """See ``Engine.session``."""
+        return ToySession(self)
+
+
+class ToySession(Session):
+    """Nothing is cached; every request counts as one forward pass."""
+
+    def __init__(self, engine: ToyEngine) -> None:
+        self.engine = engine
         self.usage = Usage()
 
-    def session(self, name: str) -> ToyEngine:
-        """Return an engine with counters of its own."""
-        return ToyEngine()
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        """See ``Session.generate``."""
+        self._count(prefix, params.max_tokens)
+        greedy = int(params.greedy_first)
+        streams = [None] * greedy + [random.Random(f"{params.seed}/{i}") for i in range(greedy, params.n)]
+        return [self._continue(list(prefix), params, stream) for stream in streams]
 
-    async def generate(
-        self,
-        prefix: Sequence[int],
-        *,
-        n: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        greedy_first: bool = False,
-        stop: Stop = Stop(),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> list[Continuation]:
-        """See ``Engine.generate``."""
-        check_request(prefix, self.context, n, max_tokens)
-        self._count(len(prefix))
-        streams = [None if greedy_first and i == 0 else random.Random(f"{seed}/{i}") for i in range(n)]
-        return [self._continue(tuple(prefix), max_tokens, temperature, top_k, stop, stream) for stream in streams]
-
-    def _continue(
-        self, prefix: Tokens, max_tokens: int, temperature: float, top_k: int, stop: Stop, stream: random.Random | None
-    ) -> Continuation:
+    def _continue(self, prefix: list[int], params: SamplingParams, stream: random.Random | None) -> Continuation:
+        """Return one continuation; without a stream the greedy one."""
         tokens: list[int] = []
         logprobs: list[float] = []
-        while len(tokens) < max_tokens:
-            scaled = log_distribution((*prefix, *tokens)) / temperature
-            order = np.lexsort((np.arange(len(scaled)), -scaled))[: top_k or None]
+        while len(tokens) < params.max_tokens:
+            scaled = log_distribution(prefix + tokens) / params.temperature
+            order = np.lexsort((np.arange(len(scaled)), -scaled))[: params.top_k or None]
             chances = np.exp(scaled[order]) / np.exp(scaled[order]).sum()
             place = int(np.searchsorted(np.cumsum(chances), stream.random())) if stream else 0
             place = min(place, len(order) - 1)
             tokens.append(int(order[place]))
             logprobs.append(float(np.log(chances[place])))
             self.usage.tokens_computed += 1
-            text = self.tokenizer.decode(tokens)
-            if tokens[-1] in stop.token_ids or any(string in text for string in stop.strings):
+            if params.stop.met_by(tokens, self.engine.tokenizer.decode):
                 return Continuation(tuple(tokens), tuple(logprobs), "stop")
         return Continuation(tuple(tokens), tuple(logprobs), "length")
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
-        """See ``Engine.next_logprobs``."""
-        check_request(prefix, self.context)
-        self._count(len(prefix))
+        """See ``Session.next_logprobs``."""
+        self._count(prefix)
         logprobs = log_distribution(prefix)
         order = np.lexsort((np.arange(len(logprobs)), -logprobs))[:top]
         return {int(token): float(logprobs[token]) for token in (*order, *ids)}
 
-    def _count(self, tokens: int) -> None:
+    def _count(self, prefix: Sequence[int], max_tokens: int = 1) -> None:
+        check_request(prefix, self.engine.context, max_tokens)
         self.usage.requests += 1
         self.usage.forward_passes += 1
-        self.usage.tokens_computed += tokens
+        self.usage.tokens_computed += len(prefix)
 
 
 class ToyEncoder:

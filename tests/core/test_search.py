@@ -6,7 +6,7 @@ import asyncio
 from itertools import chain, pairwise, repeat
 
 import pytest
-from support.stand_ins import EOS, PROMPT, FakeEngine, alike, all_nodes, numbered, problem, run_search, search
+from support.stand_ins import EOS, PROMPT, FakeSession, alike, all_nodes, inputs, numbered, run_search, search
 
 from rain.core.config import RainConfig
 from rain.core.problem import request_seed
@@ -33,39 +33,33 @@ def undecided(response):
 
 
 def test_the_first_level_holds_the_most_likely_tokens_by_id_with_priors_mixed_at_the_root():
-    [first] = run_search(search(FakeEngine(CHANCES), undecided, small()), 1)
+    [first] = run_search(search(FakeSession(CHANCES), undecided, small()), 1)
     assert [child.tokens for child in first.root.children] == [(1,), (2,), (4,)]
     mixed = [0.75 * p / 0.85 + 0.25 / 3 for p in (0.2, 0.5, 0.15)]
     assert [child.prior for child in first.root.children] == pytest.approx(mixed, abs=1e-12)
 
 
 def test_token_sets_are_1_2_4_then_10_tokens_long_and_candidates_are_drawn_as_configured():
-    engine = FakeEngine(CHANCES)
-    commits = run_search(search(engine, undecided, small(exploration=0.0, candidate_temperature=2.0, top_k=7)), 5)
+    session = FakeSession(CHANCES)
+    commits = run_search(search(session, undecided, small(exploration=0.0, candidate_temperature=2.0, top_k=7)), 5)
     assert [len(commit.tokens) for commit in commits] == [1, 2, 4, 10, 10]
-    asked = {(asked.n, asked.temperature, asked.top_k, asked.greedy_first) for asked in engine.drawn}
+    asked = {(asked.n, asked.temperature, asked.top_k, asked.greedy_first) for asked in session.drawn}
     assert asked == {(3, 2.0, 7, True)}
-    assert all(asked.max_tokens in (2, 4, 10) and not asked.stop.token_ids for asked in engine.drawn)
+    assert all(asked.max_tokens in (2, 4, 10) and not asked.stop.token_ids for asked in session.drawn)
 
 
 def test_a_node_is_expanded_when_it_is_passed_through_again_and_not_before():
-    engine = FakeEngine(CHANCES)
-    [commit] = run_search(search(engine, undecided, small(max_simulations=30)), 1)
+    session = FakeSession(CHANCES)
+    [commit] = run_search(search(session, undecided, small(max_simulations=30)), 1)
     nodes = all_nodes(commit.root)
     passed = {PROMPT + path for path, node in nodes.items() if node.visits >= 2}
     visited = [path for path, node in nodes.items() if node.visits]
-    assert {asked.prefix for asked in engine.drawn} | {prefix for prefix, _ in engine.ranked} == passed
-    assert len(engine.drawn) + len(engine.ranked) == len(passed) < len(visited) == 30
+    assert {asked.prefix for asked in session.drawn} | {prefix for prefix, _ in session.ranked} == passed
+    assert len(session.drawn) + len(session.ranked) == len(passed) < len(visited) == 30
     assert all(node.expanded == (node.visits >= 2) for node in nodes.values())
 
 
 def test_lazy_expansion_makes_the_same_commits_and_trees_as_eager_expansion():
-    class Eager(Search):
-        async def _forward(self):
-            path, prefix = await super()._forward()
-            await self._expand(path[-1], prefix)
-            return path, prefix
-
     def draw(asked, i):
         tokens = tuple((asked.seed >> (3 * k + i)) % 5 + 1 for k in range(asked.max_tokens))
         return tokens, 0.02 + asked.seed % (i + 7) / 9
@@ -73,14 +67,15 @@ def test_lazy_expansion_makes_the_same_commits_and_trees_as_eager_expansion():
     def judge(response):
         return 1.0 if sum(response) % 7 == 0 else -1.0
 
-    def outcome(cls):
-        engine = FakeEngine(CHANCES, draw)
-        commits = run_search(cls(problem(judge, alike), engine, small(node_addition=True, maxlen=40)))
+    def outcome(eager):
+        session = FakeSession(CHANCES, draw)
+        config = small(node_addition=True, maxlen=40)
+        commits = run_search(Search(inputs(judge, alike), session, config, eager=eager))
         trees = [{path: (n.n, n.value) for path, n in all_nodes(c.root).items() if n.visits} for c in commits]
         grown = max(len(node.children) for commit in commits for node in all_nodes(commit.root).values())
-        return [(commit.tokens, commit.simulations) for commit in commits], trees, grown, len(engine.drawn)
+        return [(commit.tokens, commit.simulations) for commit in commits], trees, grown, len(session.drawn)
 
-    lazy, eager = outcome(Search), outcome(Eager)
+    lazy, eager = outcome(False), outcome(True)
     assert lazy[:3] == eager[:3] and len(lazy[0]) > 3
     assert lazy[2] > 3, "node addition took part"
     assert lazy[3] < eager[3]
@@ -88,38 +83,38 @@ def test_lazy_expansion_makes_the_same_commits_and_trees_as_eager_expansion():
 
 def test_a_child_is_committed_once_it_has_more_than_min_visits_and_a_value_above_the_threshold():
     config = small(exploration=0.0, min_visits=6)
-    [first] = run_search(search(FakeEngine(CHANCES), good, config), 1)
+    [first] = run_search(search(FakeSession(CHANCES), good, config), 1)
     assert first.simulations == 8  # one of the root itself, then seven through its first child
     assert (first.child.visits, first.child.value, first.tokens) == (7, 1.0, (1,))
-    [_, second] = run_search(search(FakeEngine(CHANCES), good, config), 2)
+    [_, second] = run_search(search(FakeSession(CHANCES), good, config), 2)
     assert second.simulations == 1  # its child had six visits already
 
 
 @pytest.mark.parametrize(("score", "simulations"), [(0.8, 20), (0.81, 8)])
 def test_a_value_that_only_equals_the_threshold_is_not_enough(score, simulations):
-    [commit] = run_search(search(FakeEngine(CHANCES), lambda r: score, small(exploration=0.0, value_threshold=0.8)), 1)
+    [commit] = run_search(search(FakeSession(CHANCES), lambda r: score, small(exploration=0.0, value_threshold=0.8)), 1)
     assert commit.simulations == simulations
 
 
 def test_a_root_gets_max_simulations_but_at_least_fifteen_beyond_its_old_visits():
-    commits = run_search(search(FakeEngine(CHANCES), undecided, small(exploration=0.0, max_simulations=20)), 3)
+    commits = run_search(search(FakeSession(CHANCES), undecided, small(exploration=0.0, max_simulations=20)), 3)
     assert [commit.simulations for commit in commits] == [20, 15, 15]  # v0 is 0, 19, 33: always the same child
     assert [commit.root.visits for commit in commits] == [20, 34, 48]
-    spread = run_search(search(FakeEngine(CHANCES), undecided, small(exploration=1000.0, max_simulations=40)))
+    spread = run_search(search(FakeSession(CHANCES), undecided, small(exploration=1000.0, max_simulations=40)))
     kept = [commit.root.visits - commit.simulations for commit in spread]
     assert [commit.simulations for commit in spread] == [max(40, v0 + 15) - v0 for v0 in kept]
     assert 0 < kept[1] < 25  # the visits of 40 simulations were shared, so that max_simulations decides
 
 
 def test_without_a_good_child_the_most_visited_one_is_committed_at_the_end_of_the_budget():
-    [commit] = run_search(search(FakeEngine(CHANCES), undecided, small()), 1)
+    [commit] = run_search(search(FakeSession(CHANCES), undecided, small()), 1)
     assert commit.child.n == max(child.n for child in commit.root.children)
     assert commit.child.tokens == (2,) and commit.simulations == 20
 
 
 def test_a_new_root_keeps_its_subtree_and_its_childrens_priors_are_mixed():
-    engine = FakeEngine(CHANCES, lambda asked, i: ((10 + i,) * asked.max_tokens, (0.4, 0.2, 0.1)[i]))
-    run = search(engine, undecided, small())
+    session = FakeSession(CHANCES, lambda asked, i: ((10 + i,) * asked.max_tokens, (0.4, 0.2, 0.1)[i]))
+    run = search(session, undecided, small())
 
     async def two_commits():
         commits = run.commits()
@@ -137,43 +132,43 @@ def test_a_new_root_keeps_its_subtree_and_its_childrens_priors_are_mixed():
 
 
 def test_engine_and_scorer_learn_of_every_commit_but_not_before_the_consumer_has_seen_it():
-    engine = FakeEngine(CHANCES)
-    run = search(engine, undecided, small())
+    session = FakeSession(CHANCES)
+    run = search(session, undecided, small())
     commits = run_search(run, 3)
     prefixes = [PROMPT + sum((c.tokens for c in commits[:k]), ()) for k in (1, 2)]
-    assert engine.committed == prefixes
-    assert run.problem.scorer.committed == [prefix[len(PROMPT) :] for prefix in prefixes]
+    assert session.committed == prefixes
+    assert run.inputs.scorer.committed == [prefix[len(PROMPT) :] for prefix in prefixes]
 
 
 def test_texts_are_scored_and_embedded_from_the_right_token_to_the_end_of_the_rollout():
-    engine = FakeEngine(CHANCES, rollout=lambda asked: (7, 8))
-    run = search(engine, undecided, small(exploration=0.0, max_simulations=4, extra_simulations=4))
+    session = FakeSession(CHANCES, rollout=lambda asked: (7, 8))
+    run = search(session, undecided, small(exploration=0.0, max_simulations=4, extra_simulations=4))
     run_search(run, 1)
-    assert run.problem.scorer.scored == [(7, 8), (1, 7, 8), (1, 10, 10, 7, 8), (1, 10, 10, 10, 10, 10, 10, 7, 8)]
-    assert run.problem.encoder.spans[-1] == [(1, *[10] * 6, 7, 8), (*[10] * 6, 7, 8), (*[10] * 4, 7, 8)]
+    assert run.inputs.scorer.scored == [(7, 8), (1, 7, 8), (1, 10, 10, 7, 8), (1, 10, 10, 10, 10, 10, 10, 7, 8)]
+    assert run.inputs.encoder.spans[-1] == [(1, *[10] * 6, 7, 8), (*[10] * 6, 7, 8), (*[10] * 4, 7, 8)]
 
 
 def test_spans_of_a_later_root_begin_after_what_is_committed():
-    run = search(FakeEngine(CHANCES, rollout=lambda asked: ()), undecided, small(exploration=0.0))
+    run = search(FakeSession(CHANCES, rollout=lambda asked: ()), undecided, small(exploration=0.0))
     commits = run_search(run, 2)
     below = len(commits[0].tokens)
-    text, spans = run.problem.scorer.scored[-1], run.problem.encoder.spans[-1]
+    text, spans = run.inputs.scorer.scored[-1], run.inputs.encoder.spans[-1]
     assert spans[0] == text[below:]
     assert [len(span) for span in spans] == [66, 64, 60, 50, 40, 30, 20, 10]  # the last leaf begins below 60 tokens
 
 
 def test_nothing_is_embedded_where_neither_similarity_updates_nor_node_addition_need_it():
-    run = search(FakeEngine(CHANCES), undecided, small(similarity_update=False, node_addition=False))
+    run = search(FakeSession(CHANCES), undecided, small(similarity_update=False, node_addition=False))
     run_search(run, 1)
-    assert set(map(tuple, run.problem.encoder.spans)) == {()}
+    assert set(map(tuple, run.inputs.encoder.spans)) == {()}
 
 
 def test_a_text_that_pauses_needs_no_rollout_and_a_rollout_never_exceeds_the_room():
-    engine = FakeEngine(CHANCES)
-    run_search(search(engine, undecided, small(maxlen=9), pauses=frozenset({2})))
-    assert engine.rollouts and all(asked.prefix[-1] != 2 for asked in engine.rollouts)
-    assert all(asked.max_tokens == 9 - len(asked.prefix) for asked in engine.rollouts)
-    assert all(asked.n == 1 and asked.temperature == 1.0 and asked.top_k == 0 for asked in engine.rollouts)
+    session = FakeSession(CHANCES)
+    run_search(search(session, undecided, small(maxlen=9), pauses=frozenset({2})))
+    assert session.rollouts and all(asked.prefix[-1] != 2 for asked in session.rollouts)
+    assert all(asked.max_tokens == 9 - len(asked.prefix) for asked in session.rollouts)
+    assert all(asked.n == 1 and asked.temperature == 1.0 and asked.top_k == 0 for asked in session.rollouts)
 
 
 def test_duplicates_are_drawn_anew_until_enough_are_distinct_or_the_draws_are_spent():
@@ -183,29 +178,29 @@ def test_duplicates_are_drawn_anew_until_enough_are_distinct_or_the_draws_are_sp
         letter = replies[asked.n, asked.greedy_first][i]
         return (ord(letter),) * asked.max_tokens, 0.1 * "gab".index(letter) + 0.1
 
-    engine = FakeEngine(CHANCES, draw)
+    session = FakeSession(CHANCES, draw)
     config = small(candidates=4, max_draws=6, exploration=0.0, max_simulations=3, extra_simulations=3)
-    [commit] = run_search(search(engine, undecided, config), 1)
-    assert [(asked.n, asked.greedy_first) for asked in engine.drawn] == [(4, True), (2, False), (1, False)]
-    assert len({asked.seed for asked in engine.drawn}) == 3
+    [commit] = run_search(search(session, undecided, config), 1)
+    assert [(asked.n, asked.greedy_first) for asked in session.drawn] == [(4, True), (2, False), (1, False)]
+    assert len({asked.seed for asked in session.drawn}) == 3
     children = commit.child.children
     assert [child.tokens for child in children] == [(ord(letter),) * 2 for letter in "gab"]
     assert [child.prior for child in children] == pytest.approx([0.5, 0.2, 0.3])  # greedy up from 0.1 to 0.3 + 0.2
 
 
 def test_with_max_draws_9_duplicates_are_only_dropped():
-    engine = FakeEngine(CHANCES, lambda asked, i: ((10 + i // 2,) * asked.max_tokens, 0.1))
+    session = FakeSession(CHANCES, lambda asked, i: ((10 + i // 2,) * asked.max_tokens, 0.1))
     config = RainConfig(exploration=0.0, max_simulations=3, extra_simulations=3)
-    [commit] = run_search(search(engine, undecided, config), 1)
-    assert [asked.n for asked in engine.drawn] == [10]
+    [commit] = run_search(search(session, undecided, config), 1)
+    assert [asked.n for asked in session.drawn] == [10]
     assert [child.tokens for child in commit.child.children] == [(token, token) for token in range(10, 15)]
 
 
 def test_a_root_whose_children_are_alike_and_bad_gets_the_next_likely_token_and_old_priors_stay():
-    engine = FakeEngine(CHANCES)
+    session = FakeSession(CHANCES)
     config = small(candidates=2, max_draws=1, max_simulations=6, extra_simulations=6, node_addition=True)
-    [commit] = run_search(search(engine, bad, config, embed=alike), 1)
-    assert [top for prefix, top in engine.ranked if prefix == PROMPT] == [2, 3, 4]
+    [commit] = run_search(search(session, bad, config, embed=alike), 1)
+    assert [top for prefix, top in session.ranked if prefix == PROMPT] == [2, 3, 4]
     assert [child.tokens for child in commit.root.children] == [(1,), (2,), (4,), (3,)]
     old = [0.75 * p / 0.7 + 0.125 for p in (0.2, 0.5)]
     third, fourth = 0.75 * 0.15 / 0.85 + 0.25 / 3, 0.75 * 0.1 / 0.95 + 0.25 / 4
@@ -220,12 +215,12 @@ def test_fresh_candidates_stand_in_front_of_the_list_whose_first_entries_become_
         token = 10 if i == 0 else next(sampled)
         return (token,) * asked.max_tokens, {10: 0.3, 11: 0.2, 7: 0.15, 8: 0.25}[token]
 
-    engine = FakeEngine({1: 1.0}, draw)
+    session = FakeSession({1: 1.0}, draw)
     config = RainConfig(candidates=2, max_draws=1, max_simulations=20, token_set_lengths=(1, 2), maxlen=5)
-    [commit] = run_search(search(engine, bad, config, embed=alike), 1)
+    [commit] = run_search(search(session, bad, config, embed=alike), 1)
     [child] = commit.root.children
     assert [node.tokens for node in child.children] == [(10, 10), (11, 11), (7, 7), (8, 8)]
-    assert {(asked.n, asked.greedy_first) for asked in engine.drawn} == {(2, True)}
+    assert {(asked.n, asked.greedy_first) for asked in session.drawn} == {(2, True)}
     # a greedy p beside a single other becomes twice the other's: 0.4 with 11, 0.3 with 7, 0.5 with 8
     third = 0.15 / (0.3 + 0.15 + 0.4)  # out of 10, 7, 10 of the list 10, 7, 10, 11
     fourth = 0.25 / (0.5 + 0.25 + 0.3 + 0.15)  # out of 10, 8, 10, 7 of the list 10, 8, 10, 7, 10, 11
@@ -234,47 +229,47 @@ def test_fresh_candidates_stand_in_front_of_the_list_whose_first_entries_become_
 
 
 def test_the_end_of_sequence_ends_the_response_with_the_commit_that_holds_it():
-    engine = FakeEngine({1: 0.6, 2: 0.4}, lambda asked, i: ((EOS if i == 0 else 10 + i, 12), 0.1))
-    run = search(engine, undecided, small(candidates=2, max_draws=1, exploration=0.0, token_set_lengths=(1, 2)))
+    session = FakeSession({1: 0.6, 2: 0.4}, lambda asked, i: ((EOS if i == 0 else 10 + i, 12), 0.1))
+    run = search(session, undecided, small(candidates=2, max_draws=1, exploration=0.0, token_set_lengths=(1, 2)))
     commits = run_search(run)
     assert [(commit.tokens, commit.finish) for commit in commits] == [((1,), None), ((EOS, 12), "eos")]
     assert run.prefix == (*PROMPT, 1, EOS, 12)
-    assert all(EOS not in asked.prefix for asked in engine.drawn + engine.rollouts)
+    assert all(EOS not in asked.prefix for asked in session.drawn + session.rollouts)
     assert not commits[-1].child.children
 
 
 def test_the_length_limit_ends_the_response_and_leaves_beyond_it_are_neither_rolled_out_nor_expanded():
-    engine = FakeEngine(CHANCES)
-    run = search(engine, undecided, small(maxlen=10))
+    session = FakeSession(CHANCES)
+    run = search(session, undecided, small(maxlen=10))
     commits = run_search(run)
     assert [commit.finish for commit in commits][-2:] == [None, "length"]
     assert len(run.prefix) >= 10 > len(run.prefix) - len(commits[-1].tokens)
-    assert all(len(asked.prefix) < 10 for asked in engine.drawn + engine.rollouts)
+    assert all(len(asked.prefix) < 10 for asked in session.drawn + session.rollouts)
 
 
 def test_an_end_of_sequence_beyond_the_length_limit_is_not_why_the_response_ends():
-    engine = FakeEngine({1: 1.0}, lambda asked, i: ((10 + i, EOS), 0.1))
+    session = FakeSession({1: 1.0}, lambda asked, i: ((10 + i, EOS), 0.1))
     for limit, finish in ((len(PROMPT) + 2, "length"), (len(PROMPT) + 3, "eos")):
-        run = search(engine, undecided, small(maxlen=limit, token_set_lengths=(1, 2)))
+        run = search(session, undecided, small(maxlen=limit, token_set_lengths=(1, 2)))
         assert [commit.finish for commit in run_search(run)] == [None, finish]
 
 
 def test_max_new_tokens_counts_from_the_end_of_the_prompt():
-    run = search(FakeEngine(CHANCES), undecided, small(maxlen=60, max_new_tokens=3))
+    run = search(FakeSession(CHANCES), undecided, small(maxlen=60, max_new_tokens=3))
     assert [len(commit.tokens) for commit in run_search(run)] == [1, 2]
 
 
 def test_a_prompt_without_room_ends_at_once_and_asks_nothing():
-    engine = FakeEngine(CHANCES)
-    assert run_search(search(engine, undecided, small(maxlen=len(PROMPT)))) == []
-    assert not engine.drawn and not engine.ranked and not engine.rollouts
+    session = FakeSession(CHANCES)
+    assert run_search(search(session, undecided, small(maxlen=len(PROMPT)))) == []
+    assert not session.drawn and not session.ranked and not session.rollouts
 
 
 def test_every_request_has_its_own_seed_that_depends_on_the_key_alone():
     def seeds(key):
-        engine = FakeEngine(CHANCES, numbered)
-        run_search(search(engine, bad, small(node_addition=True), embed=alike, key=key))
-        return [asked.seed for asked in engine.drawn + engine.rollouts]
+        session = FakeSession(CHANCES, numbered)
+        run_search(search(session, bad, small(node_addition=True), embed=alike, key=key))
+        return [asked.seed for asked in session.drawn + session.rollouts]
 
     first = seeds("0/hh-1")
     assert len(set(first)) == len(first) > 20
@@ -293,4 +288,4 @@ def test_errors_of_the_engine_reach_the_caller():
         raise MemoryError("no more")
 
     with pytest.raises(MemoryError, match="no more"):
-        run_search(search(FakeEngine(CHANCES, broken), undecided, small()))
+        run_search(search(FakeSession(CHANCES, broken), undecided, small()))

@@ -18,7 +18,7 @@ from rain.core.tree import (
     select_child,
     update_similar,
     upper_confidence,
-    wants_addition,
+    needs_addition,
 )
 
 CONFIG = RainConfig()
@@ -161,24 +161,24 @@ def test_backward_leaves_siblings_alone_where_the_update_is_switched_off_but_sti
 def test_children_that_are_alike_and_bad_want_another_by_unbiased_variance_per_token(distance, tokens, wanted):
     ids = tuple(range(tokens))  # the variance of two points is half of their distance squared: 0.02 and 0.03125
     node = make_node(children=[bad_child([0, 0], ids), bad_child([distance, 0], ids)])
-    assert wants_addition(node, CONFIG) is wanted
+    assert needs_addition(node, CONFIG) is wanted
 
 
 def test_the_spread_is_the_norm_over_dimensions_not_their_sum_or_largest():
     step = 0.2  # each dimension has variance 0.02: norm 0.0283 < 0.03 < 0.04, the sum
-    assert wants_addition(make_node(children=[bad_child([0, 0]), bad_child([step, step])]), CONFIG)
+    assert needs_addition(make_node(children=[bad_child([0, 0]), bad_child([step, step])]), CONFIG)
     step = 0.22  # each 0.0242: norm 0.0342 > 0.03 > 0.0242, the largest
-    assert not wants_addition(make_node(children=[bad_child([0, 0]), bad_child([step, step])]), CONFIG)
+    assert not needs_addition(make_node(children=[bad_child([0, 0]), bad_child([step, step])]), CONFIG)
 
 
 def test_no_child_is_wanted_where_one_is_good_or_unvisited_or_there_are_enough_or_only_one():
     one = [0.0, 0.0]
-    assert wants_addition(make_node(children=[bad_child(one), bad_child(one)]), CONFIG)
-    assert not wants_addition(make_node(children=[bad_child(one), bad_child(one, value=0.0)]), CONFIG)
-    assert not wants_addition(make_node(children=[bad_child(one), make_node((2,))]), CONFIG)
-    assert not wants_addition(make_node(children=[bad_child(one)]), CONFIG)
-    assert not wants_addition(make_node(), CONFIG)
-    assert wants_addition(make_node(children=[bad_child(one)] * 19), CONFIG)
-    assert not wants_addition(make_node(children=[bad_child(one)] * 20), CONFIG)
+    assert needs_addition(make_node(children=[bad_child(one), bad_child(one)]), CONFIG)
+    assert not needs_addition(make_node(children=[bad_child(one), bad_child(one, value=0.0)]), CONFIG)
+    assert not needs_addition(make_node(children=[bad_child(one), make_node((2,))]), CONFIG)
+    assert not needs_addition(make_node(children=[bad_child(one)]), CONFIG)
+    assert not needs_addition(make_node(), CONFIG)
+    assert needs_addition(make_node(children=[bad_child(one)] * 19), CONFIG)
+    assert not needs_addition(make_node(children=[bad_child(one)] * 20), CONFIG)
     off = RainConfig(node_addition=False)
-    assert not wants_addition(make_node(children=[bad_child(one), bad_child(one)]), off)
+    assert not needs_addition(make_node(children=[bad_child(one), bad_child(one)]), off)

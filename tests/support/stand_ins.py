@@ -1,18 +1,17 @@
-"""Small stand-ins for what a search asks: a language model, a scorer, an encoder and the rules of a task."""
+"""Small stand-ins for what a search uses: a language model, a scorer, an encoder and the rules of a task."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from rain.core.config import RainConfig
-from rain.core.engine import Continuation, Engine, Stop, Usage
-from rain.core.problem import Problem
+from rain.core.engine import Continuation, SamplingParams, Session, Stop, Usage
+from rain.core.problem import SearchInputs
 from rain.core.search import Commit, Search
 from rain.core.tree import Node
 from rain.core.types import Tokens, Vector
@@ -21,17 +20,11 @@ EOS = 0
 PROMPT = (90, 91)
 
 
-class Asked(NamedTuple):
-    """A request for continuations, as the engine got it."""
+@dataclass(frozen=True)
+class Asked(SamplingParams):
+    """A request for continuations, as the session got it."""
 
-    prefix: Tokens
-    n: int
-    max_tokens: int
-    temperature: float
-    top_k: int
-    greedy_first: bool
-    stop: Stop
-    seed: int
+    prefix: Tokens = ()
 
 
 Draw = Callable[[Asked, int], tuple[Tokens, float]]
@@ -42,7 +35,7 @@ def numbered(asked: Asked, i: int) -> tuple[Tokens, float]:
     return (10 + i,) * asked.max_tokens, 0.1
 
 
-class FakeEngine(Engine):
+class FakeSession(Session):
     """Answers candidates and rollouts by functions, next tokens by a table, and keeps what it was asked."""
 
     def __init__(
@@ -58,25 +51,15 @@ class FakeEngine(Engine):
         self.ranked: list[tuple[Tokens, int]] = []
         self.committed: list[Tokens] = []
 
-    async def generate(
-        self,
-        prefix: Sequence[int],
-        *,
-        n: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        greedy_first: bool = False,
-        stop: Stop = Stop(),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> list[Continuation]:
-        asked = Asked(tuple(prefix), n, max_tokens, temperature, top_k, greedy_first, stop, seed)
-        if n == 1 and top_k == 0:
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        given = {f.name: getattr(params, f.name) for f in fields(params)}
+        asked = Asked(**given, prefix=tuple(prefix))
+        if params.purpose == "rollout":
             self.rollouts.append(asked)
-            tokens = self.rollout(asked)[:max_tokens]
+            tokens = self.rollout(asked)[: params.max_tokens]
             return [Continuation(tokens, (0.0,) * len(tokens), "stop")]
         self.drawn.append(asked)
-        pairs = [self.draw(asked, i) for i in range(n)]
+        pairs = [self.draw(asked, i) for i in range(params.n)]
         return [Continuation(t, (math.log(p), *[0.0] * (len(t) - 1)), "length") for t, p in pairs]
 
     async def next_logprobs(
@@ -128,7 +111,7 @@ def unlike(span: Tokens) -> Vector:
 
 
 @dataclass(frozen=True)
-class FakeRules:
+class FakeStopPolicy:
     """Ends at a token; a text is complete if it has ended or ends in one of the pauses."""
 
     end: int = EOS
@@ -141,14 +124,14 @@ class FakeRules:
     def complete(self, response: Tokens) -> bool:
         return self.end in response or bool(response and response[-1] in self.pauses)
 
-    def rollout_tokens(self, room: int) -> int:
-        return room
+    def rollout_tokens(self, remaining: int) -> int:
+        return remaining
 
 
-def problem(
-    judge: Callable[[Tokens], float], embed: Callable[[Tokens], Vector] = unlike, key: str = "0/p", **rules: object
-) -> Problem:
-    return Problem(PROMPT, key, FakeScorer(judge), FakeEncoder(embed), FakeRules(**rules))  # type: ignore[arg-type]
+def inputs(
+    judge: Callable[[Tokens], float], embed: Callable[[Tokens], Vector] = unlike, key: str = "0/p", **policy: object
+) -> SearchInputs:
+    return SearchInputs(PROMPT, key, FakeScorer(judge), FakeEncoder(embed), FakeStopPolicy(**policy))  # type: ignore[arg-type]
 
 
 def run_search(search: Search, commits: int = 10**9) -> list[Commit]:
@@ -165,12 +148,12 @@ def run_search(search: Search, commits: int = 10**9) -> list[Commit]:
     return asyncio.run(collect())
 
 
-def search(engine: Engine, judge: Callable[[Tokens], float], config: RainConfig, **options: object) -> Search:
-    return Search(problem(judge, **options), engine, config)  # type: ignore[arg-type]
+def search(session: Session, judge: Callable[[Tokens], float], config: RainConfig, **options: object) -> Search:
+    return Search(inputs(judge, **options), session, config)  # type: ignore[arg-type]
 
 
 def all_nodes(root: Node, prefix: Tokens = ()) -> dict[Tokens, Node]:
-    """Return every node by the tokens from the root to it; the root itself stands under ()."""
+    """Return every node by the tokens from the root to it; the root itself is under ()."""
     found = {prefix: root}
     for child in root.children:
         found |= all_nodes(child, prefix + child.tokens)
