@@ -1,4 +1,4 @@
-"""Engines by name, imported when they are asked for."""
+"""Engines by name, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -7,80 +7,108 @@ from typing import Any
 
 from rain.core.engine import Engine
 from rain.core.errors import RainError
-from rain.core.fields import setting
+from rain.core.fields import setting, validate
+from rain.models.loading import DTYPES, QUANTIZATIONS
 
 ENGINES = ("hf", "vllm", "http", "reference", "toy")
 
 
 @dataclass(frozen=True)
-class EngineConfig:
-    """Which model runs where; nothing here changes what is asked of it."""
+class ModelConfig:
+    """What answers: the engine, and the model in its number format."""
 
-    engine: str = setting("hf", f"what runs the model: {', '.join(ENGINES)} (toy: a formula, for dry runs)")
-    base_url: str = setting("", "http: where servers with /v1/completions of the same model are; commas between")
-    modelname: str = setting("smollm2", "smollm2, gemma3-270m (embedded), a hub name, a folder or a .gguf file")
-    dtype: str = setting("auto", "auto, float32, bfloat16 or float16 (auto: bfloat16 where the hardware has it)")
-    device_map: str = setting(
-        "", "placement of the model as in accelerate, such as auto (default: the first GPU, or CPU)"
+    engine: str = setting("hf", "what runs the model (toy: a formula, for dry runs)", choices=ENGINES, basic=True)
+    modelname: str = setting(
+        "smollm2", "smollm2, gemma3-270m (embedded), a hub name, a folder or a .gguf file", basic=True
     )
-    quantization: str = setting("none", "none, 8bit or 4bit (needs bitsandbytes and a GPU)")
-    max_batch_tokens: int = setting(1024, "hf: tokens of one forward pass, at most")
-    cache_tokens: int = setting(120_000, "hf: cached tokens of all searches of a worker, about; more are evicted")
+    dtype: str = setting("auto", "number format (auto: bfloat16 where the hardware has it)", choices=DTYPES)
+    quantization: str = setting("none", "needs bitsandbytes and a GPU unless none", choices=QUANTIZATIONS)
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise RainError(f"--engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
-        for name in ("max_batch_tokens", "cache_tokens"):
-            if getattr(self, name) < 1:
-                raise RainError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.base_url and self.engine != "http":
-            raise RainError(f"--base-url is {self.base_url!r}, which only --engine http takes")
-        if self.engine in ("http", "vllm") and (self.quantization != "none" or self.device_map):
-            raise RainError(
-                f"--engine {self.engine} takes a model as it is stored and places it itself: leave out --quantization "
-                "and --device-map"
-            )
+        validate(self)
 
     @property
-    def model(self) -> str:
-        """Name of what answers, for the records."""
+    def name(self) -> str:
+        """Name of the model, for the records."""
         return "toy" if self.engine == "toy" else self.modelname
 
 
-def open_engine(config: EngineConfig) -> tuple[Engine, Any]:
+@dataclass(frozen=True)
+class PlacementConfig:
+    """Where the model runs and how much of it at once; it changes no answer."""
+
+    base_url: str = setting("", "http: servers of the same model with /v1/completions; commas in between")
+    device_map: str = setting("", "placement as in accelerate, such as auto (default: the first GPU, or the CPU)")
+    max_batch_tokens: int = setting(1024, "hf: maximum tokens of one forward pass", low=1)
+    cache_tokens: int = setting(
+        120_000,
+        "hf: approximate KV-cache budget of a worker, in tokens; beyond it the least recently used are evicted",
+        low=1,
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+def check_engine(model: ModelConfig, placement: PlacementConfig) -> None:
+    """Refuse settings that the engine cannot follow.
+
+    Raises:
+        RainError: the message names the flag.
+    """
+    if placement.base_url and model.engine != "http":
+        raise RainError(f"--base-url is {placement.base_url!r}, but only --engine http uses it")
+    if model.engine in ("http", "vllm") and (model.quantization != "none" or placement.device_map):
+        raise RainError(
+            f"--engine {model.engine} takes a model as it is stored and places it itself: leave out --quantization "
+            "and --device-map"
+        )
+
+
+def open_engine(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:
     """Start an engine; return it with the model's tokenizer.
 
     Raises:
         RainError: the model cannot be loaded, or cannot run on this engine.
     """
-    if config.engine == "toy":
+    check_engine(model, placement)
+    if model.engine == "toy":
         from rain.engines.toy import ToyEngine
 
         toy = ToyEngine()
         return toy, toy.tokenizer
-    from rain.models.loading import load_model, load_tokenizer, resolve
+    return _open_remote(model, placement) if model.engine in ("http", "vllm") else _open_local(model, placement)
 
-    if config.engine == "http":
+
+def _open_remote(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:
+    from rain.models.info import stored_end_ids
+    from rain.models.loading import load_tokenizer, resolve
+
+    tokenizer = load_tokenizer(model.modelname)
+    eos = stored_end_ids(model.modelname, tokenizer)
+    if model.engine == "http":
         from rain.engines.remote.http import open_http
 
-        tokenizer = load_tokenizer(config.modelname)
-        return open_http(config.base_url, tokenizer, config.modelname), tokenizer
-    if config.engine == "vllm":
-        from rain.engines.remote.vllm import open_vllm
+        return open_http(placement.base_url, tokenizer, model.modelname, eos), tokenizer
+    from rain.engines.remote.vllm import open_vllm
 
-        tokenizer = load_tokenizer(config.modelname)
-        return open_vllm(resolve(config.modelname), tokenizer, config.dtype), tokenizer
-    model, tokenizer = load_model(
-        config.modelname,
-        dtype=config.dtype,
-        device_map=config.device_map or None,
-        quantization=None if config.quantization == "none" else config.quantization,
+    return open_vllm(resolve(model.modelname), tokenizer, model.dtype, eos), tokenizer
+
+
+def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:
+    from rain.models.loading import load_model
+
+    loaded, tokenizer = load_model(
+        model.modelname,
+        dtype=model.dtype,
+        device_map=placement.device_map or None,
+        quantization=model.quantization,
     )
-    if config.engine == "reference":
+    if model.engine == "reference":
         from rain.engines.reference import ReferenceEngine
 
-        return ReferenceEngine(model, tokenizer), tokenizer
+        return ReferenceEngine(loaded, tokenizer), tokenizer
     from rain.engines.local.engine import HfEngine
 
-    engine = HfEngine(model, tokenizer, max_batch_tokens=config.max_batch_tokens, cache_tokens=config.cache_tokens)
-    return engine, tokenizer
+    limits = {"max_batch_tokens": placement.max_batch_tokens, "cache_tokens": placement.cache_tokens}
+    return HfEngine(loaded, tokenizer, **limits), tokenizer

@@ -1,0 +1,56 @@
+"""What engines and attacks ask of a loaded model, a stored one, or a tokenizer; each question in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rain.models.hub import hub_reachable
+from rain.models.loading import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rain.core.engine import Decode
+
+UNLIMITED = 1 << 30
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Return the longest sequence that a model was made for (tokens)."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or UNLIMITED)
+
+
+def dtype_name(model: PreTrainedModel) -> str:
+    """Return the number format of a model's weights, such as "float32"."""
+    return str(model.dtype).removeprefix("torch.")
+
+
+def end_ids(config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return all ids that end a response: those of a generation or model configuration, then the tokenizer's.
+
+    Chat models often have several: one ends a turn, another one a document.
+    """
+    ends = getattr(config, "eos_token_id", None)
+    found = [*ends] if isinstance(ends, Sequence) else [ends]
+    return tuple(dict.fromkeys(id for id in (*found, tokenizer.eos_token_id) if id is not None))
+
+
+def stored_end_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
+    """Return the same for a model that another program runs, from its files, as far as they can be found."""
+    from transformers import AutoConfig, GenerationConfig
+
+    source = resolve(name)
+    local = isinstance(source, Path) or not hub_reachable()
+    for kind in (GenerationConfig, AutoConfig):
+        try:
+            return end_ids(kind.from_pretrained(source, local_files_only=local), tokenizer)
+        except (OSError, ValueError):
+            continue
+    return end_ids(None, tokenizer)
+
+
+def decoder(tokenizer: Any) -> Decode:
+    """Return a function from token ids to text, special tokens left out."""
+    return lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True))
