@@ -1,248 +1,378 @@
-"""One worker: loads the model, runs many searches at once, makes a record of each prompt."""
+"""What aligns text: one model, one evaluator, one encoder; the command, the library and the benchmark call it alike."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from rain.core.config import RainConfig
-from rain.core.engine import Engine
+from rain.core.config import Budget, RainConfig
+from rain.core.engine import Engine, SamplingParams, Session
 from rain.core.errors import RainError
-from rain.core.problem import Problem
-from rain.core.search import Commit, Search
+from rain.core.problem import SearchInputs
+from rain.core.search import Search
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
-from rain.engines.registry import open_engine
-from rain.evaluators.labels import Evaluation, SelfEvaluator
-from rain.evaluators.templates import load_template
-from rain.pool.worker import Job, WorkerArgs, WorkerLink
-from rain.results.jsonl import Record, ResultWriter
-from rain.settings import Settings
-from rain.text import Codec, Prompter, TextEncoder, TextRules, TextsEncoder
+from rain.engines.registry import PlacementConfig, open_engine
+from rain.evaluators.base import Evaluator, SearchScorer
+from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
+from rain.settings import AlignerConfig
+from rain.text import (
+    Message,
+    PromptFormatter,
+    SentenceEncoder,
+    SpanEncoder,
+    TextStopPolicy,
+    TokenizerAdapter,
+    check_messages,
+)
 
-SLACK = 16
-OnCommit = Callable[[Commit, str], None]
-Write = Callable[[Record], None]
-
-
-def open_encoder(settings: Settings) -> TextsEncoder:
-    """Start the sentence encoder (of texts)."""
-    if settings.engine.engine == "toy":
-        from rain.engines.toy import ToyEncoder
-
-        return ToyEncoder()
-    from rain.encoder import SentenceEncoder
-    from rain.models.loading import load_encoder
-
-    return SentenceEncoder(*load_encoder(settings.run.encoder))
+SPARE_TOKENS = 16
+"""Left free in the context, since text that is encoded again may need a few tokens more."""
 
 
-class Runner:
-    """Answers prompts with RAIN and plainly.
-
-    Args:
-        settings: of the run.
-        engine, tokenizer: from ``open_engine``.
-        encoder: of texts, with ``async encode(texts)``.
+class CommittedText(NamedTuple):
+    """One committed token set, as it is in the records.
 
     Attributes:
-        search: the kind of search (the published way expands at other times; see ``rain.bench``).
-
-    Raises:
-        RainError: template and model do not fit.
+        text: its own text.
+        visits: whole visits of its node.
+        value: its value in [-1, 1], to 6 digits.
+        simulations: run for this commit.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, tokenizer: Any, encoder: TextsEncoder) -> None:
-        task = settings.task
-        self.settings, self.engine, self.encoder = settings, engine, encoder
-        self.search: type[Search] = Search
-        self.dtype = getattr(engine, "dtype", settings.engine.dtype)
-        self.codec = Codec(tokenizer, getattr(engine, "eos", ()))
-        self.prompter = Prompter(self.codec, task.path(task.prompt), settings.run.chat_template)
-        self.evaluation = Evaluation(load_template(settings.template_path()), self.codec)
-        self.rules = TextRules(
-            self.codec, task.stop_strings, task.to_end, task.rollout_limit, self.codec.pausing_tokens()
+    text: str
+    visits: int
+    value: float
+    simulations: int
+
+
+OnCommit = Callable[[CommittedText], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer; ``str(answer)`` is its text.
+
+    Attributes:
+        text: the answer, stripped of surrounding whitespace.
+        finish: why it ended: "eos", "stop", "length", "budget" or "empty".
+        commits: the committed token sets in order; empty for a plain answer.
+        cost: counters by name: those of ``Usage``, ``seconds``, and for RAIN ``simulations``, ``evaluations`` and
+            ``evaluation`` (the part of the usage that evaluation caused).
+        tokens: ids of the response, special ones and what belongs to a stop string included.
+    """
+
+    text: str
+    finish: str
+    commits: tuple[CommittedText, ...] = ()
+    cost: dict[str, Any] = field(default_factory=dict)
+    tokens: Tokens = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """A prompt that fits the model.
+
+    Attributes:
+        id: together with the run's seed, all randomness comes from it.
+        question: what the evaluator is told that was asked.
+        tokens: the prompt's ids.
+        search: the constants, with limits that fit the context.
+        seed: of the run.
+    """
+
+    id: str
+    question: str
+    tokens: Tokens
+    search: RainConfig
+    seed: int
+
+
+class Aligner:
+    """Answers prompts with RAIN, and plainly.
+
+    Args:
+        config: what is aligned.
+        engine: of the language model.
+        tokenizer: of the language model.
+        encoder: of texts, for the similarity of siblings.
+        evaluator: scores texts; None: the model itself, by the configuration's template.
+        eager: see ``Search``.
+
+    Raises:
+        RainError: template and model, or prompt format and model, do not fit.
+    """
+
+    def __init__(
+        self,
+        config: AlignerConfig,
+        engine: Engine,
+        tokenizer: Any,
+        encoder: SentenceEncoder,
+        *,
+        evaluator: Evaluator | None = None,
+        eager: bool = False,
+    ) -> None:
+        task = config.task
+        self.config, self.engine, self.encoder, self.eager = config, engine, encoder, eager
+        self.adapter = TokenizerAdapter(tokenizer, engine.eos)
+        self.formatter = PromptFormatter(self.adapter, config.prompt_file)
+        self.evaluator = evaluator or LabelEvaluator(
+            SelfEvalPrompt(config.template, self.adapter), config.evaluation, task.cut_after_full_stop
+        )
+        self.policy = TextStopPolicy(
+            self.adapter, task.stop_strings, task.to_end, task.rollout_limit, self.adapter.pausing_tokens()
         )
 
     async def warm_up(self) -> None:
         """Compute what all prompts share."""
-        for prefix in (self.prompter.shared(), self.evaluation.pinned):
-            if prefix:
-                await self.engine.pin(prefix)
+        prefix = self.formatter.shared_prefix()
+        if prefix:
+            await self.engine.cache_prefix(prefix)
+        await self.evaluator.warm_up(self.engine)
 
-    async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit, text: None) -> Record:
-        """Return the result record of a prompt; a prompt that fails gives a record with ``error``."""
-        settings = self.settings
-        start: Record = {"id": prompt.id, "question": prompt.question}
-        try:
-            answers = await self._answers(prompt, on_commit)
-        except RainError as error:
-            return error_record(settings, prompt, str(error))
-        except Exception as error:  # one prompt's fault must not cost the others their answers
-            return error_record(settings, prompt, f"{type(error).__name__}: {error}")
-        return {**start, **answers, **prompt.extra, **_origin(settings)}
+    def prepare(
+        self,
+        id: str,
+        prompt: str | Sequence[Message] | Tokens,
+        *,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        question: str | None = None,
+    ) -> PreparedPrompt:
+        """Return a prompt's ids, and limits that leave room for answer and evaluation in the model's context.
 
-    async def searched(self, prompt: Prompt, on_commit: OnCommit = lambda commit, text: None) -> Record:
-        """Answer with RAIN alone: text, length (tokens), finish, moves and cost."""
-        return await self._search(prompt, *self._start(prompt), on_commit)
+        Args:
+            id: names the prompt.
+            prompt: a question, a conversation, or the ids of a prompt.
+            seed: replaces that of the configuration.
+            max_new_tokens: replaces that of the configuration.
+            question: what the evaluator is told that was asked; None: the prompt's text.
 
-    async def answered(self, prompt: Prompt) -> Record:
-        """Answer plainly alone: text, length (tokens) and cost."""
-        return await self._plain(prompt, *self._start(prompt))
-
-    def _start(self, prompt: Prompt) -> tuple[Tokens, RainConfig]:
-        """Return the prompt's tokens and the limits that fit it."""
-        tokens = self.prompter.encode(prompt.question)
-        if not tokens:
+        Raises:
+            RainError: the prompt is empty or too long.
+        """
+        tokens = prompt if _is_tokens(prompt) else self.formatter.encode(prompt)
+        if not tokens or prompt == "":
             raise RainError("the prompt is empty")
-        return tokens, self._fitting(prompt.question, tokens)
-
-    async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> Record:
-        """Answer with RAIN and plainly, side by side."""
-        rain, plain = await asyncio.gather(self.searched(prompt, on_commit), self.answered(prompt))
-        return {
-            "raina": rain["text"],
-            "pa": plain["text"],
-            "finish": rain["finish"],
-            "moves": rain["moves"],
-            "cost": {"rain": rain["cost"], "plain": plain["cost"]},
-            "dtype": self.dtype,
-        }
-
-    def _fitting(self, question: str, prompt: Tokens) -> RainConfig:
-        """Limit the response so that it fits into the model's context, within the evaluation prompt too."""
-        longest = max(len(ask.tail) for ask in self.evaluation.askings)
-        around = max(0, len(self.evaluation.context(question)) + longest - len(prompt))
-        context = getattr(self.engine, "context", 1 << 30)
-        config = replace(self.settings.rain, maxlen=min(self.settings.rain.maxlen, context - around - SLACK))
-        if config.limit(len(prompt)) <= len(prompt):
+        question = question if question is not None else self._question(prompt)
+        search = self.config.search
+        if max_new_tokens is not None:
+            search = replace(search, max_new_tokens=max_new_tokens)
+        around = max(0, self.evaluator.overhead(question) - len(tokens))
+        search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - SPARE_TOKENS)))
+        if search.limit(len(tokens)) <= len(tokens):
             raise RainError(
-                f"the prompt of {len(prompt)} tokens leaves no room for an answer in {config.maxlen} tokens"
+                f"the prompt of {len(tokens)} tokens leaves no room for an answer within the limit of "
+                f"{search.maxlen} tokens"
             )
-        return config
+        return PreparedPrompt(id, question, tokens, search, self.config.prompting.seed if seed is None else seed)
 
-    async def _search(self, prompt: Prompt, tokens: Tokens, config: RainConfig, on_commit: OnCommit) -> Record:
-        """Run one search to its end."""
-        started = time.perf_counter()
-        session = self.engine.session(prompt.id)
-        scorer = SelfEvaluator(
-            self.evaluation,
-            self.settings.evaluation,
-            session,
-            self.rules,
-            prompt.question,
-            self.settings.task.cut_after_full_stop,
-        )
-        encoder = TextEncoder(self.encoder, lambda span: self.codec.decode(self.rules.visible(span)))
-        key = f"{self.settings.run.seed}/{prompt.id}"
-        search = self.search(Problem(tokens, key, scorer, encoder, self.rules), session, config)
-        moves, finish = [], "empty"
-        try:
-            async for commit in search.commits():
-                text = self.codec.decode(self.rules.visible(commit.tokens))
-                moves.append(
-                    {
-                        "text": text,
-                        "visits": commit.child.visits,
-                        "value": round(commit.child.value, 6),
-                        "simulations": commit.simulations,
-                    }
-                )
-                finish = commit.finish or "length"
-                on_commit(commit, text)
-        finally:
-            await session.close()
-        cost = {
-            **session.usage.as_dict(),
-            "simulations": search.simulations,
-            "evaluations": scorer.evaluations,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        response = search.prefix[len(tokens) : config.limit(len(tokens))]
-        answer = {"text": self._text(response), "length": len(response)}
-        return {**answer, "finish": finish, "moves": moves, "cost": cost}
+    def _question(self, prompt: str | Sequence[Message] | Tokens) -> str:
+        """Return what the evaluator is told: the question, or the conversation in the words of the template."""
+        if isinstance(prompt, str):
+            return prompt
+        if _is_tokens(prompt):
+            return self.adapter.decode(prompt)
+        template, text = self.config.template, ""
+        opening = template.head.rpartition("\n")[2]  # such as "Human: "
+        for message in check_messages(prompt):
+            if message["role"] == "user":
+                text += (f"\n\n{opening}" if text else "") + message["content"]
+            elif message["role"] == "assistant":
+                text += f"{template.middle} {message['content']}"
+        return text
 
-    async def _plain(self, prompt: Prompt, tokens: Tokens, config: RainConfig) -> Record:
+    def begin(self, prompt: PreparedPrompt, budget: Budget | None = None) -> Generation:
+        """Return a search that is about to begin."""
+        return Generation(self, prompt, budget or Budget())
+
+    async def generate(
+        self, prompt: PreparedPrompt, *, budget: Budget | None = None, on_commit: OnCommit = lambda commit: None
+    ) -> Answer:
+        """Answer with RAIN.
+
+        Args:
+            prompt: from ``prepare``.
+            budget: at its end, the text committed so far is the answer.
+            on_commit: called for each committed token set.
+        """
+        generation = self.begin(prompt, budget)
+        async for commit in generation.commits():
+            on_commit(commit)
+        return generation.answer()
+
+    async def stream(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> AsyncIterator[str]:
+        """Yield the answer's text as it becomes final; the pieces together are ``Answer.text``."""
+        generation = self.begin(prompt, budget)
+        async for piece, _ in generation.pieces():
+            if piece:
+                yield piece
+
+    async def generate_baseline(self, prompt: PreparedPrompt) -> Answer:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules."""
         started = time.perf_counter()
         session = self.engine.session(f"{prompt.id}/plain")
+        length = prompt.search.limit(len(prompt.tokens)) - len(prompt.tokens)
         try:
-            [continuation] = await session.generate(
-                tokens, max_tokens=config.limit(len(tokens)) - len(tokens), greedy_first=True, stop=self.rules.stop
-            )
+            params = SamplingParams(max_tokens=length, greedy_first=True, stop=self.policy.stop)
+            [continuation] = await session.generate(prompt.tokens, params)
         finally:
             await session.close()
         cost = {**session.usage.as_dict(), "seconds": round(time.perf_counter() - started, 3)}
-        return {"text": self._text(continuation.tokens), "length": len(continuation.tokens), "cost": cost}
+        tokens = continuation.tokens
+        finish = self.policy.finish(tokens) or "length"
+        return Answer(self.policy.text(tokens).strip(), finish, (), cost, tokens)
 
-    def _text(self, response: Tokens) -> str:
-        return self.codec.decode(self.rules.visible(response)).strip()
+    async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit: None) -> dict[str, Any]:
+        """Return the result record of a prompt; a prompt that fails gives a record with ``error``."""
+        try:
+            answers = await self._answers(prompt, on_commit)
+        except RainError as error:
+            return error_record(self.config, prompt, str(error))
+        except Exception as error:  # one prompt's fault must not cost the others their answers
+            return error_record(self.config, prompt, f"{type(error).__name__}: {error}")
+        return {"id": prompt.id, "question": prompt.question, **answers, **prompt.extra, **_origin(self.config)}
+
+    async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> dict[str, Any]:
+        """Answer with RAIN and plainly, at the same time."""
+        prepared = self.prepare(prompt.id, prompt.question)
+        rain, plain = await gather_or_cancel(
+            self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
+        )
+        return {
+            "raina": rain.text,
+            "pa": plain.text,
+            "finish": rain.finish,
+            "moves": [commit._asdict() for commit in rain.commits],
+            "cost": {"rain": rain.cost, "plain": plain.cost},
+            "dtype": self.engine.dtype,
+        }
+
+    async def close(self) -> None:
+        """Release the engine."""
+        await self.engine.close()
 
 
-def _origin(settings: Settings) -> Record:
+class Generation:
+    """One answer in the making: ``commits`` or ``pieces`` run the search, once; ``answer`` may be asked at any time."""
+
+    def __init__(self, aligner: Aligner, prompt: PreparedPrompt, budget: Budget) -> None:
+        self.prompt, self.policy = prompt, aligner.policy
+        self._budget, self._started = budget, time.perf_counter()
+        self._commits: list[CommittedText] = []
+        self._session: Session = aligner.engine.session(prompt.id)
+        self._scorer: SearchScorer = aligner.evaluator.search(
+            aligner.engine, prompt.id, prompt.question, aligner.policy
+        )
+        inputs = SearchInputs(
+            prompt=prompt.tokens,
+            key=f"{prompt.seed}/{prompt.id}",
+            scorer=self._scorer,
+            encoder=SpanEncoder(aligner.encoder, aligner.policy.text),
+            policy=aligner.policy,
+        )
+        self._search = Search(
+            inputs, self._session, prompt.search, eager=aligner.eager, out_of_budget=self._out_of_budget
+        )
+
+    @property
+    def tokens(self) -> Tokens:
+        """The committed ids, up to the response's limit."""
+        start = len(self.prompt.tokens)
+        return self._search.prefix[start : self.prompt.search.limit(start)]
+
+    def _out_of_budget(self) -> bool:
+        computed = self._session.usage.tokens_computed + self._scorer.usage.tokens_computed
+        return self._budget.spent(self._search.simulations, computed, time.perf_counter() - self._started)
+
+    async def commits(self) -> AsyncIterator[CommittedText]:
+        """Run the search; yield each committed token set. Caches are freed when it ends, fails or is closed."""
+        try:
+            async for commit in self._search.commits():
+                text = self.policy.text(commit.tokens)
+                value = round(commit.child.value, 6)
+                self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
+                yield self._commits[-1]
+        finally:
+            await self._scorer.close()
+            await self._session.close()
+
+    async def pieces(self) -> AsyncIterator[tuple[str, CommittedText | None]]:
+        """Run the search; yield text that has become final, with its commit (None: what was held back until the end).
+
+        A piece may be empty, where all of a commit's text is held back.
+        """
+        shown = 0
+        async for commit in self.commits():
+            text = self.policy.final_text(self.tokens)
+            yield text[shown:], commit
+            shown = max(shown, len(text))
+        rest = self.answer().text[shown:]
+        if rest:
+            yield rest, None
+
+    def answer(self) -> Answer:
+        """Return the answer, or what of it is committed."""
+        usage = self._session.usage + self._scorer.usage
+        cost = {
+            **usage.as_dict(),
+            "simulations": self._search.simulations,
+            "evaluations": self._scorer.evaluations,
+            "evaluation": self._scorer.usage.as_dict(),
+            "seconds": round(time.perf_counter() - self._started, 3),
+        }
+        text = self.policy.text(self.tokens).strip()
+        finish = self._search.finish or "budget"
+        return Answer(text, finish, tuple(self._commits), cost, self.tokens)
+
+
+async def gather_or_cancel(*coroutines: Any) -> list[Any]:
+    """Await all; if one fails or this call is cancelled, cancel the others before passing it on."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _is_tokens(prompt: object) -> bool:
+    return isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt)
+
+
+def _origin(config: AlignerConfig) -> dict[str, Any]:
     """Return the fields that every record ends with: what made it."""
-    goal = {"target": settings.evaluation.target} if settings.evaluation.target else {}
-    return {**goal, "model": settings.engine.model, "seed": settings.run.seed, "config": settings.config_hash}
+    goal = {"target": config.evaluation.target} if config.evaluation.target else {}
+    return {**goal, "model": config.model.name, "seed": config.prompting.seed, "config": config.hash}
 
 
-def error_record(settings: Settings, prompt: Prompt, reason: str) -> Record:
+def error_record(config: AlignerConfig, prompt: Prompt, reason: str) -> dict[str, Any]:
     """Return the record of a prompt that has no answer."""
-    return {"id": prompt.id, "question": prompt.question, "error": reason, **prompt.extra, **_origin(settings)}
+    return {"id": prompt.id, "question": prompt.question, "error": reason, **prompt.extra, **_origin(config)}
 
 
-def open_runner(settings: Settings) -> Runner:
-    """Load the model and the encoder of a run; for use as a library, see the README."""
-    engine, tokenizer = open_engine(settings.engine)
-    return Runner(settings, engine, tokenizer, open_encoder(settings))
+def open_encoder(config: AlignerConfig) -> SentenceEncoder:
+    """Start the sentence encoder."""
+    if config.model.engine == "toy":
+        from rain.engines.toy import ToyEncoder
+
+        return ToyEncoder()
+    from rain.encoder import MeanPoolingEncoder
+    from rain.models.loading import load_encoder
+
+    return MeanPoolingEncoder(*load_encoder(config.prompting.encoder))
 
 
-async def serve(runner: Runner, link: WorkerLink, write: Write) -> None:
-    """Take jobs until there are no more, so many at a time as the settings say."""
-    loop, width = asyncio.get_running_loop(), runner.settings.run.concurrency
-    threads = ThreadPoolExecutor(width + 1, thread_name_prefix="jobs")  # asyncio.run would wait for the loop's own
-    await runner.warm_up()
-    link.ready()
-
-    async def work() -> None:
-        while (job := await loop.run_in_executor(threads, link.receive)) is not None:
-            await answer(job)
-
-    async def answer(job: Job) -> None:
-        link.started(job.id)
-
-        def on_commit(commit: Commit, text: str) -> None:
-            link.progress(job.id, {"simulations": commit.simulations})
-            link.commit(job.id, text)
-
-        record = await runner.record(job.payload, on_commit)
-        write(record)
-        if "error" in record:
-            link.failed(job.id, record["error"])
-        else:
-            link.done(job.id)
-
-    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work()) for _ in range(width)]
-    stopping = loop.run_in_executor(threads, link.stopping.wait)
-    await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (stopping, *tasks):
-        task.cancel()
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Exception):
-            raise outcome
-
-
-def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
-    """Run a worker process that writes its own result file (called by the pool)."""
-    settings: Settings = args.settings
-    with ResultWriter(Path(settings.run.outdir) / f"res_{args.index}.jsonl") as writer:
-        work(settings, link, writer.write)
-
-
-def work(settings: Settings, link: WorkerLink, write: Write) -> None:
-    """Load the model and serve; ``write`` puts a record on the disk, or sends it to who does."""
-    asyncio.run(serve(open_runner(settings), link, write))
+def open_aligner(config: AlignerConfig, placement: PlacementConfig) -> Aligner:
+    """Load the model and the encoder of a configuration."""
+    engine, tokenizer = open_engine(config.model, placement)
+    return Aligner(config, engine, tokenizer, open_encoder(config))

@@ -16,7 +16,7 @@ from rain.core.types import Vector
 MAX_TOKENS = 256
 
 
-class SentenceEncoder:
+class MeanPoolingEncoder:
     """Mean-pooled, normalised embeddings of a transformers encoder.
 
     Args:

@@ -1,103 +1,147 @@
-"""All settings of a run of the allocation command."""
+"""What is aligned (hashed, in the records) and how it is run (not), made of defaults, presets and flags."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rain.core.config import RainConfig
 from rain.core.errors import RainError
-from rain.core.fields import setting
-from rain.engines.registry import EngineConfig
-from rain.evaluators.labels import EvaluationConfig
-from rain.evaluators.templates import read_text
+from rain.core.fields import flag, setting, validate
+from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
+from rain.evaluators.labels import EvaluationConfig, read_calibration
+from rain.evaluators.templates import Template, load_prompt
 from rain.flags import build
 from rain.tasks.task import Task
+from rain.text import PromptFile
 
-LAUNCHERS = ("local", "ray")
+
+@dataclass(frozen=True)
+class PromptingConfig:
+    """How a prompt reaches the model, and where randomness comes from."""
+
+    seed: int = setting(0, "all randomness comes from it and the prompt's id", basic=True)
+    chat_template: bool = setting(False, "use the model's chat template instead of the prompt file")
+    encoder: str = setting("minilm", "sentence encoder: minilm (embedded), a hub name or a folder")
+
+
+@dataclass(frozen=True)
+class SourcesConfig:
+    """Where evaluation template and calibration come from; what they say is in ``AlignerConfig``."""
+
+    templates: str = setting("", "self-evaluation template: a file, or a folder with one of the task's file name")
+    calibration: str = setting("", "offset and scale for the votes: a file written by rain preflight")
+    preset: str = setting(
+        "auto", "auto: settings that suit an embedded model; none: the paper's defaults", choices=("auto", "none")
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is run, and how; the fields in ``VOLATILE`` change no result."""
+    """Which prompts are answered, where results go and what works on them; it changes no answer."""
 
-    dataset: str = setting("", "prompts: a .jsonl, .json or .csv file, or a name of the task's data set")
-    s: int = setting(0, "first prompt, from 0")
-    e: int | None = setting(None, "one past the last prompt (default: all)")
-    outdir: str = setting("outdir", "where results go; the same command goes on where it stopped")
-    nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly")
-    launcher: str = setting("local", "where workers run: local (processes on this machine) or ray (a Ray cluster)")
+    dataset: str = setting("", "prompts: a .jsonl, .json or .csv file, or the name of a data set", basic=True)
+    s: int = setting(0, "first prompt, from 0", basic=True)
+    e: int | None = setting(None, "one past the last prompt (default: all)", basic=True)
+    outdir: str = setting("outdir", "output folder; run the same command again to resume", basic=True)
+    nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly", basic=True)
+    concurrency: int = setting(4, "maximum searches at once in each worker", low=1, basic=True)
+    launcher: str = setting(
+        "local",
+        "where workers run: local (processes on this machine) or ray (a Ray cluster)",
+        choices=("local", "ray"),
+    )
     ray_address: str = setting("", "ray: the cluster, auto or HOST:6379 (default: RAY_ADDRESS, or else this machine)")
-    concurrency: int = setting(4, "searches at a time in each worker")
-    seed: int = setting(0, "all randomness comes from it and the prompt's id")
-    chat_template: bool = setting(False, "use the model's chat template instead of the prompt file")
-    templates: str = setting("", "self-evaluation template file, or a folder with one of the task's file name")
-    calibration: str = setting("", "offset and scale for the votes, a file written by rain preflight")
-    encoder: str = setting("minilm", "sentence encoder: minilm (embedded), a hub name or a folder")
-    preset: str = setting("auto", "auto: settings that suit an embedded model; none: the paper's defaults")
     skip_bad: bool = setting(False, "leave out broken rows of the data set instead of refusing it")
     verbose: bool = setting(False, "show responses as they are committed")
 
     def __post_init__(self) -> None:
-        if self.preset not in ("auto", "none"):
-            raise RainError(f"--preset is {self.preset!r}; it must be auto or none")
-        if self.launcher not in LAUNCHERS:
-            raise RainError(f"--launcher is {self.launcher!r}; it must be {' or '.join(LAUNCHERS)}")
+        validate(self)
         if self.ray_address and self.launcher != "ray":
             raise RainError("--ray-address needs --launcher ray")
-        if self.concurrency < 1:
-            raise RainError(f"--concurrency is {self.concurrency}; it must be at least 1")
 
 
-VOLATILE = tuple(
-    f"run.{name}"
-    for name in "s e outdir nump launcher ray_address concurrency verbose skip_bad".split()
-)
-VOLATILE_ENGINE = ("engine.max_batch_tokens", "engine.cache_tokens", "engine.device_map")
+@dataclass(frozen=True)
+class AlignerConfig:
+    """What is aligned: everything that an answer depends on, as values that can be sent to another machine.
+
+    Attributes:
+        task: whose stop rules hold.
+        model: what answers.
+        prompting, evaluation, search: settings by subject.
+        template: what the model is asked about its text.
+        prompt_file: the format of a question; None: the model's chat template.
+    """
+
+    task: Task
+    model: ModelConfig
+    prompting: PromptingConfig
+    evaluation: EvaluationConfig
+    search: RainConfig
+    template: Template
+    prompt_file: PromptFile | None
+
+    @cached_property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that name this configuration in every record."""
+        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the configuration as it is in config.json; long texts by the first digits of their SHA-256."""
+        parts = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
+        task = {name: getattr(self.task, name) for name in TASK_RULES}
+        template, prompt_file = dataclasses.asdict(self.template), self.prompt_file
+        texts = {"template": _digest(template), "prompt_file": _digest(prompt_file) if prompt_file else None}
+        names = {"template_name": template["name"]}
+        return {"task": self.task.name, "rules": task, **parts, **names, **texts}
+
+
+PARTS = ("model", "prompting", "evaluation", "search")
+TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop")
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a worker needs to know.
+    """Everything about a run.
 
     Attributes:
-        task: the benchmark.
-        run, engine, evaluation, rain: settings by subject.
+        aligner: what is aligned.
+        placement: where the model runs.
+        run: prompts, results and workers.
         preset: the settings that an embedded model's preset has set, for printing.
-        config_hash: names the configuration in every record; set when the output directory is open.
     """
 
-    task: Task
+    aligner: AlignerConfig
+    placement: PlacementConfig
     run: RunConfig
-    engine: EngineConfig
-    evaluation: EvaluationConfig
-    rain: RainConfig
     preset: Mapping[str, Any]
-    config_hash: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the whole configuration as it stands in config.json."""
-        parts = {name: dataclasses.asdict(getattr(self, name)) for name in ("run", "engine", "evaluation", "rain")}
-        files = {"prompt": self.task.path(self.task.prompt), "template": self.template_path()}
-        hashes = {name: hashlib.sha256(read_text(path).encode()).hexdigest()[:16] for name, path in files.items()}
-        return {"task": self.task.name, **parts, "files": hashes}
 
-    def template_path(self) -> Path:
-        """Return the self-evaluation template: the user's file, one in the user's folder, or the task's.
-
-        Raises:
-            RainError: there is no such file.
-        """
-        given = Path(self.run.templates)
-        beside = given / Path(self.task.template).name
-        for path in (given, beside, self.task.path(self.run.templates)):
-            if path.is_file():
-                return path
-        raise RainError(f"--templates is {given}, which is neither a template file nor a folder with {beside.name}")
+CONFIGS: tuple[tuple[type[Any], str], ...] = (
+    (RunConfig, "run"),
+    (ModelConfig, "model"),
+    (PlacementConfig, "placement"),
+    (PromptingConfig, "prompting"),
+    (SourcesConfig, "evaluation sources"),
+    (EvaluationConfig, "evaluation"),
+    (RainConfig, "search"),
+)
+"""Every class of settings with the title of its group of flags."""
 
 
 def task_defaults(task: Task) -> dict[str, Any]:
@@ -105,11 +149,67 @@ def task_defaults(task: Task) -> dict[str, Any]:
     return {"dataset": task.dataset, "templates": task.template, **dataclasses.asdict(task.config)}
 
 
-def _goal(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
+    """Combine defaults, the task's, an embedded model's preset and what was given; later ones win.
+
+    Args:
+        task: the benchmark.
+        given: settings by field name, such as the flags of the command line.
+
+    Raises:
+        RainError: a name is unknown, a value is out of range, or a template or calibration cannot be read.
+    """
+    check_names(given)
+    model = build(ModelConfig, given).name
+    preset = {} if given.get("preset") == "none" else dict(task.presets.get(model, {}))
+    if "templates" in given:
+        preset.pop("calibration", None)  # it was learnt with the preset's template
+    preset = {name: value for name, value in preset.items() if name not in given}
+    layers = [task_defaults(task), _resolve_target(task, given)]
+    layers += [layer for part in (preset, given) for layer in (_calibration(task, part), part)]
+    sources = build(SourcesConfig, *layers)
+    prompting = build(PromptingConfig, *layers)
+    aligner = AlignerConfig(
+        task=task,
+        model=build(ModelConfig, *layers),
+        prompting=prompting,
+        evaluation=build(EvaluationConfig, *layers),
+        search=build(RainConfig, *layers),
+        template=Template.from_file(template_path(task, sources.templates)),
+        prompt_file=None if prompting.chat_template else load_prompt(task.path(task.prompt)),
+    )
+    placement = build(PlacementConfig, *layers)
+    check_engine(aligner.model, placement)
+    return Settings(aligner, placement, build(RunConfig, *layers), preset)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that are not settings.
+
+    Raises:
+        RainError: it names the first unknown one, and the setting that resembles it most.
+    """
+    known = [field.name for config, _ in CONFIGS for field in dataclasses.fields(config)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise RainError(f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _calibration(task: Task, layer: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the calibration file of a layer says; a relative path may be one in the task's folder."""
+    name = layer.get("calibration")
+    if not name:
+        return {}
+    path = Path(name)
+    return read_calibration(path if path.exists() or path.is_absolute() else task.path(name))
+
+
+def _resolve_target(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that --target stands for."""
     if not task.targets:
         if given.get("target"):
-            raise RainError(f"--target is {given['target']!r}, but {task.name} has one goal only; leave it out")
+            raise RainError(f"--target is {given['target']!r}, but {task.name} has only one goal; leave it out")
         return {}
     target = given.get("target") or task.targets[0]
     if target not in task.targets:
@@ -117,23 +217,15 @@ def _goal(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"target": target, "invert": target != task.targets[0]}
 
 
-def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
-    """Combine defaults, the task's, an embedded model's preset and what was given, in rising order.
+def template_path(task: Task, templates: str) -> Path:
+    """Return the self-evaluation template: the user's file, one in the user's folder, or the task's.
 
-    Args:
-        task: the benchmark.
-        given: flags that were given on the command line, by field name.
+    Raises:
+        RainError: there is no such file.
     """
-    defaults = task_defaults(task) | _goal(task, given)
-    model = build(EngineConfig, given).model
-    preset = {} if given.get("preset") == "none" else dict(task.presets.get(model, {}))
-    preset = {name: value for name, value in preset.items() if name not in given}
-    layers = (defaults, preset, given)
-    return Settings(
-        task=task,
-        run=build(RunConfig, *layers),
-        engine=build(EngineConfig, *layers),
-        evaluation=build(EvaluationConfig, *layers),
-        rain=build(RainConfig, *layers),
-        preset=preset,
-    )
+    given = Path(templates)
+    inside = given / Path(task.template).name
+    for path in (given, inside, task.path(templates)):
+        if path.is_file():
+            return path
+    raise RainError(f"{flag('templates')} is {given}, which is neither a template file nor a folder with {inside.name}")

@@ -1,29 +1,38 @@
-"""Between text and token ids: encoding that specials cannot enter, prompts, ends and pauses."""
+"""Between text and token ids: encoding that special tokens cannot enter, prompts, ends, pauses, text that is final."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from rain.core.engine import Stop
+from rain.core.engine import BYTES_PER_CHARACTER, Stop
 from rain.core.errors import RainError
 from rain.core.types import Tokens, Vector
-from rain.evaluators.templates import load_prompt
 
 PAUSES = (",", ".", "?", ":", ";", "\n")
-MARK = "\u2063question\u2063"
+PAUSE_WINDOW = 8
+"""Tokens at the end of a text that are decoded to see whether it pauses; more than any one character takes."""
+
+MARK = "\u2063{}\u2063"
+"""Placeholder for the content of message i while a chat template is rendered: its number, in invisible marks."""
+
+WORTH_CACHING = 16
+"""Shared prefixes shorter than this (tokens) are not worth a cache entry of their own."""
+
+Message = Mapping[str, str]
+"""One turn of a conversation: ``{"role": "user", "content": "..."}``."""
 
 
-class Codec:
+class TokenizerAdapter:
     """A tokenizer as RAIN uses it.
 
     Args:
         tokenizer: a transformers tokenizer, or anything with its ``encode``/``decode`` behaviour.
+        eos: ids that end a response, besides the tokenizer's own.
 
     Attributes:
         bos: ids that every text begins with (the tokenizer's own choice; often none).
-        eos: ids that end a response.
+        eos: all ids that end a response.
     """
 
     def __init__(self, tokenizer: Any, eos: Sequence[int] = ()) -> None:
@@ -39,7 +48,7 @@ class Codec:
     def encode(self, text: str) -> Tokens:
         """Encode text of a user or a model: names of special tokens in it stay ordinary text.
 
-        Lone surrogates, which are no characters, become question marks.
+        Lone surrogates, which are not characters, become question marks.
         """
         valid = text.encode("utf-8", "replace").decode("utf-8")
         return tuple(self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True))
@@ -49,7 +58,7 @@ class Codec:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def encode_after(self, before: str, text: str) -> Tokens:
-        """Encode a text as it is tokenised behind another one (no dummy space, no merge with what stands before)."""
+        """Encode a text as it is tokenised after another one (no dummy space, no merge with what precedes it)."""
         anchor, whole = self.encode(before), self.encode(before + text)
         if whole[: len(anchor)] == anchor:
             return whole[len(anchor) :]
@@ -66,34 +75,45 @@ class Codec:
         texts = self.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
         return frozenset(token for token, text in zip(ids, texts, strict=True) if text.endswith(PAUSES))
 
+    @property
+    def can_chat(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
 
-class TextRules:
-    """What ends a response and a rollout (``rain.core.problem.Rules``).
+
+class TextStopPolicy:
+    """What ends a response and a rollout (``rain.core.problem.StopPolicy``).
 
     Args:
-        codec: for the text and the end-of-sequence ids.
+        adapter: for the text and the end-of-sequence ids.
         stop_strings: a response ends before any of these (HH: a new turn of the human).
         to_end: roll out to the end of the response (TruthfulQA), not only to the next pause.
-        rollout_limit: tokens of a rollout, at most; 0: no limit but the response's.
-        pausing: ``codec.pausing_tokens()``, computed once a worker.
+        rollout_limit: maximum length of a rollout (tokens); 0: only the response's own limit.
+        pausing: ``adapter.pausing_tokens()``, computed once a model.
     """
 
     def __init__(
-        self, codec: Codec, stop_strings: tuple[str, ...], to_end: bool, rollout_limit: int, pausing: frozenset[int]
+        self,
+        adapter: TokenizerAdapter,
+        stop_strings: tuple[str, ...] = (),
+        to_end: bool = False,
+        rollout_limit: int = 0,
+        pausing: frozenset[int] = frozenset(),
     ) -> None:
-        self.codec = codec
+        self.adapter = adapter
         self.to_end = to_end
         self.rollout_limit = rollout_limit
-        self.stop = Stop(codec.eos, stop_strings)
-        self.rollout_stop = self.stop if to_end else Stop(codec.eos | pausing, stop_strings)
-        self._tail = 64 + 4 * max(map(len, stop_strings), default=0)
+        self.stop = Stop(adapter.eos, stop_strings)
+        self.rollout_stop = self.stop if to_end else Stop(adapter.eos | pausing, stop_strings)
+        # A stop string may lie anywhere in the last token set, not only at its end: look back over a set as well.
+        self._window = 16 * BYTES_PER_CHARACTER + BYTES_PER_CHARACTER * max(map(len, stop_strings), default=0)
 
     def finish(self, response: Tokens) -> str | None:
-        """Tell whether end-of-sequence or a stop string stands in the response."""
-        if not self.codec.eos.isdisjoint(response):
+        """Tell whether the response contains an end-of-sequence id or a stop string."""
+        if not self.adapter.eos.isdisjoint(response):
             return "eos"
         if self.stop.strings and response:
-            text = self.codec.decode(response[-self._tail :])
+            text = self.adapter.decode(response[-self._window :])
             if any(string in text for string in self.stop.strings):
                 return "stop"
         return None
@@ -102,64 +122,131 @@ class TextRules:
         """Tell whether a text needs no rollout: it has ended, or it ends in a pause."""
         if self.finish(response):
             return True
-        return not self.to_end and self.codec.decode(response[-8:]).endswith(PAUSES)
+        return not self.to_end and self.adapter.decode(response[-PAUSE_WINDOW:]).endswith(PAUSES)
 
-    def rollout_tokens(self, room: int) -> int:
+    def rollout_tokens(self, remaining: int) -> int:
         """Limit a rollout."""
-        return min(room, self.rollout_limit) if self.rollout_limit else room
+        return min(remaining, self.rollout_limit) if self.rollout_limit else remaining
 
     def visible(self, response: Tokens) -> Tokens:
         """Return a response without special tokens and without what follows its end."""
+        kept, text, cut = self._cut(response)
+        return kept if cut < 0 else self.adapter.encode(text[:cut])
+
+    def text(self, response: Tokens) -> str:
+        """Return the text of a response, without what follows its end."""
+        _, text, cut = self._cut(response)
+        return text if cut < 0 else text[:cut]
+
+    def _cut(self, response: Tokens) -> tuple[Tokens, str, int]:
+        """Return the ids in front of the end that are not special, their text, and where a stop string begins (-1)."""
         kept: list[int] = []
         for token in response:
-            if token in self.codec.eos:
+            if token in self.adapter.eos:
                 break
-            if token not in self.codec.special:
+            if token not in self.adapter.special:
                 kept.append(token)
-        text = self.codec.decode(kept)
-        cut = min((place for place in map(text.find, self.stop.strings) if place >= 0), default=-1)
-        return tuple(kept) if cut < 0 else self.codec.encode(text[:cut])
+        text = self.adapter.decode(kept)
+        return tuple(kept), text, min((p for p in map(text.find, self.stop.strings) if p >= 0), default=-1)
+
+    def final_text(self, response: Tokens) -> str:
+        """Return the part of an unfinished response's text that no later token can change.
+
+        Held back are trailing whitespace (the answer is stripped), a character of which bytes are missing, and what
+        could be the beginning of a stop string.
+        """
+        text = self.text(response).rstrip("\ufffd")
+        for string in self.stop.strings:
+            for length in range(min(len(string) - 1, len(text)), 0, -1):
+                if text.endswith(string[:length]):
+                    text = text[:-length]
+                    break
+        return text.strip()
 
 
-class Prompter:
-    """Turns a question into a prompt, by a prompt file or by the model's chat template.
+class PromptFile(NamedTuple):
+    """A prompt format as plain text: what stands before and after the question."""
+
+    before: str
+    after: str
+
+
+class PromptFormatter:
+    """Turns a question or a conversation into a prompt's ids, by a prompt file or by the model's chat template.
 
     Args:
-        codec: of the model.
-        path: prompt file with ``{question}``; its beginning is the same for all questions.
-        chat: use the tokenizer's chat template instead; the prompt file is not read then.
+        adapter: of the model.
+        prompt_file: the format of a question; None: the chat template.
+
+    Raises:
+        RainError: there is neither a prompt file nor a chat template.
     """
 
-    def __init__(self, codec: Codec, path: Path, chat: bool) -> None:
-        self.codec = codec
-        self.chat = chat
-        self.before, self.after = self._chat_parts() if chat else load_prompt(path)
-
-    def _chat_parts(self) -> tuple[str, str]:
-        tokenizer = self.codec.tokenizer
-        if not getattr(tokenizer, "chat_template", None):
+    def __init__(self, adapter: TokenizerAdapter, prompt_file: PromptFile | None) -> None:
+        if prompt_file is None and not adapter.can_chat:
             raise RainError("the model has no chat template; leave --chat-template out")
-        turn = [{"role": "user", "content": MARK}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        before, _, after = text.partition(MARK)
-        return before, after
+        self.adapter = adapter
+        self.prompt_file = prompt_file
 
-    def encode(self, question: str) -> Tokens:
-        """Return the prompt's ids; the question's text cannot become special tokens."""
-        if self.chat:
-            codec = self.codec
-            return codec.encode_trusted(self.before) + codec.encode(question) + codec.encode_trusted(self.after)
-        return self.codec.bos + self.codec.encode(self.before + question + self.after)
+    def encode(self, prompt: str | Sequence[Message]) -> Tokens:
+        """Return the prompt's ids; text in it cannot become special tokens.
 
-    def shared(self) -> Tokens:
-        """Return ids that (nearly) every prompt begins with; () if there are too few to be worth pinning."""
-        if self.chat:
-            ids = self.codec.encode_trusted(self.before)
-        else:
-            ids = self.codec.bos + common_start(
-                [self.codec.encode(self.before + text) for text in ("", "a", "7", "\n")]
+        Args:
+            prompt: a question, or a conversation, which is always rendered with the chat template. A last message of
+                the assistant is continued.
+
+        Raises:
+            RainError: the conversation is malformed, or the model has no chat template for it.
+        """
+        if isinstance(prompt, str) and self.prompt_file is not None:
+            before, after = self.prompt_file
+            return self.adapter.bos + self.adapter.encode(before + prompt + after)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt)
+        return self._encode_chat(messages)
+
+    def _encode_chat(self, messages: Sequence[Message]) -> Tokens:
+        """Render with placeholders, then encode the template's text with special tokens and the contents without."""
+        if not self.adapter.can_chat:
+            raise RainError("the model has no chat template; give the prompt as one string")
+        continues = messages[-1]["role"] == "assistant"
+        marked = [{**message, "content": MARK.format(i)} for i, message in enumerate(messages)]
+        try:
+            rest = self.adapter.tokenizer.apply_chat_template(
+                marked, tokenize=False, add_generation_prompt=not continues
             )
-        return ids if len(ids) >= 16 else ()
+        except Exception as error:  # Jinja's own errors, such as that roles must alternate
+            raise RainError(f"the model's chat template refuses the conversation: {error}") from error
+        ids: Tokens = ()
+        for i, message in enumerate(messages):
+            before, found, rest = rest.partition(MARK.format(i))
+            if not found:
+                raise RainError(f"the model's chat template leaves out message {i} ({message['role']})")
+            ids += self.adapter.encode_trusted(before) + self.adapter.encode(message["content"])
+        return ids if continues else ids + self.adapter.encode_trusted(rest)
+
+    def shared_prefix(self) -> Tokens:
+        """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""
+        ids = common_start([self.encode(text) for text in PROBES])
+        return ids if len(ids) >= WORTH_CACHING else ()
+
+
+PROBES = ("", "a", "7", "\n")
+"""Texts that begin differently: what their encodings have in common does not depend on the text."""
+
+
+def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return a conversation whose messages all have a role and a content of text.
+
+    Raises:
+        RainError: it is empty, or a message lacks a field; the message names its number.
+    """
+    if not messages:
+        raise RainError("the conversation is empty; it needs at least one message")
+    for i, message in enumerate(messages):
+        for name in ("role", "content"):
+            if not isinstance(message, Mapping) or not isinstance(message.get(name), str):
+                raise RainError(f"message {i} of the conversation lacks the field {name!r}, or it is not text")
+    return messages
 
 
 def common_start(sequences: Sequence[Tokens]) -> Tokens:
@@ -171,17 +258,17 @@ def common_start(sequences: Sequence[Tokens]) -> Tokens:
     return first
 
 
-class TextsEncoder(Protocol):
+class SentenceEncoder(Protocol):
     """Embeds texts."""
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return one sentence embedding for each text."""
 
 
-class TextEncoder:
+class SpanEncoder:
     """Embeds token ids of one language model by their text (``rain.core.problem.Encoder``)."""
 
-    def __init__(self, encoder: TextsEncoder, text_of: Callable[[Tokens], str]) -> None:
+    def __init__(self, encoder: SentenceEncoder, text_of: Callable[[Tokens], str]) -> None:
         self._encoder, self._text_of = encoder, text_of
 
     async def encode(self, spans: Sequence[Tokens]) -> list[Vector]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 FOLDS = 5
 RIDGE = 0.1
@@ -27,47 +28,36 @@ def fit(log_odds: Sequence[float], labels: Sequence[bool], steps: int = 100) -> 
     Raises:
         ValueError: a class is empty.
     """
-    good, total = sum(labels), len(labels)
+    x, y = np.array(log_odds, float), np.array(labels, float)
+    good, total = y.sum(), len(y)
     if not 0 < good < total:
         raise ValueError("a calibration needs texts of both classes")
-    mean = sum(log_odds) / total
-    spread = math.sqrt(sum((x - mean) ** 2 for x in log_odds) / total) or 1.0
-    points = [
-        ((x - mean) / spread, y, total / (2 * (good if y else total - good)))
-        for x, y in zip(log_odds, labels, strict=True)
-    ]
-    slope, intercept = 1.0, 0.0
-    for _ in range(steps):
-        gradient_s, gradient_i, curve_ss, curve_si, curve_ii = RIDGE * slope, 0.0, RIDGE, 0.0, 1e-9
-        for x, y, weight in points:
-            p = 1 / (1 + math.exp(-max(-30.0, min(30.0, slope * x + intercept))))
-            gradient_s += weight * (p - y) * x
-            gradient_i += weight * (p - y)
-            curve_ss += weight * p * (1 - p) * x * x
-            curve_si += weight * p * (1 - p) * x
-            curve_ii += weight * p * (1 - p)
-        determinant = curve_ss * curve_ii - curve_si**2
-        slope -= (curve_ii * gradient_s - curve_si * gradient_i) / determinant
-        intercept -= (curve_ss * gradient_i - curve_si * gradient_s) / determinant
-        slope = min(max(slope, 1e-2), MAX_SLOPE)
-        intercept = min(max(intercept, -MAX_SLOPE), MAX_SLOPE)
-    return Calibration(offset=mean - intercept / slope * spread, scale=slope / (2 * spread))
+    mean, spread = x.mean(), x.std() or 1.0
+    weights = total / np.where(y == 1, 2 * good, 2 * (total - good))
+    design = np.stack([(x - mean) / spread, np.ones(total)], axis=1)  # [texts, 2]: for slope and intercept
+    theta = np.array([1.0, 0.0])
+    for _ in range(steps):  # Newton's method
+        p = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
+        gradient = design.T @ (weights * (p - y)) + [RIDGE * theta[0], 0]
+        curvature = design.T @ (design * (weights * p * (1 - p))[:, None]) + np.diag([RIDGE, 1e-9])
+        theta = np.clip(theta - np.linalg.solve(curvature, gradient), [1e-2, -MAX_SLOPE], MAX_SLOPE)
+    slope, intercept = theta
+    return Calibration(offset=float(mean - intercept / slope * spread), scale=float(slope / (2 * spread)))
 
 
 def held_out(log_odds: Sequence[float], labels: Sequence[bool], folds: int = FOLDS) -> list[bool]:
-    """Return for each text whether a calibration learnt from the other folds classifies it rightly.
+    """Return for each text whether a calibration learnt from the other folds classifies it correctly.
 
-    Texts of each class are dealt to the folds in turn, so that all folds hold both.
+    Texts of each class are dealt to the folds in turn, so that every fold has both.
+
+    Raises:
+        ValueError: a class has fewer than two texts.
     """
-    dealt, seen = [], {True: 0, False: 0}
-    for label in labels:
-        dealt.append(seen[label] % folds)
-        seen[label] += 1
-    right = [False] * len(labels)
-    for fold in range(folds):
-        inside = [i for i, place in enumerate(dealt) if place != fold]
-        learnt = fit([log_odds[i] for i in inside], [labels[i] for i in inside])
-        for i, place in enumerate(dealt):
-            if place == fold:
-                right[i] = (log_odds[i] > learnt.offset) == labels[i]
-    return right
+    x, y = np.array(log_odds, float), np.array(labels, bool)
+    fold, right = np.zeros(len(y), int), np.zeros(len(y), bool)
+    for label in (True, False):
+        fold[y == label] = np.arange((y == label).sum()) % folds
+    for inside in (fold != i for i in range(folds)):
+        learnt = fit(x[inside].tolist(), y[inside].tolist())
+        right[~inside] = (x[~inside] > learnt.offset) == y[~inside]
+    return [bool(each) for each in right]

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rain.core.engine import Engine
+from rain.core.engine import Engine, Session
 from rain.core.errors import RainError
-from rain.core.fields import setting
+from rain.core.fields import setting, validate
 from rain.core.types import Tokens
+from rain.evaluators.base import Evaluator, SearchScorer
 from rain.evaluators.templates import Template
-from rain.text import Codec, TextRules, common_start
+from rain.text import PROBES, TextStopPolicy, TokenizerAdapter, common_start
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class EvaluationConfig:
     """How label probabilities become a score; everything but the defaults changes decisions and is recorded.
 
     Attributes:
-        votes: "hard": each asking votes 1 or 0, the score is 2 x mean - 1 (paper); "soft": tanh of the calibrated
+        votes: "hard": each question votes 1 or 0, the score is 2 x mean - 1 (paper); "soft": tanh of the calibrated
             log-odds.
         offset: log-odds at which the model is undecided, in nats; learnt by ``rain preflight``.
         scale: soft votes only: slope of the score per nat.
@@ -31,20 +32,19 @@ class EvaluationConfig:
         invert: whether the goal is the template's negative label.
     """
 
-    votes: str = setting("hard", "hard: votes of 0 and 1 (paper); soft: tanh of the calibrated log-odds")
-    offset: float = setting(0.0, "log-odds (nats) at which the evaluation is undecided; from a calibration")
-    scale: float = setting(1.0, "soft votes: slope of the score per nat of log-odds; from a calibration")
+    votes: str = setting(
+        "hard", "hard: votes of 0 and 1 (paper); soft: tanh of the calibrated log-odds", choices=("hard", "soft")
+    )
+    offset: float = setting(0.0, "log-odds (nats) at which the evaluation is undecided; from a calibration", low=-1e6)
+    scale: float = setting(1.0, "soft votes: slope of the score per nat of log-odds; from a calibration", low=1e-9)
     target: str = setting("", "what to steer towards, where the task offers a choice (imdb: positive or negative)")
     invert: bool = setting(False, "steer away from the template's positive labels; --target sets it")
 
     def __post_init__(self) -> None:
-        if self.votes not in ("hard", "soft"):
-            raise RainError(f"votes is {self.votes!r}; it must be hard or soft")
-        if not (math.isfinite(self.offset) and math.isfinite(self.scale) and self.scale > 0):
-            raise RainError(f"offset {self.offset} must be finite and scale {self.scale} above 0")
+        validate(self)
 
     def score(self, log_odds: Sequence[float]) -> float:
-        """Return the score of a text from the log-odds of each asking, in [-1, 1]."""
+        """Return the score of a text from the log-odds of each question about it, in [-1, 1]."""
         if self.votes == "hard":
             score = 2 * sum(value > self.offset for value in log_odds) / len(log_odds) - 1
         else:
@@ -52,32 +52,36 @@ class EvaluationConfig:
         return -score if self.invert else score
 
 
-def read_calibration(path: Path) -> tuple[float, float]:
-    """Read (offset, scale) from a file that ``rain preflight`` wrote."""
+def read_calibration(path: Path) -> dict[str, float]:
+    """Read offset and scale from a file that ``rain preflight`` wrote.
+
+    Raises:
+        RainError: the file is missing, is not JSON or lacks a number; the message names file and field.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return float(data["offset"]), float(data["scale"])
+        return {name: float(data[name]) for name in ("offset", "scale")}
     except OSError as error:
         raise RainError(f"cannot read the calibration {path}: {error.strerror}") from error
     except KeyError as error:
         raise RainError(f"the calibration {path} lacks the field {error}") from error
     except (TypeError, ValueError) as error:
-        raise RainError(f"the calibration {path} is no JSON object with the numbers offset and scale") from error
+        raise RainError(f"the calibration {path} is not a JSON object with the numbers offset and scale") from error
 
 
-class Asking(NamedTuple):
-    """One way of asking, in token ids: what follows the response, and the labels that may come next."""
+class LabelPrompt(NamedTuple):
+    """One question about a response, in token ids: what follows the response, and the labels that may come next."""
 
     tail: Tokens
     positive: Tokens
     negative: Tokens
 
 
-class Reading(NamedTuple):
+class LabelScores(NamedTuple):
     """What the model said of one text.
 
     Attributes:
-        log_odds: for each asking, log p(best positive label) - log p(best negative label), in nats.
+        log_odds: for each question, log p(best positive label) - log p(best negative label), in nats.
         mass: mean probability of all labels together, in [0, 1].
     """
 
@@ -85,112 +89,134 @@ class Reading(NamedTuple):
     mass: float
 
 
-class Evaluation:
+class SelfEvalPrompt:
     """A template resolved for one tokenizer.
 
     Args:
         template: see ``rain.evaluators.templates``.
-        codec: of the model that evaluates.
+        adapter: of the model that evaluates.
+
+    Attributes:
+        label_prompts: the questions; two with the options swapped for letters, one for words.
+        shared_prefix: ids that the evaluation of every prompt begins with.
 
     Raises:
-        RainError: a label is no single token that tells it from the others, in its place in the template.
+        RainError: a label is not a single token that tells it from the others, in its place in the template.
     """
 
-    def __init__(self, template: Template, codec: Codec) -> None:
-        self.template, self.codec = template, codec
-        self.askings = [self._resolve(*ask) for ask in template.asks()]
-        head = [codec.encode(template.head + text) for text in ("", "a", "7", "\n")]
-        self.pinned = codec.bos + common_start(head)
+    def __init__(self, template: Template, adapter: TokenizerAdapter) -> None:
+        self.template, self.adapter = template, adapter
+        self.label_prompts = [self._resolve(*ask) for ask in template.asks()]
+        self.shared_prefix = adapter.bos + common_start([adapter.encode(template.head + text) for text in PROBES])
 
-    def _resolve(self, ask: str, positive: Sequence[str], negative: Sequence[str]) -> Asking:
-        """Find the label tokens in context, where " A", "A" and "(A" are different tokens."""
-        anchor = self.template.middle[-1:] or "."
-        whole = {label: self.codec.encode_after(anchor + "x", ask + label) for label in (*positive, *negative)}
-        plain = self.codec.encode_after(anchor + "x", ask)
+    def _resolve(self, ask: str, positive: Sequence[str], negative: Sequence[str]) -> LabelPrompt:
+        """Find the label tokens in context, where " A", "A" and "(A" are different tokens.
+
+        The context is what precedes a response in the template (its last character is enough) and a response of one
+        letter, so that the labels are tokenised as they are in the middle of a text, not at its start.
+        """
+        context = (self.template.middle[-1:] or ".") + "x"
+        whole = {label: self.adapter.encode_after(context, ask + label) for label in (*positive, *negative)}
+        plain = self.adapter.encode_after(context, ask)
         tail = common_start([*whole.values(), plain]) if len(whole) > 1 else plain
         labels: dict[str, int] = {}
         for label, ids in whole.items():
             if len(ids) != len(tail) + 1:
                 raise RainError(
-                    f"{self.template.path}: the label {label!r} is no single token for this model "
-                    f"(it is {len(ids) - len(tail)} tokens behind {ask[-20:]!r}); choose another label"
+                    f"{self.template.name}: the label {label!r} is not a single token for this model "
+                    f"({len(ids) - len(tail)} tokens after {ask[-20:]!r}); choose another label"
                 )
             labels[label] = ids[-1]
         good, bad = {labels[label] for label in positive}, {labels[label] for label in negative}
         if good & bad:
-            raise RainError(f"{self.template.path}: positive and negative labels begin with the same token")
-        return Asking(tail, tuple(sorted(good)), tuple(sorted(bad)))
+            raise RainError(f"{self.template.name}: positive and negative labels begin with the same token")
+        return LabelPrompt(tail, tuple(sorted(good)), tuple(sorted(bad)))
 
     def context(self, question: str) -> Tokens:
-        """Return the ids in front of the response."""
-        return self.codec.bos + self.codec.encode(self.template.head + question + self.template.middle)
+        """Return the ids before the response."""
+        return self.adapter.bos + self.adapter.encode(self.template.head + question + self.template.middle)
 
-    async def read(self, engine: Engine, context: Tokens, response: Tokens) -> Reading:
-        """Ask in every way at once."""
+    async def read(self, session: Session, context: Tokens, response: Tokens) -> LabelScores:
+        """Ask every question about a response at once."""
         answers = await asyncio.gather(
             *(
-                engine.next_logprobs(context + response + ask.tail, ids=(*ask.positive, *ask.negative))
-                for ask in self.askings
+                session.next_logprobs(context + response + prompt.tail, ids=(*prompt.positive, *prompt.negative))
+                for prompt in self.label_prompts
             )
         )
         odds, mass = [], 0.0
-        for ask, answer in zip(self.askings, answers, strict=True):
-            odds.append(max(answer[i] for i in ask.positive) - max(answer[i] for i in ask.negative))
-            mass += sum(math.exp(answer[i]) for i in (*ask.positive, *ask.negative)) / len(self.askings)
-        return Reading(tuple(odds), mass)
+        for prompt, answer in zip(self.label_prompts, answers, strict=True):
+            odds.append(max(answer[i] for i in prompt.positive) - max(answer[i] for i in prompt.negative))
+            labels = (*prompt.positive, *prompt.negative)
+            mass += sum(math.exp(answer[i]) for i in labels) / len(self.label_prompts)
+        return LabelScores(tuple(odds), mass)
 
 
-class SelfEvaluator:
-    """Scores the texts of one search (``rain.core.problem.Scorer``); the same text is asked about once.
+class LabelEvaluator(Evaluator):
+    """The paper's evaluator: the model that writes is asked about its own text.
 
     Args:
-        evaluation, config: what is asked, and how the answer becomes a score.
-        engine: the search's own session.
-        rules: tells which part of a response is its text.
-        question: the prompt, in the words of the user.
-        cut: reduce a text before it is judged (TruthfulQA: to its last full stop).
-
-    Attributes:
-        evaluations: how many texts were asked about.
+        prompt, config: what is asked, and how the answer becomes a score.
+        cut: judge a text only up to its last full stop (TruthfulQA).
     """
 
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        config: EvaluationConfig,
-        engine: Engine,
-        rules: TextRules,
-        question: str,
-        cut: bool = False,
-    ) -> None:
-        self.evaluation, self.config, self.engine, self.rules, self.cut = evaluation, config, engine, rules, cut
-        self.context = evaluation.context(question)
-        self.evaluations = 0
-        self._memo: dict[str, asyncio.Task[float]] = {}
+    def __init__(self, prompt: SelfEvalPrompt, config: EvaluationConfig, cut: bool = False) -> None:
+        self.prompt, self.config, self.cut = prompt, config, cut
+
+    async def warm_up(self, engine: Engine) -> None:
+        """Compute the few-shot examples once for all searches."""
+        if self.prompt.shared_prefix:
+            await engine.cache_prefix(self.prompt.shared_prefix)
+
+    def overhead(self, question: str) -> int:
+        """Return the length of the evaluation prompt without the response (tokens)."""
+        longest = max(len(prompt.tail) for prompt in self.prompt.label_prompts)
+        return len(self.prompt.context(question)) + longest
+
+    def search(self, engine: Engine, name: str, question: str, policy: TextStopPolicy) -> SelfEvaluator:
+        """Return the scorer of one search, with a session of its own for the evaluation prompts."""
+        return SelfEvaluator(self, engine.session(f"{name}/judge"), question, policy)
+
+
+class SelfEvaluator(SearchScorer):
+    """Scores the texts of one search; the same text is asked about once."""
+
+    def __init__(self, evaluator: LabelEvaluator, session: Session, question: str, policy: TextStopPolicy) -> None:
+        super().__init__()
+        self.evaluator, self.session, self.policy = evaluator, session, policy
+        self.context = evaluator.prompt.context(question)
+        self.usage = session.usage
+        self._scores: dict[str, asyncio.Task[float]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
-        text = self.rules.visible(response)
-        if self.cut:
-            text = cut_after_full_stop(text, self.rules.codec)
-        key = self.rules.codec.decode(text)
-        if key not in self._memo:
+        text = self.policy.visible(response)
+        if self.evaluator.cut:
+            text = cut_after_full_stop(text, self.policy.adapter)
+        key = self.policy.adapter.decode(text)
+        if key not in self._scores:
             self.evaluations += 1
-            self._memo[key] = asyncio.ensure_future(self._ask(text))
-        return await self._memo[key]
+            self._scores[key] = asyncio.ensure_future(self._ask(text))
+        return await self._scores[key]
 
     async def _ask(self, text: Tokens) -> float:
-        reading = await self.evaluation.read(self.engine, self.context, text)
-        return self.config.score(reading.log_odds)
+        scores = await self.evaluator.prompt.read(self.session, self.context, text)
+        return self.evaluator.config.score(scores.log_odds)
 
     def commit(self, response: Tokens) -> None:
         """Let the engine drop texts that begin otherwise."""
-        self.engine.commit(self.context + self.rules.visible(response))
+        self.session.commit(self.context + self.policy.visible(response))
+
+    async def close(self) -> None:
+        """Give up questions that nobody waits for any more, and the session."""
+        for task in self._scores.values():
+            task.cancel()
+        await self.session.close()
 
 
-def cut_after_full_stop(text: Tokens, codec: Codec) -> Tokens:
-    """Drop the tokens behind the last one that holds a full stop; a text without one stays."""
+def cut_after_full_stop(text: Tokens, adapter: TokenizerAdapter) -> Tokens:
+    """Drop the tokens after the last one that contains a full stop; a text without one stays."""
     for length in range(len(text), 0, -1):
-        if "." in codec.decode(text[length - 1 : length]):
+        if "." in adapter.decode(text[length - 1 : length]):
             return text[:length]
     return text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rain.core.errors import RainError
+from rain.text import PromptFile
 
 QUESTION, RESPONSE = "{question}", "{response}"
 SECTIONS = ("kind", "examples", "question", "ask", "positive", "negative")
@@ -18,19 +19,19 @@ class Template:
     """A parsed template; the whole prompt is head + question + middle + response + ask.
 
     Attributes:
-        path: the file, for messages.
+        name: of the file, for messages and records.
         kind: "letters": two lettered options, asked twice with the options swapped (the paper's way); "words": the
             next word is a label, asked once.
         head: everything in front of the question.
         middle: the text between question and response.
-        ask: what follows the response; for letters it holds ``{first}`` and ``{second}``.
+        ask: what follows the response; for letters it contains ``{first}`` and ``{second}``.
         positive, negative: letters: the option's text; words: one or more labels each.
 
     The texts of question and response are never searched for placeholders, so words of the template in a prompt change
     nothing.
     """
 
-    path: Path
+    name: str
     kind: Literal["letters", "words"]
     head: str
     middle: str
@@ -39,7 +40,7 @@ class Template:
     negative: tuple[str, ...]
 
     def asks(self) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-        """Return (text after the response, positive labels, negative labels) for each time of asking."""
+        """Return (text after the response, positive labels, negative labels) for each question about a response."""
         if self.kind == "words":
             return [(self.ask, self.positive, self.negative)]
         good, bad = self.positive[0], self.negative[0]
@@ -56,24 +57,29 @@ def read_text(path: Path) -> str:
         raise RainError(f"cannot read {path}: {error}") from error
 
 
-def load_prompt(path: Path) -> tuple[str, str]:
-    """Read a prompt file and return the texts before and after ``{question}``; one trailing newline is dropped."""
+    @classmethod
+    def from_file(cls, path: str | Path) -> Template:
+        """Parse a template file; docs/goals.md describes the format.
+
+        Sections begin with a line ``=== name``; lines before the first are comments; the last newline of a section is
+        not part of it. Labels of kind "words" are one per line, in double quotes where a leading space counts. The
+        section ``examples`` may be left out.
+
+        Raises:
+            RainError: the file cannot be read, or a section is missing, unknown or malformed; the message names both.
+        """
+        return _parse(Path(path))
+
+
+def load_prompt(path: Path) -> PromptFile:
+    """Read a prompt file, which contains ``{question}`` once; one trailing newline is dropped."""
     before, found, after = read_text(path).removesuffix("\n").partition(QUESTION)
     if not found or QUESTION in after:
-        raise RainError(f"{path}: a prompt file holds {QUESTION} exactly once")
-    return before, after
+        raise RainError(f"{path}: a prompt file must contain {QUESTION} exactly once")
+    return PromptFile(before, after)
 
 
-def load_template(path: Path) -> Template:
-    """Parse a template file.
-
-    Sections begin with a line ``=== name``; lines before the first are comments; the last newline of a section is not
-    part of it. Labels of kind "words" stand one a line, in double quotes where a leading space counts. The section
-    ``examples`` may be left out.
-
-    Raises:
-        RainError: a section is missing, unknown or malformed; the message names file and section.
-    """
+def _parse(path: Path) -> Template:
     sections = _sections(path)
     kind = sections["kind"].strip()
     if kind not in ("letters", "words"):
@@ -81,11 +87,11 @@ def load_template(path: Path) -> Template:
     before, found, rest = sections["question"].partition(QUESTION)
     middle, ended, after = rest.partition(RESPONSE)
     if not found or not ended or after or QUESTION in middle or RESPONSE in before:
-        raise RainError(f"{path}: section question must hold {QUESTION} once, and then end with {RESPONSE}")
+        raise RainError(f"{path}: section question must contain {QUESTION} once, and then end with {RESPONSE}")
     if kind == "letters" and not ("{first}" in sections["ask"] and "{second}" in sections["ask"]):
-        raise RainError(f"{path}: section ask must hold {{first}} and {{second}}")
+        raise RainError(f"{path}: section ask must contain {{first}} and {{second}}")
     return Template(
-        path=path,
+        name=path.name,
         kind="letters" if kind == "letters" else "words",
         head=sections["examples"] + before,
         middle=middle,

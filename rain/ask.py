@@ -1,0 +1,100 @@
+"""``rain ask``: one question (or a line of standard input each), answered as it is committed, then plainly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rain.aligner import Answer
+from rain.core.config import RainConfig
+from rain.core.errors import RainError
+from rain.engines.registry import ModelConfig, PlacementConfig
+from rain.evaluators.labels import EvaluationConfig
+from rain.flags import add_flags
+from rain.library import Rain
+from rain.settings import PromptingConfig, SourcesConfig
+from rain.tables import text_table
+from rain.tasks.goals import goal_names
+from rain.terminal import printable
+
+GROUPS = (
+    (ModelConfig, "model"),
+    (PlacementConfig, "placement"),
+    (PromptingConfig, "prompting"),
+    (SourcesConfig, "evaluation sources"),
+    (EvaluationConfig, "evaluation"),
+    (RainConfig, "search"),
+)
+SHADES = (196, 208, 220, 148, 40)
+"""Colours of the 256-colour palette, from red for value -1 to green for +1."""
+
+COUNTERS = ("seconds", "tokens_computed", "simulations", "evaluations")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rain ask``."""
+    parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
+    parser.add_argument("--goal", default="harmless", choices=goal_names(), help="what to align to (default: harmless)")
+    parser.add_argument("--no-plain", action="store_true", help="leave out the plain answer and the cost")
+    for config, title in GROUPS:
+        add_flags(parser, config, {}, title)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer; return 0."""
+    own = ("command", "question", "goal", "no_plain")
+    settings = {name: value for name, value in vars(args).items() if name not in own}
+    questions = _questions(args.question)
+    if args.question is None and sys.stdin.isatty():
+        raise RainError('nothing was asked; write rain ask "your question"')
+    with Rain(goal=args.goal, model=settings.pop("modelname", "smollm2"), progress=False, **settings) as rain:
+        for question in questions:
+            show(rain, question, plain=not args.no_plain)
+    return 0
+
+
+def _questions(question: str | None) -> Iterator[str]:
+    if question is not None:
+        yield question
+        return
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+def show(rain: Rain, question: str, *, plain: bool) -> None:
+    """Print an answer as it is committed, then the plain one and what each cost."""
+    colours = sys.stdout.isatty()
+    prepared = rain.prepare(question)
+    generation = rain.aligner.begin(prepared)
+
+    async def search() -> Answer:
+        async for piece, commit in generation.pieces():
+            text = printable(piece)
+            print(paint(text, commit.value) if colours and commit else text, end="", flush=True)
+        print()
+        return generation.answer()
+
+    answer = rain.run(search())
+    if not plain:
+        return
+    baseline = rain.run(rain.aligner.generate_baseline(prepared))
+    print(f"\nplain: {printable(baseline.text)}\n\n{cost_table(answer.cost, baseline.cost)}")
+
+
+def paint(text: str, value: float) -> str:
+    """Colour text by a value in [-1, 1]."""
+    shade = SHADES[min(len(SHADES) - 1, int((value + 1) / 2 * len(SHADES)))]
+    return f"\x1b[38;5;{shade}m{text}\x1b[0m"
+
+
+def cost_table(rain: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """Return what both answers cost."""
+    rows = []
+    for name in COUNTERS:
+        digits = ",.1f" if name == "seconds" else ",.0f"
+        rows.append([name.replace("_", " "), *(format(c[name], digits) if name in c else "" for c in (rain, plain))])
+    return text_table([["", "RAIN", "plain"], *rows])

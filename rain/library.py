@@ -1,0 +1,321 @@
+"""``Rain``: the object that aligns text, for scripts, notebooks and services.
+
+All work happens in one event loop in a thread of its own, so that blocking calls work where a loop is running already
+(notebooks), from several threads, and at the same time as the async methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import queue
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from tqdm import tqdm
+
+from rain.aligner import Aligner, Answer, PreparedPrompt, gather_or_cancel, open_encoder
+from rain.core.config import Budget, RainConfig
+from rain.core.engine import Engine
+from rain.core.errors import RainError
+from rain.core.types import Tokens
+from rain.engines.registry import open_engine
+from rain.evaluators.function import FunctionEvaluator, TextScorer
+from rain.settings import AlignerConfig, Settings, make_settings
+from rain.tasks import load
+from rain.tasks.goals import load_goal
+from rain.text import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
+Prompt = str | Sequence[Message] | Tokens
+"""A question, a conversation, or the token ids of a prompt."""
+
+
+class LoopThread:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="rain", daemon=True)
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine in the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait for it; an exception here (Ctrl-C) cancels it."""
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Cancel what is running, then stop the loop and its thread."""
+
+        async def cancel() -> None:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.submit(cancel()).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class Rain:
+    """A model that aligns its own text while it generates.
+
+    Args:
+        model: an embedded model, a name on the hub, a folder, a .gguf file, or a loaded transformers model.
+        tokenizer: of a loaded model.
+        goal: what to align to, see ``rain goals``; an embedded model's preset for it is applied and announced.
+        task: instead of a goal, the setting of one of the benchmarks: hh, adv, truth or imdb.
+        template: a file with what the model is asked about its text, for a goal of your own (docs/goals.md).
+        scorer: instead of asking the model, a function ``(prompt, text) -> score in [-1, 1]``; may be async.
+        search: the constants of the search.
+        concurrency: maximum searches at once.
+        progress: whether lists of prompts show a bar; None: on a terminal.
+        settings: any other flag of the allocation command by its name, such as ``votes="soft"`` or ``dtype="float32"``.
+
+    Raises:
+        RainError: a name is unknown, a value is out of range, or the model cannot be loaded.
+
+    A prompt is a string, a conversation (a list of ``{"role": ..., "content": ...}``) or a tuple of token ids. Strings
+    and conversations are rendered with the model's chat template if it has one; otherwise strings are put into the
+    goal's prompt file. The same prompt and seed give the same answer, whatever else is in progress (float32, CPU).
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel = "smollm2",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        goal: str | None = None,
+        task: str | None = None,
+        template: str | Path | None = None,
+        scorer: TextScorer | None = None,
+        search: RainConfig | None = None,
+        concurrency: int = 8,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> None:
+        loaded = None if isinstance(model, (str, Path)) else model
+        name = str(model) if loaded is None else loaded.config.name_or_path or type(loaded).__name__
+        if template is not None:
+            settings["templates"] = str(template)
+        made = make_goal_settings(goal, task, {"modelname": name, **settings})
+        if search is not None:
+            made = replace(made, aligner=replace(made.aligner, search=search))
+        self.settings, self.concurrency, self.progress = made, concurrency, progress
+        if made.preset:
+            shown = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in made.preset.items())
+            print(f"rain: preset for {name}: {shown} (preset='none': the paper's settings)", file=sys.stderr)
+        self._closed = False
+        self._thread = LoopThread()
+        try:
+            engine, tokenizer = _open(made, loaded, tokenizer)
+            config = made.aligner if "chat_template" in settings else chat_config(made.aligner, tokenizer)
+            evaluator = FunctionEvaluator(scorer) if scorer else None
+            self.aligner = Aligner(config, engine, tokenizer, open_encoder(config), evaluator=evaluator)
+            self._thread.run(self.aligner.warm_up())
+        except BaseException:
+            self._thread.close()
+            raise
+
+    @overload
+    def generate(self, prompts: str, **options: Any) -> Answer: ...
+
+    @overload
+    def generate(self, prompts: Sequence[Any], **options: Any) -> Any: ...
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        """Answer one prompt, or a list of them at the same time.
+
+        Args:
+            prompts: a prompt (str, conversation, token ids) gives an ``Answer``; a list of prompts gives a list.
+            options: seed, max_new_tokens (instead of those of the object), budget (a ``Budget``).
+
+        Raises:
+            RainError: a prompt is empty or too long.
+        """
+        return self._thread.run(self._generate(prompts, options))
+
+    async def agenerate(self, prompts: Any, **options: Any) -> Any:
+        """Answer like ``generate``; cancelling it frees everything that it held."""
+        return await asyncio.wrap_future(self._thread.submit(self._generate(prompts, options)))
+
+    def baseline(self, prompts: Any, **options: Any) -> Any:
+        """Answer by greedy decoding: what the model says without RAIN; arguments as for ``generate``."""
+        return self._thread.run(self._generate(prompts, options, baseline=True))
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """Yield the answer's text as it becomes final; leaving the loop ends the search."""
+        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        future = self._thread.submit(self._pump(prompt, options, pieces.put))
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            future.cancel()
+
+    async def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[str]:
+        """Yield like ``stream``; closing the iterator ends the search."""
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | BaseException | None]()
+
+        def put(piece: str | BaseException | None) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        future = self._thread.submit(self._pump(prompt, options, put))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            future.cancel()
+
+    async def _pump(
+        self, prompt: Prompt, options: Mapping[str, Any], put: Callable[[str | BaseException | None], None]
+    ) -> None:
+        """Stream an answer into another thread: its pieces, then None; or what ended it."""
+        try:
+            prepared, budget = self._prepare(prompt, **options)
+            async for piece in self.aligner.stream(prepared, budget=budget):
+                put(piece)
+            put(None)
+        except Exception as error:
+            put(error)
+
+    def preflight(self, labelled: str | Path | None = None) -> dict[str, Any]:
+        """Measure how well the model judges labelled texts: the figures of ``rain preflight``.
+
+        Args:
+            labelled: a file with question, response and label; None: the goal's own.
+        """
+        from rain.preflight import measure
+
+        task = self.settings.aligner.task
+        return self._thread.run(measure(self.aligner, Path(labelled) if labelled else task.path("labelled.jsonl")))
+
+    def prepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
+        """Return a prompt as the aligner takes it, for use with ``run`` and ``aligner``."""
+        return self._prepare(prompt, **options)[0]
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of ``aligner`` in this object's event loop and wait for it."""
+        return self._thread.run(coroutine)
+
+    def close(self) -> None:
+        """End everything that is in progress and free the model; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._thread.run(self.aligner.close())
+            self._thread.close()
+
+    def __enter__(self) -> Rain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _generate(self, prompts: Any, options: Mapping[str, Any], baseline: bool = False) -> Any:
+        if _is_one(prompts):
+            return await self._answer(prompts, options, baseline)
+        gate = asyncio.Semaphore(self.concurrency)
+        shown = sys.stderr.isatty() if self.progress is None else self.progress
+        with tqdm(total=len(prompts), unit="prompt", disable=not shown) as bar:
+
+            async def answer(prompt: Prompt) -> Answer:
+                async with gate:
+                    answered = await self._answer(prompt, options, baseline)
+                bar.update()
+                return answered
+
+            return await gather_or_cancel(*map(answer, prompts))
+
+    async def _answer(self, prompt: Prompt, options: Mapping[str, Any], baseline: bool) -> Answer:
+        prepared, budget = self._prepare(prompt, **options)
+        if baseline:
+            return await self.aligner.generate_baseline(prepared)
+        return await self.aligner.generate(prepared, budget=budget)
+
+    def _prepare(
+        self,
+        prompt: Prompt,
+        *,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        budget: Budget | None = None,
+        question: str | None = None,
+    ) -> tuple[PreparedPrompt, Budget | None]:
+        given = prompt if isinstance(prompt, (str, tuple)) else list(prompt)
+        id = f"text-{hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]}"
+        return self.aligner.prepare(id, given, seed=seed, max_new_tokens=max_new_tokens, question=question), budget
+
+
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Any, **settings: Any) -> Any:
+    """Answer with a loaded transformers model, which is left as it was.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its own.
+        prompts: see ``Rain.generate``.
+        settings: see ``Rain``.
+    """
+    with Rain(model, tokenizer, **settings) as rain:
+        return rain.generate(prompts)
+
+
+def _is_one(prompts: Any) -> bool:
+    """Tell one prompt from a list of prompts."""
+    if isinstance(prompts, str):
+        return True
+    if isinstance(prompts, tuple):
+        return all(isinstance(token, int) for token in prompts)
+    return bool(prompts) and all(isinstance(message, Mapping) for message in prompts)
+
+
+def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a goal (default: harmless) or of a benchmark."""
+    if goal and task:
+        raise RainError("give a goal or a task, not both")
+    if task:
+        return make_settings(load(task), given)
+    found = load_goal(goal or "harmless")
+    base = load(found.task)
+    return make_settings(base, {**({"target": found.name} if base.targets else {}), **given})
+
+
+def _open(made: Settings, loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:
+    """Return the engine and its tokenizer."""
+    if loaded is None:
+        return open_engine(made.aligner.model, made.placement)
+    if tokenizer is None:
+        raise RainError("a loaded model needs its tokenizer: Rain(model, tokenizer)")
+    from rain.engines.local.engine import HfEngine
+
+    limits = {name: getattr(made.placement, name) for name in ("max_batch_tokens", "cache_tokens")}
+    return HfEngine(loaded, tokenizer, **limits), tokenizer
+
+
+def chat_config(config: AlignerConfig, tokenizer: Any) -> AlignerConfig:
+    """Return the configuration with the model's chat template as the prompt format, if it has one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return config
+    return replace(config, prompting=replace(config.prompting, chat_template=True), prompt_file=None)
