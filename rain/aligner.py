@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine, SamplingParams, Session
@@ -158,7 +158,7 @@ class Aligner:
         Raises:
             RainError: the prompt is empty or too long.
         """
-        tokens = prompt if _is_tokens(prompt) else self.formatter.encode(prompt)
+        tokens: Tokens = prompt if is_tokens(prompt) else self.formatter.encode(prompt)  # type: ignore[arg-type]
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
         question = question if question is not None else self._question(prompt)
@@ -178,11 +178,11 @@ class Aligner:
         """Return what the evaluator is told: the question, or the conversation in the words of the template."""
         if isinstance(prompt, str):
             return prompt
-        if _is_tokens(prompt):
+        if is_tokens(prompt):
             return self.adapter.decode(prompt)
         template, text = self.config.template, ""
         opening = template.head.rpartition("\n")[2]  # such as "Human: "
-        for message in check_messages(prompt):
+        for message in check_messages(prompt):  # type: ignore[arg-type]
             if message["role"] == "user":
                 text += (f"\n\n{opening}" if text else "") + message["content"]
             elif message["role"] == "assistant":
@@ -345,7 +345,8 @@ async def gather_or_cancel(*coroutines: Any) -> list[Any]:
         raise
 
 
-def _is_tokens(prompt: object) -> bool:
+def is_tokens(prompt: object) -> TypeGuard[Tokens]:
+    """Tell the ids of a prompt from a text or a conversation."""
     return isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt)
 
 

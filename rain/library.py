@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tqdm import tqdm
 
-from rain.aligner import Aligner, Answer, PreparedPrompt, gather_or_cancel, open_encoder
+from rain.aligner import Aligner, Answer, PreparedPrompt, gather_or_cancel, is_tokens, open_encoder
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.core.types import Tokens
+from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine
 from rain.evaluators.function import FunctionEvaluator, TextScorer
+from rain.evaluators.labels import LabelEvaluator
+from rain.evaluators.preflight import Preflight, measure
 from rain.settings import AlignerConfig, Settings, make_settings
 from rain.tasks import load
 from rain.tasks.goals import load_goal
@@ -202,16 +205,18 @@ class Rain:
         except Exception as error:
             put(error)
 
-    def preflight(self, labelled: str | Path | None = None) -> dict[str, Any]:
-        """Measure how well the model judges labelled texts: the figures of ``rain preflight``.
+    def preflight(self, labelled: str | Path | None = None) -> Preflight:
+        """Measure how well the model judges labelled texts; ``print(rain.preflight().verdict)``.
 
         Args:
             labelled: a file with question, response and label; None: the goal's own.
         """
-        from rain.preflight import measure
-
+        evaluator = self.aligner.evaluator
+        if not isinstance(evaluator, LabelEvaluator):
+            raise RainError("a preflight measures self-evaluation; this object has a scorer of its own")
         task = self.settings.aligner.task
-        return self._thread.run(measure(self.aligner, Path(labelled) if labelled else task.path("labelled.jsonl")))
+        texts = load_labelled(Path(labelled) if labelled else task.path("labelled.jsonl"))
+        return self._thread.run(measure(evaluator, self.aligner.engine, texts))
 
     def prepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
         """Return a prompt as the aligner takes it, for use with ``run`` and ``aligner``."""
@@ -284,10 +289,8 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts
 
 def _is_one(prompts: Any) -> bool:
     """Tell one prompt from a list of prompts."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, str) or is_tokens(prompts):
         return True
-    if isinstance(prompts, tuple):
-        return all(isinstance(token, int) for token in prompts)
     return bool(prompts) and all(isinstance(message, Mapping) for message in prompts)
 
 

@@ -165,7 +165,7 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     if "templates" in given:
         preset.pop("calibration", None)  # it was learnt with the preset's template
     preset = {name: value for name, value in preset.items() if name not in given}
-    layers = [task_defaults(task), _resolve_target(task, given)]
+    layers: list[Mapping[str, Any]] = [task_defaults(task), _resolve_target(task, given)]
     layers += [layer for part in (preset, given) for layer in (_calibration(task, part), part)]
     sources = build(SourcesConfig, *layers)
     prompting = build(PromptingConfig, *layers)

@@ -53,7 +53,7 @@ class FunctionScorer(SearchScorer):
         else:
             value = await asyncio.to_thread(self.function, self.question, text)
         try:
-            score = float(value)  # type: ignore[arg-type]
+            score = float(value)
         except (TypeError, ValueError):
             raise RainError(f"the scorer returned {value!r} for a text; it must be a number in [-1, 1]") from None
         if not -1 <= score <= 1:  # also refuses NaN

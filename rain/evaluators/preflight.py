@@ -16,6 +16,7 @@ from rain.data.labelled import Labelled
 from rain.evaluators.calibration import fit, held_out
 from rain.evaluators.labels import LabelEvaluator, LabelScores, cut_after_full_stop
 from rain.stats import Interval, auc, wilson
+from rain.tables import text_table
 
 CONCURRENCY = 8
 
@@ -69,6 +70,9 @@ class Preflight:
             "expect help.",
         }[self.expectation]
 
+    def __str__(self) -> str:
+        return f"{text_table(self.rows())}\n{self.verdict}"
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the metrics as a table of two columns."""
         bias = self.order_bias_nats
@@ -89,7 +93,7 @@ def share(value: float, interval: Interval) -> str:
     return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
-async def measure(evaluator: LabelEvaluator, engine: Engine, texts: Sequence[Labelled]) -> Preflight:
+async def measure_texts(evaluator: LabelEvaluator, engine: Engine, texts: Sequence[Labelled]) -> Preflight:
     """Ask the model about every text; at least two of each class are needed.
 
     Raises:

@@ -48,15 +48,6 @@ class Template:
         second = self.ask.replace("{first}", bad).replace("{second}", good)
         return [(first, ("A",), ("B",)), (second, ("B",), ("A",))]
 
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file; a RainError names a file that cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RainError(f"cannot read {path}: {error}") from error
-
-
     @classmethod
     def from_file(cls, path: str | Path) -> Template:
         """Parse a template file; docs/goals.md describes the format.
@@ -69,6 +60,14 @@ def read_text(path: Path) -> str:
             RainError: the file cannot be read, or a section is missing, unknown or malformed; the message names both.
         """
         return _parse(Path(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file; a RainError names a file that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RainError(f"cannot read {path}: {error}") from error
 
 
 def load_prompt(path: Path) -> PromptFile:
