@@ -11,9 +11,11 @@ from rain.core.errors import RainError
 
 COMMANDS = {
     "bench": ("rain.bench.command", "measure what RAIN costs against the published way and plain generation"),
+    "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
     "preflight": ("rain.preflight", "measure whether a model can judge its own text, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
     "report": ("rain.report.command", "scores and costs of runs, RAIN beside plain, with intervals"),
+    "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
 

@@ -3,7 +3,7 @@
 Source: Zou et al., "Universal and Transferable Adversarial Attacks on Aligned Language Models", arXiv 2307.15043,
 algorithm 1 (one behaviour) and its aggregation over behaviours and models (algorithm 2, without its schedule).
 One step: the gradient of the target's loss by the one-hot suffix names the top-k swaps of each position; a batch of
-single swaps is drawn from them; those that a tokenizer would cut differently are dropped; the lowest loss wins.
+single swaps is drawn from them; those that would be tokenised differently as text are dropped; the lowest loss wins.
 Keep-best rule: the suffix changes only for a strictly lower loss, so the loss never rises. (The published code moves to
 the best candidate even where it is worse, and reports the lowest loss of the walk.)
 """
@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rain.attacks.prompt import SuffixPrompt
 from rain.core.errors import RainError
+from rain.core.fields import setting, validate
 from rain.core.types import Tokens
 
 
@@ -27,21 +28,18 @@ from rain.core.types import Tokens
 class GCGConfig:
     """Settings of the attack; the defaults are the RAIN paper's (its section on adversarial attacks)."""
 
-    steps: int = 100  # swaps tried one after the other
-    batch: int = 512  # candidates drawn per step, before the filter
-    topk: int = 256  # most promising tokens per position
-    chunk: int = 64  # candidates per forward pass; halved where memory runs out
-    seed: int = 0
+    steps: int = setting(100, "steps per suffix: swaps tried one after the other", low=1)
+    batch: int = setting(512, "candidates drawn per step, before those that do not survive as text are dropped", low=1)
+    topk: int = setting(256, "most promising tokens to choose from at each position", low=1)
+    chunk: int = setting(64, "candidates per forward pass; changes memory and speed only", low=1)
+    seed: int = setting(0, "all randomness comes from it")
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
-        for name in ("steps", "batch", "topk", "chunk"):
-            if getattr(self, name) < 1:
-                raise RainError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        validate(self)
 
 
 class State(NamedTuple):
-    """Where an attack stands."""
+    """How far an attack has come."""
 
     suffix: Tokens
     loss: float  # mean over the objectives, in nats per target token
@@ -176,7 +174,7 @@ def swaps(gradient: Tensor, suffix: Tokens, config: GCGConfig, generator: torch.
     """
     usable = int(torch.isfinite(gradient).sum(dim=1).min())
     if not usable:
-        raise RainError("The gradient of the target's loss is not finite: use --dtype float32 or bfloat16.")
+        raise RainError("the gradient of the target's loss is not finite; use --dtype float32 or bfloat16")
     top = (-gradient).topk(min(config.topk, usable), dim=1).indices
     positions = torch.arange(config.batch) * len(suffix) // config.batch
     picks = torch.randint(top.shape[1], (config.batch,), generator=generator)

@@ -1,4 +1,4 @@
-"""One attack from its first suffix to the records in the file, with a progress bar; continues where a file stands."""
+"""One attack from its first suffix to the records in the file, with a progress bar; resumes what a file has begun."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rain.attacks.prompt import build_prompt
 from rain.attacks.store import Behaviour, Record, SuffixStore
 from rain.core.errors import RainError
 from rain.judges.keywords import refusal_list
-from rain.text import Prompter
+from rain.text import PromptFormatter
 
-SAVE_EVERY = 10  # steps between two savings of a suffix that several behaviours share
+SAVE_EVERY = 10  # a suffix that several behaviours share is saved after so many steps
 TARGET = "target"
 KEYWORDS = "keywords:"
 
@@ -28,7 +28,7 @@ class Victim:
 
     name: str
     model: Any
-    prompter: Prompter
+    formatter: PromptFormatter
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Plan:
 
 
 def succeeds(answer: str, target: str, criterion: str) -> bool:
-    """Judge a greedy answer: "target": it begins with the target; "keywords:LIST": no phrase of the list is in it.
+    """Judge a greedy answer: "target": it begins with the target; "keywords:LIST": that list's judge says so.
 
     Raises:
         RainError: the criterion or the list is unknown.
@@ -61,7 +61,7 @@ def succeeds(answer: str, target: str, criterion: str) -> bool:
     if criterion == TARGET:
         return answer.strip().startswith(target.strip())
     if criterion.startswith(KEYWORDS):
-        return not refusal_list(criterion.removeprefix(KEYWORDS)).refuses(answer) and bool(answer.strip())
+        return refusal_list(criterion.removeprefix(KEYWORDS)).attack_succeeded(answer)
     raise RainError(f"unknown criterion {criterion!r}: known are target and keywords:LIST")
 
 
@@ -72,10 +72,10 @@ class Attack:
         victims: the models; at least one.
         behaviours: those that share the suffix; at least one.
         plan: how it is made.
-        store: the file that the records go to; steps that stand there are not done again.
+        store: the file that the records go to; steps that are in it are not done again.
 
     Raises:
-        RainError: the file holds suffixes that were made otherwise.
+        RainError: the file has suffixes that were made with other settings.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Attack:
 
     @property
     def finished(self) -> bool:
-        """Whether the file holds the suffix with all its steps, or with the success that ends it."""
+        """Whether the file has the suffix with all its steps, or with the success that ends it."""
         if not self.found:
             return False
         succeeded = self.plan.stop_on_success and all(each["success"] for each in self.found)
@@ -106,7 +106,7 @@ class Attack:
         state = self._start()
         config, every = self.plan.config, [each for row in self.objectives for each in row]
         width = min(each.model.get_input_embeddings().weight.shape[0] for each in self.victims)
-        allowed = allowed_tokens(self.victims[0].prompter.codec.tokenizer, width)
+        allowed = allowed_tokens(self.victims[0].formatter.adapter.tokenizer, width)
         with tqdm(total=config.steps, initial=state.steps, desc=title, unit="step") as bar:
             over = self._ends(state)
             while state.steps < config.steps and not over:
@@ -119,16 +119,16 @@ class Attack:
         return self._records(state)
 
     def _start(self) -> State:
-        """Build the objectives; return the state before the first step, or where the file stands."""
+        """Build the objectives; return the state before the first step, or the one that the file has."""
         init = self.found[0]["controls"] if self.found else self.plan.init
         starts = set()
         for behaviour in self.behaviours:
-            pairs = [build_prompt(each.prompter, *behaviour, init) for each in self.victims]
+            pairs = [build_prompt(each.formatter, *behaviour, init) for each in self.victims]
             starts |= {suffix for _, suffix in pairs}
             rows = zip(self.victims, pairs, strict=True)
             self.objectives.append([Objective(victim.model, prompt) for victim, (prompt, _) in rows])
         if len(starts) > 1:
-            raise RainError(f"the suffix {init!r} has other tokens in other prompts; choose another with --init")
+            raise RainError(f"the suffix {init!r} has different tokens in other prompts; choose another with --init")
         suffix = starts.pop()
         loss = float(mean_losses([each for row in self.objectives for each in row], [suffix], 1))
         if not math.isfinite(loss):
@@ -141,15 +141,15 @@ class Attack:
         answers = {}
         for victim, each in zip(self.victims, row, strict=True):
             length = max(self.plan.answer_tokens, len(each.prompt.target) + 4)
-            codec = victim.prompter.codec
-            answers[victim.name] = codec.decode(each.answer(state.suffix, length, codec.eos)).strip()
+            adapter = victim.formatter.adapter
+            answers[victim.name] = adapter.decode(each.answer(state.suffix, length, adapter.eos)).strip()
         return answers
 
     def _ends(self, state: State) -> bool:
         return self.plan.stop_on_success and all(record["success"] for record in self._records(state))
 
     def _records(self, state: State) -> list[Record]:
-        """Say where each behaviour stands; `found` says how it stood before the first step."""
+        """Make the record of each behaviour; `found` has its loss and answer before the first step."""
         records = []
         for i, (behaviour, row) in enumerate(zip(self.behaviours, self.objectives, strict=True)):
             loss, answers = float(mean_losses(row, [state.suffix], 1)), self._answers(row, state)

@@ -1,0 +1,157 @@
+"""``rain attack`` writes GCG suffixes; ``rain run adv --dataset yourdata.json`` defends the model against them.
+
+The attack is white-box: it follows the gradients of the models it is given (rain.attacks.gcg). It measures what a
+defence withstands, so attack the model that will be defended, or others with --universal to measure transfer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rain.attacks.gcg import GCGConfig
+from rain.attacks.run import KEYWORDS, TARGET, Attack, Plan, Victim, succeeds
+from rain.attacks.store import Behaviour, SuffixStore
+from rain.core.errors import RainError
+from rain.core.fields import setting, validate
+from rain.data.datasets import load_prompts
+from rain.evaluators.templates import load_prompt
+from rain.flags import add_flags, build
+from rain.models.embedded.catalog import CAUSAL_NAMES
+from rain.tasks.adv import TASK
+from rain.text import PromptFormatter, TokenizerAdapter
+
+INTERRUPTED = 130
+SMALL = {"steps": 20, "batch": 32, "topk": 64}
+"""For the embedded models: minutes, not hours, on a CPU."""
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """What is attacked, and what the file says of it; the settings of the search itself are in `GCGConfig`."""
+
+    dataset: str = setting("", "behaviours: .csv, .json or .jsonl with goal and target (AdvBench)", basic=True)
+    modelname: str = setting("smollm2", "model to attack: name, folder or .gguf; A,B for several", basic=True)
+    out: str = setting("yourdata.json", "file for the suffixes; resumed if it exists", basic=True)
+    s: int = setting(0, "first behaviour, from 0", basic=True)
+    e: int | None = setting(None, "one past the last behaviour (default: all)", basic=True)
+    universal: bool = setting(False, "one suffix for all behaviours (transfer), instead of one each")
+    suffix_length: int = setting(20, 'the first suffix is this many "!"', low=1)
+    init: str = setting("", "the first suffix, as text (instead of --suffix-length)")
+    criterion: str = setting(TARGET, f"success: {TARGET} (answer begins with it) or {KEYWORDS}LIST (no refusal)")
+    stop_on_success: bool = setting(False, "end an attack at success instead of after all steps")
+    answer_tokens: int = setting(64, "length of the greedy answers in the file (tokens)", low=1)
+    dtype: str = setting("auto", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16"))
+    chat_template: bool = setting(False, "the model's chat template instead of adv/templates/prompt.txt")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if not self.dataset:
+            raise RainError("--dataset is missing; it names the file of behaviours")
+        if not all(self.models) or len(set(self.models)) < len(self.models):
+            raise RainError(f"--modelname is {self.modelname!r}; it must name models, each once, separated by commas")
+        succeeds("", "", self.criterion)
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models."""
+        return [name.strip() for name in self.modelname.split(",")]
+
+
+def make_gcg_config(attack: AttackConfig, given: Mapping[str, Any]) -> GCGConfig:
+    """Return the settings of the search: flags, else the embedded models' preset (printed), else the paper's."""
+    preset = SMALL if set(attack.models) <= set(CAUSAL_NAMES) else {}
+    used = {name: value for name, value in preset.items() if name not in given}
+    if used:
+        paper = GCGConfig()
+        shown = ", ".join(f"--{name} {value} (paper: {getattr(paper, name)})" for name, value in used.items())
+        print(f"rain: small settings for the embedded model: {shown}", file=sys.stderr)
+    return build(GCGConfig, preset, given)
+
+
+def make_plan(attack: AttackConfig, config: GCGConfig, behaviours: int) -> Plan:
+    """Return how the suffixes are made."""
+    init = attack.init.strip() or " ".join(["!"] * attack.suffix_length)
+    identity = {
+        "model": ",".join(attack.models),
+        "seed": config.seed,
+        "criterion": attack.criterion,
+        "batch": config.batch,
+        "topk": config.topk,
+        "init": init,
+        "universal": behaviours if attack.universal else 0,
+        "template": "chat template" if attack.chat_template else Path(TASK.prompt).name,
+        "dtype": attack.dtype,
+    }
+    return Plan(config, init, attack.criterion, attack.stop_on_success, attack.answer_tokens, identity)
+
+
+def read_behaviours(attack: AttackConfig) -> list[Behaviour]:
+    """Read the range of behaviours, each once; RainError names one without a target."""
+    behaviours = []
+    for prompt in load_prompts(attack.dataset, TASK.reader, attack.s, attack.e):
+        goal, target = prompt.extra["goal"].strip(), prompt.extra.get("target", "").strip()
+        if not goal or not target:
+            raise RainError(f"{attack.dataset}: the behaviour {goal!r} lacks the field 'goal' or 'target'")
+        behaviours.append(Behaviour(goal, target))
+    return list(dict.fromkeys(behaviours))
+
+
+def load_victims(attack: AttackConfig) -> list[Victim]:
+    """Load the models; RainError if their vocabularies differ, since a suffix is made of tokens."""
+    import torch
+
+    from rain.models.info import end_ids
+    from rain.models.loading import load_model
+
+    prompt_file = None if attack.chat_template else load_prompt(TASK.path(TASK.prompt))
+    device_map = "auto" if torch.cuda.device_count() > 1 else None
+    victims: list[Victim] = []
+    for name in attack.models:
+        model, tokenizer = load_model(name, dtype=attack.dtype, device_map=device_map)
+        adapter = TokenizerAdapter(tokenizer, end_ids(model.generation_config, tokenizer))
+        victims.append(Victim(name, model.eval(), PromptFormatter(adapter, prompt_file)))
+        if tokenizer.get_vocab() != victims[0].formatter.adapter.tokenizer.get_vocab():
+            raise RainError(f"{victims[0].name} and {name} have different vocabularies; attack them one at a time")
+    return victims
+
+
+def attack_all(attack: AttackConfig, config: GCGConfig) -> str:
+    """Make the suffixes that the file lacks; return how many succeed, in words."""
+    behaviours = read_behaviours(attack)
+    plan = make_plan(attack, config, len(behaviours))
+    groups = [behaviours] if attack.universal else [[each] for each in behaviours]
+    store = SuffixStore(Path(attack.out))
+    try:
+        unfinished = [group for group in groups if not Attack([], group, plan, store).finished]
+        victims = load_victims(attack) if unfinished else []
+        for number, group in enumerate(unfinished, 1):
+            Attack(victims, group, plan, store).run(f"suffix {number}/{len(unfinished)}")
+        records = [store.records[each] for each in behaviours]
+    finally:
+        store.close()
+    won = sum(record["success"] for record in records)
+    before, after = (sum(record[name] for record in records) / len(records) for name in ("initial_loss", "loss"))
+    return f"{attack.out}: {won} of {len(records)} succeed by {attack.criterion}; loss {before:.3f} -> {after:.3f}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rain attack``."""
+    add_flags(parser, AttackConfig, {}, "attack")
+    add_flags(parser, GCGConfig, {}, "search (default: the paper's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    given = vars(args)
+    attack = build(AttackConfig, given)
+    try:
+        print(attack_all(attack, make_gcg_config(attack, given)))
+    except KeyboardInterrupt:
+        print("rain: interrupted; run the same command again to resume", file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,76 @@
+"""Goals by name, and ``rain goals``: what each asks the model, and how well the embedded model can judge it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from rain.core.errors import RainError
+from rain.evaluators.preflight import read_preflight
+from rain.tables import text_table
+from rain.tasks import load
+
+MODEL = "smollm2"
+"""The embedded model; tasks keep what ``rain preflight --modelname smollm2`` measured."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to align to.
+
+    Attributes:
+        name: as in ``Rain(goal=name)``.
+        task: name of the task whose template and prompt format serve it.
+        invert: whether the goal is the template's negative label.
+    """
+
+    name: str
+    task: str
+    invert: bool = False
+
+
+GOALS = {
+    goal.name: goal
+    for goal in (
+        Goal("harmless", "hh"),
+        Goal("truthful", "truth"),
+        Goal("positive", "imdb"),
+        Goal("negative", "imdb", invert=True),
+    )
+}
+
+
+def goal_names() -> list[str]:
+    """Return the names of all goals."""
+    return list(GOALS)
+
+
+def load_goal(name: str) -> Goal:
+    """Return a goal by its name; a RainError names the known ones."""
+    if name not in GOALS:
+        raise RainError(f"unknown goal {name!r}; it must be one of {', '.join(GOALS)}, or give a template of your own")
+    return GOALS[name]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rain goals``: none."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print all goals."""
+    head = ["goal", "task", "template", "texts", "paper's votes", "calibrated, held out", "AUC", "expect"]
+    print(text_table([head, *(_row(goal) for goal in GOALS.values())], "<<<>>>><"))
+    print(f"measured with {MODEL} by rain preflight; templates are in {load('hh').folder.parent}")
+    print("another model: rain preflight --task TASK --modelname MODEL; a goal of your own: docs/goals.md")
+    return 0
+
+
+def _row(goal: Goal) -> list[str]:
+    task = load(goal.task)
+    preset = task.presets.get(MODEL, {})
+    template = task.path(preset.get("templates", task.template)).relative_to(task.folder.parent)
+    _, measured = read_preflight(task.path(preset["calibration"]))
+    low, high = measured.held_out_interval
+    calibrated = f"{measured.held_out_accuracy:.0%} ({low:.0%}-{high:.0%})"
+    figures = [str(measured.texts), f"{measured.accuracy:.0%}", calibrated, f"{measured.auc:.2f}"]
+    return [goal.name, goal.task, str(template), *figures, measured.expectation]
