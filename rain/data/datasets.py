@@ -1,4 +1,4 @@
-"""Prompts out of local files and hub data sets; what a row means is a task's `Reader` (rain.data.readers)."""
+"""Prompts from local files and hub data sets; what a row means is a task's `Reader` (rain.data.readers)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Prompt:
 
 
 class Fields(NamedTuple):
-    """What a reader takes out of one row: the question and what goes with it into the result record."""
+    """What a reader makes of one row: the question, and further fields for the result record."""
 
     question: str
     extra: dict[str, Any]
@@ -45,7 +45,7 @@ class Fields(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Where a data set lies on the Hugging Face hub.
+    """Where a data set is on the Hugging Face hub.
 
     Attributes:
         path: name of the data set on the hub.
@@ -66,7 +66,7 @@ class HubSource:
 
 def _as_list(document: object) -> list[object]:
     if not isinstance(document, list):
-        raise BadRow("the file must hold a list of prompts")
+        raise BadRow("the file must contain a list of prompts")
     return document
 
 
@@ -76,10 +76,10 @@ class Reader:
 
     Attributes:
         task: name of the task, the first part of every id.
-        read: makes the fields of a prompt out of a row, whose names are in lower case with underscores; returns None
-            for a row that holds no prompt and raises `BadRow` for a broken one.
-        hub: the names that `--dataset` accepts besides paths.
-        rows: makes a list of rows out of a whole .json document; raises `BadRow` if it cannot.
+        read: makes the fields of a prompt from a row, whose names are in lower case with underscores; returns None
+            for a row without a prompt and raises `BadRow` for a broken one.
+        hub: names that `--dataset` accepts in addition to paths.
+        rows: makes a list of rows from a whole .json document; raises `BadRow` if it cannot.
     """
 
     task: str
@@ -103,15 +103,15 @@ def load_prompts(
         reader: what a row means.
         start: first prompt to return, from 0; prompts count after broken and overlong rows are left out.
         end: one past the last prompt to return; None means all.
-        skip_bad: name broken rows on standard error and leave them out, instead of refusing the data set.
+        skip_bad: leave broken rows out, with a line on standard error, instead of refusing the data set.
         count_tokens: length of a question in tokens; needed where the hub source limits it.
 
     Returns:
         At least one prompt, in the order of the data set.
 
     Raises:
-        RainError: the data set is missing, empty, of an unknown kind or has broken rows, or the range is not in it; the
-            message names file, line and field.
+        RainError: the data set is missing, empty, of an unknown format or has broken rows, or the range is not in it;
+            the message names file, line and field.
     """
     hub = reader.hub.get(str(source))
     items = _hub_items(hub) if hub else read_items(Path(source), reader.rows, sorted(reader.hub))
@@ -130,14 +130,14 @@ def prompt_id(task: str, index: int, question: str) -> str:
 
 
 def _read_rows(items: list[Item], reader: Reader) -> tuple[list[Prompt], list[str]]:
-    """Return the prompts, and for each broken row where it stands and what is wrong."""
+    """Return the prompts, and for each broken row its place and what is wrong."""
     prompts: list[Prompt] = []
     faults: list[str] = []
     for index, item in enumerate(items):
         try:
             fields = reader.read(item.row())
         except BadRow as error:
-            faults.append(f"{item.where} {error}")
+            faults.append(f"{item.where}: {error}")
             continue
         if fields is not None:
             prompts.append(Prompt(prompt_id(reader.task, index, fields.question), *fields))
@@ -150,10 +150,10 @@ def _refuse_or_skip(source: str, faults: list[str], skip_bad: bool) -> None:
             print(f"rain: skipped: {source}, {fault}", file=sys.stderr)
         return
     if len(faults) == 1:
-        raise RainError(f"{source}, {faults[0]}; mend it or pass --skip-bad")
+        raise RainError(f"{source}, {faults[0]}; fix it or pass --skip-bad")
     shown = "; ".join(faults[:_SHOWN_FAULTS])
     more = f"; and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
-    raise RainError(f"{source} has {len(faults)} broken rows: {shown}{more}; mend them or pass --skip-bad")
+    raise RainError(f"{source} has {len(faults)} broken rows: {shown}{more}; fix them or pass --skip-bad")
 
 
 def _short_enough(prompts: list[Prompt], hub: HubSource | None, count_tokens: CountTokens | None) -> Iterator[Prompt]:

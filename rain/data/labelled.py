@@ -1,4 +1,4 @@
-"""Texts with the verdicts of people, to measure self-evaluation and judges with."""
+"""Texts labelled by people, to measure self-evaluation and judges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABELS = ("label", "jailbroken")
 
 
 class Labelled(NamedTuple):
-    """A text with the verdict of a person: True is what RAIN steers towards."""
+    """A text with a person's label: True is what RAIN steers towards."""
 
     question: str
     response: str
@@ -21,21 +21,31 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(row: Row) -> Fields:
-    """Read question, response (or answer) and label; ``jailbroken`` counts as the opposite of a label."""
-    question = text(row, "question", "") or text(row, "goal")
-    response = text(row, "response", "") or text(row, "answer")
+    """Read question (or goal, or neither), response (or answer), and label, or its opposite, jailbroken."""
+    question = text(row, "question", "") or text(row, "goal", "")
+    response = text(row, "answer" if "answer" in row and "response" not in row else "response")
     for name in LABELS:
         if name in row:
             if row[name] not in (0, 1, True, False):
-                raise BadRow(f"the field {name!r} must be true or false, or 1 or 0")
+                raise BadRow(f"field {name!r} must be true or false, or 1 or 0")
             return Fields(question, {"response": response, "good": bool(row[name]) != (name == "jailbroken")})
-    raise BadRow("lacks the field 'label'")
+    raise BadRow("field 'label' is missing")
 
 
-def load_labelled(path: Path) -> list[Labelled]:
-    """Load labelled texts; both classes must be there."""
+def load_labelled(path: Path, *, complete: bool = True) -> list[Labelled]:
+    """Load labelled texts.
+
+    Args:
+        path: a .jsonl, .json or .csv file.
+        complete: require a question for every text, and texts of both labels, as a preflight does.
+
+    Raises:
+        RainError: the file is missing, or a row is faulty; the message names it.
+    """
     prompts = load_prompts(path, Reader("labelled", read_labelled))
     texts = [Labelled(prompt.question, prompt.extra["response"], prompt.extra["good"]) for prompt in prompts]
-    if len({item.good for item in texts}) < 2:
-        raise RainError(f"{path} holds texts of one class only; a preflight needs both")
+    if complete and not all(item.question for item in texts):
+        raise RainError(f"{path} has texts without the field 'question'")
+    if complete and len({item.good for item in texts}) < 2:
+        raise RainError(f"{path} has texts of one label only; both are needed")
     return texts

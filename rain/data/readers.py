@@ -16,7 +16,7 @@ def first_human_turn(transcript: str) -> str:
     r"""Return what the human says first in a conversation such as "\n\nHuman: ...\n\nAssistant: ...".
 
     A role marker is "Human:" or "Assistant:" at the start of a paragraph, that is at the start of the text or after an
-    empty line. The same words anywhere else belong to what is said. The turn ends at the next marker of either role.
+    empty line. The same words anywhere else are part of what is said. The turn ends at the next marker of either role.
 
     Raises:
         BadRow: the conversation does not begin with a turn of the human, or that turn is empty.
@@ -24,11 +24,11 @@ def first_human_turn(transcript: str) -> str:
     content = transcript.replace("\r\n", "\n").lstrip()
     begin = _ROLE.match(content)
     if begin is None or begin[1] != "Human":
-        raise BadRow("has a 'transcript' that does not begin with 'Human:'")
+        raise BadRow("field 'transcript' must begin with 'Human:'")
     end = _ROLE.search(content, begin.end())
     turn = content[begin.end() : end.start() if end else None].strip()
     if not turn:
-        raise BadRow("has a 'transcript' whose first turn is empty")
+        raise BadRow("the first turn in the field 'transcript' is empty")
     return turn
 
 
@@ -55,7 +55,7 @@ def read_adv(row: Row) -> Fields | None:
 
 
 def adv_rows(document: object) -> list[object]:
-    """Make rows out of a list of goals, a GCG log (lists side by side) or a JailbreakBench artifact.
+    """Make rows from a list of goals, a GCG log (lists side by side) or a JailbreakBench artifact.
 
     Raises:
         BadRow: the document is none of these, or its lists differ in length.
@@ -67,7 +67,7 @@ def adv_rows(document: object) -> list[object]:
             return list(document["jailbreaks"])
         params = document.get("params")
         return _side_by_side({**params, **document} if isinstance(params, dict) else document)
-    raise BadRow(f"the file holds {kind(document)}, not a list of goals or an attack's log")
+    raise BadRow(f"the file must contain a list of goals or an attack's log, not {kind(document)}")
 
 
 def _side_by_side(entry: object) -> list[object]:
@@ -83,12 +83,12 @@ def _side_by_side(entry: object) -> list[object]:
         if not value or not isinstance(value, list):
             columns[name] = [value or None] * len(goals)
         elif len(value) != len(goals):
-            raise BadRow(f"{len(goals)} goals stand beside {len(value)} {name}; give one each, or one text for all")
+            raise BadRow(f"{len(goals)} goals, but {len(value)} {name}; give one each, or one text for all")
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def read_truth(row: Row) -> Fields:
-    """Take `question` and, where they are there, source and reference answers (lists, or text split at semicolons)."""
+    """Take `question` and, if present, source and reference answers (lists, or text split at semicolons)."""
     extra: dict[str, Any] = {
         name: text(row, name) for name in ("source", "best_answer", "category", "type") if row.get(name) is not None
     }
@@ -102,7 +102,7 @@ def _answers(row: Row, name: str) -> list[str]:
     value = row[name]
     if isinstance(value, list):
         if not all(isinstance(answer, str) for answer in value):
-            raise BadRow(f"has something else than texts in the list '{name}'")
+            raise BadRow(f"field {name!r} must be a list of texts only")
         return list(value)
     return [answer.strip() for answer in text(row, name).split(";") if answer.strip()]
 
@@ -113,7 +113,7 @@ def read_imdb(row: Row, words: int) -> Fields:
         return Fields(text(row, "question"), {})
     opening = text(row, "text").replace("<br />", " ").split()[:words]
     if not opening:
-        raise BadRow("has no words in the field 'text'")
+        raise BadRow("field 'text' has no words")
     return Fields(" ".join(opening), {})
 
 

@@ -13,7 +13,7 @@ from rain.core.errors import RainError
 
 
 class BadRow(ValueError):
-    """A row or document that cannot be read; the message continues a sentence that names the place."""
+    """A row or document that cannot be read; the message says what is wrong, without the place."""
 
 
 class Item(NamedTuple):
@@ -21,7 +21,7 @@ class Item(NamedTuple):
 
     Attributes:
         where: its place, such as "line 7".
-        value: what stands there, or a `BadRow` that says why it cannot be read.
+        value: its content, or a `BadRow` that says why it cannot be read.
     """
 
     where: str
@@ -36,7 +36,7 @@ class Item(NamedTuple):
         if isinstance(self.value, BadRow):
             raise self.value
         if not isinstance(self.value, dict):
-            raise BadRow(f"is {kind(self.value)}, not an object")
+            raise BadRow(f"must be an object, not {kind(self.value)}")
         return {"_".join(str(name).lower().split()): value for name, value in self.value.items()}
 
 
@@ -44,7 +44,7 @@ def kind(value: object) -> str:
     """Return what a JSON value is, in words."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    names = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -54,7 +54,7 @@ def text(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
     Args:
         row: the row.
         name: the field.
-        default: stands for a field that is missing or null; None means that the field must be there.
+        default: of a field that is missing or null; None means that the field is required.
 
     Raises:
         BadRow: the field is missing or is not text.
@@ -63,19 +63,19 @@ def text(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
     if value is None and default is not None:
         return default
     if name not in row:
-        raise BadRow(f"lacks the field '{name}'")
+        raise BadRow(f"field {name!r} is missing")
     if not isinstance(value, str):
-        raise BadRow(f"has {kind(value)} in the field '{name}' where a text belongs")
+        raise BadRow(f"field {name!r} must be text, not {kind(value)}")
     return value
 
 
 def read_items(path: Path, rows: Callable[[object], list[object]], names: list[str]) -> list[Item]:
-    """Read every row of a file; broken rows become items that hold a `BadRow`.
+    """Read every row of a file; broken rows become items with a `BadRow`.
 
     Args:
         path: a .jsonl, .json or .csv file in UTF-8, with or without a byte order mark.
-        rows: makes a list of rows out of a .json document.
-        names: data sets that the user could have meant instead of a path; for the messages.
+        rows: makes a list of rows from a .json document.
+        names: data sets that the user may have meant instead of a path; for the messages.
 
     Raises:
         RainError: the file is missing, not of these kinds, or cannot be read as a whole.
@@ -86,7 +86,7 @@ def read_items(path: Path, rows: Callable[[object], list[object]], names: list[s
     if not path.is_file():
         raise RainError(f"there is no file {path}; give a .jsonl, .json or .csv file{known}")
     if read is None:
-        raise RainError(f"{path} is of an unknown kind; give a .jsonl, .json or .csv file{known}")
+        raise RainError(f"{path} has an unknown extension; give a .jsonl, .json or .csv file{known}")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -104,11 +104,11 @@ def _parse_line(line: bytes) -> object:
     try:
         return json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:
-        return BadRow(f"is not JSON ({error.msg}, column {error.colno})")
+        return BadRow(f"not JSON ({error.msg}, column {error.colno})")
     except UnicodeDecodeError as error:
-        return BadRow(f"is not UTF-8 (byte {error.start + 1} of the line)")
+        return BadRow(f"not UTF-8 (byte {error.start + 1} of the line)")
     except (ValueError, RecursionError) as error:
-        return BadRow(f"is not readable JSON ({error})")
+        return BadRow(f"unreadable JSON ({error})")
 
 
 def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> Iterator[Item]:
@@ -116,12 +116,12 @@ def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> It
     try:
         values = rows(json.loads(content))
     except json.JSONDecodeError as error:
-        hint = "; a file with one object per line is called .jsonl" if error.msg == "Extra data" else ""
-        raise RainError(f"{path}, line {error.lineno} is not JSON ({error.msg}, column {error.colno}){hint}") from error
+        hint = "; a file with one object per line must be called .jsonl" if error.msg == "Extra data" else ""
+        raise RainError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}){hint}") from error
     except BadRow as error:
         raise RainError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise RainError(f"{path} is not readable JSON ({error})") from error
+        raise RainError(f"{path}: unreadable JSON ({error})") from error
     for number, value in enumerate(values, start=1):
         yield Item(f"item {number}", value)
 
@@ -133,9 +133,8 @@ def _csv(path: Path, data: bytes) -> Iterator[Item]:
         where = f"line {table.line_num + 1}"
         try:
             cells = next(table, None)
-        except csv.Error as error:
-            yield Item(where, BadRow(f"is not CSV ({error})"))
-            continue
+        except csv.Error as error:  # what follows could be the inside of a quoted field: nothing of it can be trusted
+            raise RainError(f"{path}, {where}: not CSV ({error}); fix it, --skip-bad cannot") from error
         if cells is None:
             return
         if not header:
@@ -143,7 +142,7 @@ def _csv(path: Path, data: bytes) -> Iterator[Item]:
         elif len(cells) == len(header):
             yield Item(where, dict(zip(header, cells, strict=True)))
         elif cells:
-            yield Item(where, BadRow(f"has {len(cells)} cells, but the header names {len(header)}"))
+            yield Item(where, BadRow(f"{len(cells)} cells, but the header has {len(header)}"))
 
 
 def _decode(path: Path, data: bytes) -> str:
@@ -151,4 +150,4 @@ def _decode(path: Path, data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RainError(f"{path}, line {line} is not UTF-8; save the file as UTF-8") from error
+        raise RainError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error

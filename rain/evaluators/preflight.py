@@ -93,7 +93,7 @@ def share(value: float, interval: Interval) -> str:
     return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
-async def measure_texts(evaluator: LabelEvaluator, engine: Engine, texts: Sequence[Labelled]) -> Preflight:
+async def measure(evaluator: LabelEvaluator, engine: Engine, texts: Sequence[Labelled]) -> Preflight:
     """Ask the model about every text; at least two of each class are needed.
 
     Raises:

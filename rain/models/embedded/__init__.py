@@ -1,1 +1,1 @@
-"""Models that come out of PyPI packages, so that the first command works without a hub."""
+"""Models from PyPI packages, so that the first command works without a hub."""

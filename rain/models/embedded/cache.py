@@ -8,10 +8,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rain.core.errors import RainError
-from rain.results.files import open_locked, sync_directory, write_error
+from rain.results.files import locked, sync_directory, write_error
 
 
 def cache_dir() -> Path:
@@ -22,8 +23,8 @@ def cache_dir() -> Path:
 def build_once(key: str, build: Callable[[Path], Path], notice: str = "") -> Path:
     """Return the folder `key` of the cache; build it first if it is missing.
 
-    Of several processes one builds while the others wait. A process that dies leaves nothing but a hidden folder, which
-    the next build of the same key removes.
+    Of several processes one builds while the others wait. A process that dies leaves only a hidden folder, which the
+    next build of the same key removes.
 
     Args:
         key: name of the folder; different content needs a different key.
@@ -40,15 +41,13 @@ def build_once(key: str, build: Callable[[Path], Path], notice: str = "") -> Pat
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cache_error(folder.parent, error) from error
-    descriptor = _lock(folder)
-    try:
-        if not folder.is_dir():
-            _say(notice)
-            _build(folder, build)
-    except OSError as error:
-        raise _cache_error(folder, error) from error
-    finally:
-        os.close(descriptor)
+    with _locked(folder):
+        try:
+            if not folder.is_dir():
+                _say(notice)
+                _build(folder, build)
+        except OSError as error:
+            raise _cache_error(folder, error) from error
     return folder
 
 
@@ -56,18 +55,23 @@ def _cache_error(path: Path, error: OSError) -> RainError:
     return RainError(f"{write_error(path, error)}; RAIN_CACHE names another folder for prepared models")
 
 
-def _lock(folder: Path) -> int:
-    path = folder.with_name(f".{folder.name}.lock")
-    descriptor = open_locked(path)
-    while descriptor is None:
-        _say(f"waiting for another process that prepares {folder} ...")
-        descriptor = open_locked(path, wait_s=math.inf)
-    return descriptor
+def _locked(folder: Path) -> ExitStack:
+    """Return a held lock; says so if it has to wait for it."""
+    path, waiting = folder.with_name(f".{folder.name}.lock"), f"waiting for another process that prepares {folder} ..."
+    lock = ExitStack()
+    try:
+        lock.enter_context(locked(path, waiting))
+    except RainError as error:
+        if str(error) != waiting:
+            raise
+        _say(waiting)
+        lock.enter_context(locked(path, waiting, wait_s=math.inf))
+    return lock
 
 
 def _build(folder: Path, build: Callable[[Path], Path]) -> None:
     prefix = f".{folder.name}.build-"
-    for leftover in folder.parent.glob(f"{prefix}*"):  # of processes that died: whoever lives holds the lock
+    for leftover in folder.parent.glob(f"{prefix}*"):  # left by processes that died: a live one would have the lock
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         finished = build(Path(scratch))
@@ -78,7 +82,7 @@ def _build(folder: Path, build: Callable[[Path], Path]) -> None:
 
 
 def _publish(file: Path) -> None:
-    """Bring a file's content to the disk and let everybody read it: a cache may be shared."""
+    """Sync a file to disk and let everybody read it: a cache may be shared."""
     file.chmod(0o644)
     with open(file, "rb") as opened:
         os.fsync(opened.fileno())

