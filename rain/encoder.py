@@ -22,7 +22,7 @@ class MeanPoolingEncoder:
     Args:
         model: gives ``last_hidden_state``; tokenizer: its own. For example those of ``rain.models.loading`` "minilm".
 
-    Embedding runs in a thread of its own, beside the language model; texts are remembered.
+    Embedding runs in a thread of its own, at the same time as the language model; texts are remembered.
 
     Source: sentence-transformers/all-MiniLM-L6-v2: mean over tokens, then length 1; at most 256 tokens.
     """
@@ -49,7 +49,7 @@ class MeanPoolingEncoder:
         return [found[text] for text in texts]
 
     async def _loop(self) -> None:
-        """Embed what has been asked for meanwhile, until nothing is left."""
+        """Embed what was requested in the meantime, until nothing is left."""
         loop = asyncio.get_running_loop()
         while self._queue:
             asked, self._queue = self._queue, []
@@ -58,14 +58,16 @@ class MeanPoolingEncoder:
                 vectors = await loop.run_in_executor(self._thread, self.embed, texts)
             except Exception as error:  # handed to everybody who waits for this batch
                 for _, future in asked:
-                    future.set_exception(error)
+                    if not future.done():
+                        future.set_exception(error)
                 continue
             if len(self._known) > self.remembered:
                 self._known.clear()
             fresh = dict(zip(texts, vectors, strict=True))
             self._known |= fresh
             for group, future in asked:
-                future.set_result({text: fresh[text] for text in group})
+                if not future.done():  # one that was cancelled must not end the loop for the others
+                    future.set_result({text: fresh[text] for text in group})
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Vector]:
