@@ -1,4 +1,4 @@
-"""Harmlessness and helpfulness on red-teaming prompts: ``python allocation.py --help`` (the same as ``rain run hh``)."""
+"""Harmlessness on red-teaming prompts: ``python allocation.py --help`` (the same as ``rain run hh``)."""
 
 import sys
 

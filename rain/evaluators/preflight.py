@@ -71,7 +71,7 @@ class Preflight:
         }[self.expectation]
 
     def __str__(self) -> str:
-        return f"{text_table(self.rows())}\n{self.verdict}"
+        return f"{text_table(self.rows(), '<')}\n{self.verdict}"
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the metrics as a table of two columns."""
