@@ -1,4 +1,4 @@
-"""The ``rain`` command: ``replay``, and what further subcommands register."""
+"""The ``rain`` command and its subcommands."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from rain.core.errors import RainError
 
 COMMANDS = {
-    "bench": ("rain.bench.command", "measure what RAIN costs against the published way and plain generation"),
+    "run": ("rain.launch", "answer the prompts of a task with RAIN and plainly"),
+    "ask": ("rain.ask", "answer one question while you watch"),
+    "bench": ("rain.bench.command", "measure what RAIN costs compared with a plain implementation and greedy decoding"),
     "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
     "preflight": ("rain.preflight", "measure whether a model can judge its own text, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
-    "report": ("rain.report.command", "scores and costs of runs, RAIN beside plain, with intervals"),
+    "report": ("rain.report.command", "scores and costs of runs, RAIN compared with plain answers, with intervals"),
     "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
@@ -24,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; a RainError ends with one sentence on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="rain", description="RAIN: rewindable auto-regressive inference")
+    parser.add_argument("--version", action="version", version=f"rain {version('rain')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_text, description=help_text)

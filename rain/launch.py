@@ -1,188 +1,167 @@
-"""The allocation command: prompts, worker processes, progress, summary."""
+"""The allocation command: prompts, worker processes, records, judges."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from rain.aligner import error_record, worker_main
-from rain.core.config import RainConfig
+from rain.aligner import error_record
 from rain.core.errors import RainError
+from rain.costs import summary_table
 from rain.data.datasets import Prompt, load_prompts
-from rain.engines.registry import EngineConfig
-from rain.evaluators.labels import EvaluationConfig, read_calibration
 from rain.flags import add_flags
-from rain.judges.base import JudgeSettings
-from rain.judges.command import add_judge_arguments, judge_run, judge_settings
+from rain.judges.base import JudgeConfig
+from rain.judges.command import add_judge_arguments, judge_config, judge_run
 from rain.judges.queries import load_run
-from rain.pool.devices import cpu_cores, split, visible_gpus
+from rain.pool.devices import cpu_cores, visible_gpus, worker_environments
 from rain.pool.launchers import Launcher, LocalLauncher
-from rain.pool.pool import Pool, PoolSummary
-from rain.pool.ray_launcher import RayLauncher, import_ray
-from rain.pool.remote import Parcel, ResultFiles, remote_main
-from rain.pool.worker import Event, Job
-from rain.results.run_dir import OutDir, ResultWriter, read_results
-from rain.settings import VOLATILE, VOLATILE_ENGINE, RunConfig, Settings, make_settings, task_defaults
-from rain.summary import summary_table
+from rain.pool.pool import Pool, PoolConfig, PoolSummary
+from rain.pool.ray_launcher import RayLauncher
+from rain.pool.worker import Job
+from rain.progress import Progress, example_answers
+from rain.results.run_dir import RunDir, read_results
+from rain.settings import CONFIGS, Settings, make_settings, task_defaults
+from rain.tasks import load, names
 from rain.tasks.task import Task
+from rain.worker import worker_main
 
 INTERRUPTED = 130
 
 
-class Order(NamedTuple):
+class ParsedArgs(NamedTuple):
     """What the command line asks for: answers, and verdicts about them."""
 
     settings: Settings
     judges: list[str]
-    judging: JudgeSettings
+    judging: JudgeConfig
 
 
-def parse(task: Task, argv: Sequence[str] | None) -> Order:
+def parse(task: Task, argv: Sequence[str] | None, prog: str | None = None) -> ParsedArgs:
     """Read the command line into settings."""
-    parser = argparse.ArgumentParser(description=f"RAIN on {task.name}: answer prompts with RAIN and plainly.")
-    defaults = task_defaults(task)
-    for cls, title in (
-        (RunConfig, "run"),
-        (EngineConfig, "model"),
-        (EvaluationConfig, "self-evaluation"),
-        (RainConfig, "search"),
-    ):
-        add_flags(parser, cls, defaults, title)
+    about = f"RAIN on {task.name}: answer prompts with RAIN and plainly."
+    parser = argparse.ArgumentParser(prog=prog, usage="%(prog)s [FLAGS]", description=about)
+    basic, defaults = parser.add_argument_group("what everybody needs"), task_defaults(task)
+    for config, title in CONFIGS:
+        add_flags(parser, config, defaults, title, basic)
     add_judge_arguments(parser)
     args = parser.parse_args(argv)
-    given = vars(args)
-    if given.get("calibration"):
-        offset, scale = read_calibration(Path(given["calibration"]))
-        given = {"offset": offset, "scale": scale, **given}
-    return Order(make_settings(task, given), args.judge, judge_settings(args))
+    fields = {field.name for config, _ in CONFIGS for field in dataclasses.fields(config)}
+    given = {name: value for name, value in vars(args).items() if name in fields}
+    return ParsedArgs(make_settings(task, given), args.judge, judge_config(args))
 
 
-class Progress:
-    """Shows what the workers tell: a bar over all prompts, committed text with ``--verbose``, faults."""
+def open_launcher(settings: Settings) -> Launcher:
+    """Return what starts the workers.
 
-    def __init__(self, total: int, done: int, verbose: bool) -> None:
-        self.bar = tqdm(total=total, initial=done, unit="prompt", dynamic_ncols=True, smoothing=0.1)
-        self.verbose = verbose
-        self.simulations = 0
-        self.bar.set_postfix_str("loading the model")
-
-    def event(self, event: Event) -> None:
-        """Take in one event."""
-        if event.kind == "progress":
-            self.simulations += int(event.data["simulations"])
-        elif event.kind == "commit" and self.verbose:
-            tqdm.write(f"[{event.job}] {event.data!r}")
-        elif event.kind == "failed":
-            tqdm.write(f"{event.job}: {event.data}", file=sys.stderr)
-        elif event.kind == "died":
-            tqdm.write(f"worker {event.worker} {event.data}; its prompts are done again", file=sys.stderr)
-        if event.kind in ("done", "failed"):
-            self.bar.update()
-        elapsed = self.bar.format_dict["elapsed"] or 1
-        self.bar.set_postfix_str(f"{self.simulations / elapsed:.1f} simulations/s", refresh=event.kind != "commit")
-
-
-@contextmanager
-def open_launcher(settings: Settings, outdir: OutDir) -> Iterator[Launcher]:
-    """Yield what starts the workers; with Ray, this process writes their records."""
+    Raises:
+        RainError: they cannot possibly start.
+    """
     run = settings.run
-    if run.launcher == "local":
-        yield LocalLauncher(worker_main, settings, split(run.nump, visible_gpus(), cpu_cores()))
-        return
-    with (
-        ResultFiles(outdir) as files,
-        closing(RayLauncher(remote_main, Parcel.of(settings), run.nump, files.write, run.ray_address)) as launcher,
-    ):
-        yield launcher
-
-
-def check_launcher(run: RunConfig) -> None:
-    """Raise a RainError where it is plain from the beginning that workers cannot start."""
     if run.launcher == "ray":
-        import_ray()
-    else:
-        split(run.nump, visible_gpus(), cpu_cores())
+        return RayLauncher(worker_main, settings, run.nump, run.ray_address)
+    return LocalLauncher(worker_main, settings, worker_environments(run.nump, visible_gpus(), cpu_cores()))
 
 
-def run_pool(settings: Settings, outdir: OutDir, prompts: Sequence[Prompt], total: int, done: int) -> PoolSummary:
-    """Answer the prompts in worker processes."""
-    progress = Progress(total, done, settings.run.verbose)
+class Run:
+    """The prompts of a run, those that are done already, and the workers that answer the others.
 
-    def give_up(job: Job, reason: str) -> None:
-        with ResultWriter(outdir.result_path("lost")) as writer:
-            writer.write(error_record(settings, job.payload, reason))
+    Raises:
+        RainError: the prompts cannot be read, or workers cannot possibly start; nothing has been written.
+    """
 
-    with closing(progress.bar), open_launcher(settings, outdir) as launcher:
-        pool = Pool(
-            launcher,
-            settings.run.nump,
-            is_done=lambda job: job in outdir.done_ids(errors=True),
-            on_lost=give_up,
-            concurrency=settings.run.concurrency,
-            on_event=progress.event,
-        )
-        return pool.run([Job(prompt.id, prompt) for prompt in prompts])
+    def __init__(self, settings: Settings) -> None:
+        run, task = settings.run, settings.aligner.task
+        source = task.path(run.dataset) if run.dataset == task.dataset else run.dataset
+        count_tokens = token_counter(settings.aligner.model.modelname)
+        self.settings = settings
+        self.prompts = load_prompts(source, task.reader, run.s, run.e, run.skip_bad, count_tokens)
+        self.launcher = open_launcher(settings)
+
+    def answer(self) -> int:
+        """Answer all prompts that are not done yet; return the exit code."""
+        settings = self.settings
+        details = {name: dataclasses.asdict(getattr(settings, name)) for name in ("placement", "run")}
+        with RunDir(settings.run.outdir, settings.aligner.as_dict(), settings.aligner.hash, details) as run_dir:
+            done = run_dir.resume([prompt.id for prompt in self.prompts])
+            left = [prompt for prompt in self.prompts if prompt.id not in done]
+            if done:
+                print(f"rain: {len(done)} of {len(self.prompts)} prompts are done already in {run_dir.path}")
+            code = self.run_pool(run_dir, left).exit_code if left else 0
+            self.report(run_dir.path)
+            return code
+
+    def run_pool(self, run_dir: RunDir, left: Sequence[Prompt]) -> PoolSummary:
+        """Answer prompts in worker processes; this process writes their records."""
+        run = self.settings.run
+        progress = Progress(len(self.prompts), len(self.prompts) - len(left), run.verbose)
+
+        def lost(job: Job, reason: str) -> dict[str, Any]:
+            return error_record(self.settings.aligner, job.payload, reason)
+
+        with closing(self.launcher), closing(progress):
+            config = PoolConfig(run.nump, run.concurrency)
+            pool = Pool(self.launcher, config, run_dir.write, lost, progress.event)
+            return pool.run([Job(prompt.id, prompt) for prompt in left])
+
+    def report(self, outdir: Path) -> None:
+        """Print one prompt's answers and what all cost."""
+        wanted = {prompt.id for prompt in self.prompts}
+        records = [record for record in read_results(outdir) if record["id"] in wanted]
+        print("\n\n".join(filter(None, (example_answers(records), summary_table(records)))))
+        print(f"results: {outdir}/res_*.jsonl")
 
 
-def announce(settings: Settings) -> None:
+def token_counter(modelname: str) -> Callable[[str], int]:
+    """Return a function that counts a question's tokens, for data sets that limit them; loads a tokenizer once."""
+
+    @cache
+    def tokenizer() -> Any:
+        from rain.models.loading import load_tokenizer
+
+        return load_tokenizer(modelname)
+
+    return lambda text: len(tokenizer().encode(text))
+
+
+def announce_preset(settings: Settings) -> None:
     """Say which defaults an embedded model's preset replaces."""
     if settings.preset:
         chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in settings.preset.items())
-        print(f"rain: preset for {settings.engine.modelname}: {chosen} (--preset none: the paper's settings)")
+        print(f"rain: preset for {settings.aligner.model.name}: {chosen} (--preset none: the paper's settings)")
 
 
-def token_counter(settings: Settings) -> Any:
-    """Return a function that counts a question's tokens, for data sets that limit them; loads a tokenizer once."""
-    loaded: list[Any] = []
-
-    def count(text: str) -> int:
-        if not loaded:
-            from rain.models.loading import load_tokenizer
-
-            loaded.append(load_tokenizer(settings.engine.modelname))
-        return len(loaded[0].encode(text))
-
-    return count
-
-
-def allocate(settings: Settings) -> int:
-    """Answer all prompts of a run that are not done yet; return the exit code."""
-    run, task = settings.run, settings.task
-    source = task.path(run.dataset) if run.dataset == task.dataset else run.dataset
-    prompts = load_prompts(source, task.reader, run.s, run.e, run.skip_bad, token_counter(settings))
-    check_launcher(run)
-    announce(settings)
-    with OutDir(run.outdir, settings.as_dict(), VOLATILE + VOLATILE_ENGINE) as outdir:
-        settings = replace(settings, config_hash=outdir.config_hash)
-        resumed = outdir.resume([prompt.id for prompt in prompts])
-        left = [prompt for prompt in prompts if prompt.id not in resumed.done]
-        if resumed.done:
-            print(f"rain: {len(resumed.done)} of {len(prompts)} prompts are done already in {run.outdir}")
-        code = 0
-        if left:
-            code = run_pool(settings, outdir, left, len(prompts), len(resumed.done)).exit_code
-        wanted = {prompt.id for prompt in prompts}
-        print(summary_table([record for record in read_results(outdir.path) if record["id"] in wanted]))
-        print(f"results: {outdir.path}/res_*.jsonl")
+def judge_after_run(args: ParsedArgs, code: int) -> int:
+    """Ask the judges about a finished run; return the exit code of both."""
+    if not args.judges or code == INTERRUPTED:
         return code
+    failed = judge_run(load_run(Path(args.settings.run.outdir)), args.judges, args.judging)
+    return max(code, int(failed > 0))
 
 
-def main(task: Task, argv: Sequence[str] | None = None) -> int:
+def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
     try:
-        order = parse(task, argv)
-        code = allocate(order.settings)
-        if order.judges and code != INTERRUPTED:
-            run = load_run(Path(order.settings.run.outdir))
-            code = max(code, int(judge_run(run, order.judges, order.judging) > 0))
-        return code
+        args = parse(task, argv, prog)
+        allocation = Run(args.settings)
+        announce_preset(args.settings)
+        return judge_after_run(args, allocation.answer())
     except RainError as error:
         print(f"rain: error: {error}", file=sys.stderr)
         return 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rain run``."""
+    parser.add_argument("task", metavar="TASK", help=f"{', '.join(names())}; rain run TASK --help lists its flags")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, metavar="...", help="flags of the task")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the allocation command of a task by its name."""
+    return main(load(args.task), args.flags, f"rain run {args.task}")

@@ -54,7 +54,7 @@ class RunConfig:
     s: int = setting(0, "first prompt, from 0", basic=True)
     e: int | None = setting(None, "one past the last prompt (default: all)", basic=True)
     outdir: str = setting("outdir", "output folder; run the same command again to resume", basic=True)
-    nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly", basic=True)
+    nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly", low=1, basic=True)
     concurrency: int = setting(4, "maximum searches at once in each worker", low=1, basic=True)
     launcher: str = setting(
         "local",

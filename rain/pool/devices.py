@@ -1,4 +1,4 @@
-"""How worker processes share the machine: GPUs evenly and in order, or else the CPU cores."""
+"""How worker processes share the machine: the GPUs, evenly and in order, or without any the CPU cores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def visible_gpus(environ: Mapping[str, str] | None = None) -> list[str]:
     can still choose its GPUs.
 
     Args:
-        environ: environment to look at; None means that of the process.
+        environ: environment to read; None: that of the process.
     """
     environ = os.environ if environ is None else environ
     listed = environ.get("CUDA_VISIBLE_DEVICES")
@@ -43,7 +43,7 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
-def split(nump: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
+def worker_environments(nump: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
     """Return the environment variables that give each worker its share of the machine.
 
     With GPUs, worker i of p gets GPUs i*k to (i+1)*k - 1, where k = len(gpus) // p; a remainder stays unused. Without
@@ -55,10 +55,8 @@ def split(nump: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
         cores: CPU cores to share (count).
 
     Raises:
-        RainError: there are fewer than one process, or more processes than GPUs.
+        RainError: there are more processes than GPUs.
     """
-    if nump < 1:
-        raise RainError(f"--nump is {nump}; it must be at least 1")
     if not gpus:
         return [{"OMP_NUM_THREADS": str(max(1, cores // nump))} for _ in range(nump)]
     if nump > len(gpus):

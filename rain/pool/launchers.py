@@ -1,22 +1,27 @@
-"""The parent's side of its workers: starting them, talking to them, seeing how they end."""
+"""The parent's side of its workers: starting them, hearing from them, and how they exit."""
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_process
+
+_POLL_S = 0.2
+_EXIT_S = 1.0
 
 
-class End(NamedTuple):
-    """How a worker ended: whether something outside of it killed it, and the same in words."""
+class ExitStatus(NamedTuple):
+    """How a worker ended: whether it was killed from outside, and a description of its end."""
 
     killed: bool
     reason: str
@@ -29,16 +34,7 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def send(self, job: Job | None) -> None:
-        """Hand over a job, or None to ask the worker to stop; a worker that is gone takes no notice."""
-
-    @abstractmethod
-    def receive(self) -> list[Event]:
-        """Return the events that are there, without waiting."""
-
-    @property
-    @abstractmethod
-    def alive(self) -> bool:
-        """Whether the worker still runs; events may be left to receive when it does not."""
+        """Hand over a job, or None to ask the worker to stop; a worker that is gone does nothing."""
 
     @abstractmethod
     def terminate(self) -> None:
@@ -46,58 +42,67 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """End the worker at once and wait until it has ended."""
+        """End the worker at once; return when it has ended."""
 
     @abstractmethod
-    def end(self) -> End:
-        """Say how the worker ended; only after `kill` or when it is not alive."""
+    def exit_status(self) -> ExitStatus:
+        """Return how the worker ended, after its event "exit"."""
 
 
 class Launcher(ABC):
-    """Starts workers and waits for news from any of them."""
+    """Starts workers and hears from all of them."""
 
     @abstractmethod
     def start(self, index: int) -> WorkerHandle:
-        """Start worker `index`, or start it anew."""
+        """Start worker `index`, or start it again."""
 
     @abstractmethod
-    def wait(self, handles: Sequence[WorkerHandle], timeout_s: float) -> None:
-        """Return when one of the workers has sent something or ended, or after the time (seconds)."""
+    def events(self, timeout_s: float) -> Iterator[Event]:
+        """Yield what workers have reported, in order; wait for the first event (seconds).
+
+        The last event of each worker has the kind "exit".
+        """
+
+    def close(self) -> None:
+        """Release what the workers shared; they have all ended."""
+        return None
 
 
 class LocalHandle(WorkerHandle):
-    """A worker process on this machine."""
+    """A worker process on this machine.
 
-    def __init__(self, process: BaseProcess, pipe: Connection, index: int) -> None:
+    A thread reads its pipe, so that neither the worker has to wait until the parent has time (it may be writing to a
+    slow disk), nor the parent for a worker that was stopped in the middle of a message.
+
+    Args:
+        process: has been started.
+        pipe: to the process.
+        index: number of the worker.
+        events: gets what the worker reports, and at last its exit.
+    """
+
+    def __init__(self, process: BaseProcess, pipe: Connection, index: int, events: queue.SimpleQueue[Event]) -> None:
         self.index = index
-        self._process = process
-        self._pipe = pipe
-        self._open = True
+        self._process, self._pipe, self._events = process, pipe, events
+        self._reader = threading.Thread(target=self._read, name=f"rain-reader-{index}", daemon=True)
+        self._reader.start()
 
-    @property
-    def waitables(self) -> list[Any]:
-        """What to wait on for news."""
-        return [self._process.sentinel, *([self._pipe] if self._open else [])]
+    def _read(self) -> None:
+        try:
+            alive = True
+            while alive:
+                alive = self._process.is_alive()  # looked at first: what a dead worker has sent is complete
+                while self._pipe.poll(_POLL_S if alive else 0):
+                    self._events.put(self._pipe.recv())
+        except (EOFError, OSError):
+            pass  # the worker has closed its end
+        finally:
+            self._events.put(Event("exit", self.index))
 
     def send(self, job: Job | None) -> None:
         """Hand over a job, or None."""
         with suppress(OSError):
             self._pipe.send(job)
-
-    def receive(self) -> list[Event]:
-        """Return the events that are there."""
-        events: list[Event] = []
-        try:
-            while self._open and self._pipe.poll():
-                events.append(self._pipe.recv())
-        except (EOFError, OSError):
-            self._open = False
-        return events
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs and its pipe is open."""
-        return self._open and self._process.is_alive()
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -107,15 +112,18 @@ class LocalHandle(WorkerHandle):
         """Send SIGKILL and wait."""
         self._process.kill()
         self._process.join()
+        self._reader.join(_EXIT_S)
 
-    def end(self) -> End:
-        """Say how the process ended, by its exit code."""
+    def exit_status(self) -> ExitStatus:
+        """Return how the process ended, by its exit code."""
+        self._process.join(_EXIT_S)  # the pipe ends a little before the process; one without a pipe may run on
+        self.kill()
         code = self._process.exitcode
         if code is None or code >= 0:
-            return End(False, f"ended with exit code {code}")
+            return ExitStatus(False, f"exited with code {code}")
         name = {known.value: known.name for known in signal.Signals}.get(-code, f"signal {-code}")
-        hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
-        return End(True, f"was killed by {name}{hint}")
+        hint = " (possibly out of memory)" if code == -signal.SIGKILL else ""
+        return ExitStatus(True, f"was killed by {name}{hint}")
 
 
 class LocalLauncher(Launcher):
@@ -131,22 +139,25 @@ class LocalLauncher(Launcher):
         self._main = main
         self._settings = settings
         self._environments = environments
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def start(self, index: int) -> LocalHandle:
-        """Start a worker with its variables set before it imports anything, deaf to Ctrl-C."""
+        """Start a worker with its environment set before any import, ignoring Ctrl-C."""
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         args = (self._main, WorkerArgs(index, self._settings), theirs)
-        process = context.Process(target=run_worker, args=args, name=f"rain-worker-{index}")
-        with _environment(self._environments[index]), _deaf_to_interrupts():
+        process = context.Process(target=run_process, args=args, name=f"rain-worker-{index}")
+        with _environment(self._environments[index]), _interrupts_blocked():
             process.start()
         theirs.close()
-        return LocalHandle(process, ours, index)
+        return LocalHandle(process, ours, index, self._events)
 
-    def wait(self, handles: Sequence[WorkerHandle], timeout_s: float) -> None:
-        """Wait on the pipes and the processes."""
-        local = (handle for handle in handles if isinstance(handle, LocalHandle))
-        connection.wait([item for handle in local for item in handle.waitables], timeout_s)
+    def events(self, timeout_s: float) -> Iterator[Event]:
+        """Yield what the readers of the pipes have put."""
+        with suppress(queue.Empty):
+            yield self._events.get(timeout=timeout_s)
+            for _ in range(self._events.qsize()):  # not until it is empty: meanwhile workers wait for jobs
+                yield self._events.get_nowait()
 
 
 @contextmanager
@@ -164,7 +175,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Let a process that starts now inherit a blocked SIGINT: Ctrl-C is the parent's to handle, from the beginning."""
     resource_tracker.ensure_running()  # starts with the first process otherwise, and then unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

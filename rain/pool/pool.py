@@ -9,14 +9,36 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rain.core.errors import RainError
 from rain.pool.launchers import Launcher, WorkerHandle
 from rain.pool.worker import Event, Job
+from rain.results.jsonl import Record
 
 _TICK_S = 0.2
 _TERMINATE_S = 2.0
+
+Write = Callable[[int | str, Record], None]
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How many workers a pool has, and how patient it is.
+
+    Attributes:
+        nump: number of workers, at most one per job (count).
+        concurrency: maximum jobs in progress on one worker (count).
+        max_deaths: deaths of its worker after which a job is given up (count).
+        max_starts: attempts to start a worker that is killed before it gets a job, after which the run ends (count).
+        grace_s: time that workers have to return when they are asked to (seconds).
+    """
+
+    nump: int = 1
+    concurrency: int = 1
+    max_deaths: int = 3
+    max_starts: int = 3
+    grace_s: float = 10.0
 
 
 class PoolSummary(NamedTuple):
@@ -35,12 +57,12 @@ class PoolSummary(NamedTuple):
 
 @dataclass(slots=True)
 class _Slot:
-    """One worker at work.
+    """A worker.
 
     Attributes:
-        handle: the worker.
+        handle: to the worker.
         ready: whether it takes jobs.
-        jobs: what it has in hand, by id.
+        jobs: its jobs in progress, by id.
         served: whether it ever had a job.
     """
 
@@ -50,56 +72,41 @@ class _Slot:
     served: bool = False
 
 
-def _ignore(event: Event) -> None:
-    """Take no notice."""
-
-
 class Pool:
     """Runs jobs on workers that may die at any moment.
 
-    Jobs are handed out as workers finish others, so a slow job holds up nobody. The jobs of a worker that died go to
-    others, unless their records are on the disk. A job whose worker died `max_deaths - 1` times runs alone from then
-    on, so that no neighbour is blamed for it, and is given up at the next death.
+    Jobs are handed out as workers finish others, so a slow job delays nobody. Only this process writes records, so the
+    jobs of a dead worker whose records have not arrived are not done; they go to other workers. A job whose worker died
+    `max_deaths - 1` times runs alone from then on, so that no neighbour is blamed for it, and is given up at the next
+    death.
 
     Args:
         launcher: starts the workers.
-        nump: number of workers, at most one per job (count).
-        is_done: whether the record of a job, answer or error, is on the disk; asked after its worker died.
-        on_lost: writes the error record of a job that was given up; gets the job and the reason.
-        concurrency: jobs that a worker has in hand at once, at most (count).
+        config: numbers and times.
+        write: gets a worker's number ("lost": of jobs that were given up) and a record; returns when it is on disk.
+        error_record: makes the record of a job that was given up from the job and the reason.
         on_event: told everything that happens, in the parent's thread.
-        max_deaths: deaths of its worker after which a job is given up (count).
-        max_starts: attempts to start a worker, if it is killed before it gets a job, after which the run ends (count).
-        grace_s: time that workers have to return when they are asked to (seconds).
     """
 
     def __init__(
         self,
         launcher: Launcher,
-        nump: int,
-        *,
-        is_done: Callable[[str], bool],
-        on_lost: Callable[[Job, str], None],
-        concurrency: int = 1,
-        on_event: Callable[[Event], None] = _ignore,
-        max_deaths: int = 3,
-        max_starts: int = 3,
-        grace_s: float = 10.0,
+        config: PoolConfig,
+        write: Write,
+        error_record: Callable[[Job, str], Record],
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
+        self.config = config
         self._launcher = launcher
-        self._nump = nump
-        self._is_done = is_done
-        self._on_lost = on_lost
-        self._concurrency = concurrency
+        self._write = write
+        self._error_record = error_record
         self._on_event = on_event
-        self._max_deaths = max_deaths
-        self._max_starts = max_starts
-        self._grace_s = grace_s
+        self._nump = config.nump
         self._slots: dict[int, _Slot] = {}
         self._queue: deque[Job] = deque()
-        self._suspects: deque[Job] = deque()
+        self._quarantine: deque[Job] = deque()
         self._deaths: Counter[str] = Counter()
-        self._lost_starts: Counter[int] = Counter()
+        self._failed_starts: Counter[int] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._interrupts = 0
 
@@ -107,22 +114,22 @@ class Pool:
         """Do all jobs; a pool runs once.
 
         The first Ctrl-C asks the workers to return and, after the grace time, ends them; the second ends them at once.
-        Jobs in work are then not done; nothing that is on the disk is lost.
+        Jobs in progress are then not done; nothing that is on disk is lost.
 
         Raises:
-            RainError: a worker could not start, or said that none can go on; no worker is left running.
+            RainError: a worker could not start or reported that none can continue, or a record could not be written;
+                no worker is left running.
         """
         if len({job.id for job in jobs}) < len(jobs):
             raise ValueError("two jobs have the same id")
         self._queue.extend(jobs)
         self._nump = min(self._nump, len(jobs))
-        with self._interruptible():
+        with self._interrupts_counted():
             try:
                 while self._outstanding() and not self._interrupts:
                     self._start_missing()
                     self._hand_out()
-                    self._launcher.wait([slot.handle for slot in self._slots.values()], _TICK_S)
-                    self._collect()
+                    self._collect(_TICK_S)
             finally:
                 self._stop()
         outcomes = self._outcomes
@@ -130,108 +137,107 @@ class Pool:
 
     def _outstanding(self) -> int:
         """Return the number of jobs that are neither done nor given up."""
-        in_hand = sum(len(slot.jobs) for slot in self._slots.values())
-        return len(self._queue) + len(self._suspects) + in_hand
+        in_progress = sum(len(slot.jobs) for slot in self._slots.values())
+        return len(self._queue) + len(self._quarantine) + in_progress
 
     def _start_missing(self) -> None:
         for index in range(self._nump):
-            if index not in self._slots and (self._queue or self._suspects):
+            if index not in self._slots and (self._queue or self._quarantine):
                 self._slots[index] = _Slot(self._launcher.start(index))
 
     def _hand_out(self) -> None:
-        """Give every ready worker jobs up to its share of what is left, so that late starters find some."""
-        share = min(self._concurrency, -(-self._outstanding() // max(1, self._nump)))
+        """Give every ready worker jobs up to its share of the outstanding ones, so that late starters find some."""
+        share = -(-self._outstanding() // max(1, self._nump))  # rounded up
         for slot in self._slots.values():
             if not slot.ready:
                 continue
-            if self._suspects and not slot.jobs:
-                self._give(slot, self._suspects.popleft())
-            while self._queue and len(slot.jobs) < share and not any(map(self._is_suspect, slot.jobs)):
+            if self._quarantine and not slot.jobs:
+                self._give(slot, self._quarantine.popleft())
+            width = 0 if any(map(self._is_suspect, slot.jobs)) else min(self.config.concurrency, share)
+            while self._queue and len(slot.jobs) < width:
                 self._give(slot, self._queue.popleft())
 
     def _give(self, slot: _Slot, job: Job) -> None:
         slot.jobs[job.id] = job
         slot.served = True
-        self._lost_starts[slot.handle.index] = 0
+        self._failed_starts[slot.handle.index] = 0
         slot.handle.send(job)
 
     def _is_suspect(self, job: str) -> bool:
-        return self._deaths[job] >= max(1, self._max_deaths - 1)
+        return self._deaths[job] >= max(1, self.config.max_deaths - 1)
 
-    def _collect(self, ending: bool = False) -> None:
-        """Take in what the workers tell; put back what the dead had in hand, unless the run is ending."""
-        for index, slot in list(self._slots.items()):
-            dead = not slot.handle.alive  # looked at first: what a dead worker has sent is complete
-            for event in slot.handle.receive():
-                if event.kind != "fatal":
-                    self._take(slot, event)
-                elif not ending:
-                    raise RainError(str(event.data))
-            if dead:
-                del self._slots[index]
-                slot.handle.kill()  # a worker with a broken pipe may still run
-                if not ending:
-                    self._bury(slot)
+    def _collect(self, timeout_s: float, ending: bool = False) -> None:
+        """Take in what the workers report; put back the jobs of those that died, unless the run is ending."""
+        for event in self._launcher.events(timeout_s):
+            slot = self._slots[event.worker]
+            if event.kind == "ready":
+                slot.ready = True
+            elif event.kind == "record":
+                del slot.jobs[event.job]
+                self._finish(event.worker, event.worker, event.job, event.data)
+            elif event.kind == "exit":
+                del self._slots[event.worker]
+                self._on_exit(slot, ending)
+            elif event.kind == "fatal" and not ending:
+                raise RainError(str(event.data))
+            if event.kind in ("ready", "progress"):
+                self._on_event(event)
 
-    def _take(self, slot: _Slot, event: Event) -> None:
-        if event.kind == "ready":
-            slot.ready = True
-        elif event.kind in ("done", "failed"):
-            del slot.jobs[event.job]
-            self._outcomes[event.kind] += 1
-        self._on_event(event)
+    def _finish(self, worker: int, file: int | str, job: str, record: Record) -> None:
+        """Write a job's record; then, and only then, the job counts."""
+        self._write(file, record)
+        kind: Literal["done", "failed"] = "failed" if "error" in record else "done"
+        self._outcomes[kind] += 1
+        self._on_event(Event(kind, worker, job, record.get("error")))
 
-    def _bury(self, slot: _Slot) -> None:
-        """Put a dead worker's jobs back, or give them up; say so."""
-        killed, reason = slot.handle.end()
+    def _on_exit(self, slot: _Slot, ending: bool) -> None:
+        status = slot.handle.exit_status()
+        if not ending:
+            self._on_death(slot, *status)
+
+    def _on_death(self, slot: _Slot, killed: bool, reason: str) -> None:
+        """Put a dead worker's jobs back, or give them up; report it."""
         index = slot.handle.index
         self._outcomes["died"] += 1
         self._on_event(Event("died", index, data=reason))
         for job in reversed(slot.jobs.values()):
             self._put_back(job, index, reason)
         if not slot.served:
-            self._lost_starts[index] += 1
-            if not killed or self._lost_starts[index] >= self._max_starts:
-                raise RainError(f"worker {index} {reason} before it could start; see what it printed above")
+            self._failed_starts[index] += 1
+            if not killed or self._failed_starts[index] >= self.config.max_starts:
+                raise RainError(f"worker {index} {reason} during start-up; see its output above")
 
     def _put_back(self, job: Job, worker: int, reason: str) -> None:
-        if self._is_done(job.id):
-            self._outcomes["done"] += 1
-            self._on_event(Event("done", worker, job.id))
-            return
         self._deaths[job.id] += 1
-        if self._deaths[job.id] >= self._max_deaths:
+        if self._deaths[job.id] >= self.config.max_deaths:
             message = f"the worker died {self._deaths[job.id]} times on this prompt (the last one {reason})"
-            self._on_lost(job, message)
-            self._outcomes["failed"] += 1
-            self._on_event(Event("failed", worker, job.id, message))
+            self._finish(worker, "lost", job.id, self._error_record(job, message))
         elif self._is_suspect(job.id):
-            self._suspects.append(job)
+            self._quarantine.append(job)
         else:
             self._queue.appendleft(job)
 
     def _stop(self) -> None:
-        """Ask all workers to return, then end those that do not; take in what they still tell."""
+        """Ask all workers to return, then end those that do not; take in what they still report."""
         try:
             for slot in self._slots.values():
                 slot.handle.send(None)
-            self._await_ends(self._grace_s)
+            self._await_exits(self.config.grace_s)
             for slot in self._slots.values():
                 slot.handle.terminate()
-            self._await_ends(_TERMINATE_S)
+            self._await_exits(_TERMINATE_S)
         finally:
             for slot in self._slots.values():
                 slot.handle.kill()
             self._slots.clear()
 
-    def _await_ends(self, seconds: float) -> None:
+    def _await_exits(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while self._slots and self._interrupts < 2 and (left := deadline - time.monotonic()) > 0:
-            self._launcher.wait([slot.handle for slot in self._slots.values()], min(left, _TICK_S))
-            self._collect(ending=True)
+            self._collect(min(left, _TICK_S), ending=True)
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _interrupts_counted(self) -> Iterator[None]:
         """Count Ctrl-C instead of raising, where signals can be handled: in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,34 +1,26 @@
-"""The worker's side of a run on Ray: an actor around a worker, which needs neither a pipe nor a disk to its parent."""
+"""The worker's side of a run on Ray: an actor around a worker; its methods carry what goes in and out."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import traceback
-from typing import Any, NamedTuple
+from typing import Any
 
-from rain.core.errors import RainError
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
 
 _POLL_S = 1.0
 
 
-class Returned(NamedTuple):
-    """The last thing that an actor tells: how its worker came to an end, in words."""
-
-    reason: str
-
-
 class Mailbox:
-    """Stands for the worker's pipe inside an actor, whose methods carry what goes in and out."""
+    """The worker's pipe inside an actor."""
 
     def __init__(self) -> None:
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.news: queue.SimpleQueue[Event | Returned] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def send(self, message: Any, /) -> None:
-        """Keep something until the parent takes it."""
-        self.news.put(message)
+        """Keep an event until the parent takes it."""
+        self.events.put(message)
 
     def recv(self) -> Job | None:
         """Wait for what the parent puts; Ray ends the actor when the parent is gone."""
@@ -51,29 +43,22 @@ class RayWorker:
         threading.Thread(target=self._run, args=(main, args), name="worker", daemon=True).start()
 
     def _run(self, main: WorkerMain, args: WorkerArgs) -> None:
-        """Do what ``rain.pool.worker.run_worker`` does in a process."""
-        reason = "ended with exit code 1"
-        link = WorkerLink(self._box, args.index)
+        code = 1
         try:
-            main(args, link)
-            reason = "ended with exit code 0"
-        except RainError as error:
-            link.fatal(str(error))
-        except Exception:
-            traceback.print_exc()
+            code = run_worker(main, args, self._box)
         finally:
-            self._box.send(Returned(reason))
+            self._box.send(Event("exit", args.index, data=f"exited with code {code}"))
 
     def put(self, job: Job | None) -> None:
         """Hand a job to the worker, or None to ask it to return."""
         self._box.jobs.put(job)
 
-    def take(self) -> list[Event | Returned]:
-        """Return what there is to tell; wait up to a second for the first of it."""
-        news: list[Event | Returned] = []
+    def take(self) -> list[Event]:
+        """Return what there is to report; wait up to a second for the first of it."""
+        events: list[Event] = []
         try:
-            news.append(self._box.news.get(timeout=_POLL_S))
+            events.append(self._box.events.get(timeout=_POLL_S))
             while True:
-                news.append(self._box.news.get_nowait())
+                events.append(self._box.events.get_nowait())
         except queue.Empty:
-            return news
+            return events

@@ -1,7 +1,7 @@
-"""The worker's side of a run: jobs come in over a pipe, events go out, and a worker never outlives its parent.
+"""The worker's side of a run: jobs come in over a pipe, records go out, and a worker never outlives its parent.
 
-A worker is a function `main(args, link)` in a process of its own. It calls `link.ready()` once it can work, takes jobs
-with `link.receive()` until that returns None, and tells what happens to them.
+A worker is a function `main(args, link)`. It calls `link.ready()` once it can work, takes jobs with `link.receive()`
+until that returns None, and answers each with `link.record()`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from rain.core.errors import RainError
+from rain.results.jsonl import encode_json
 
-EventKind = Literal["ready", "started", "progress", "commit", "record", "done", "failed", "fatal", "died"]
+EventKind = Literal["ready", "progress", "record", "fatal", "exit", "done", "failed", "died"]
 
 
 class Job(NamedTuple):
@@ -29,13 +31,13 @@ class Job(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What a worker tells its parent.
+    """What happens in a run.
 
     Attributes:
-        kind: "ready" (it takes jobs now), "started", "progress" (data: dict), "commit" (data: text), "done" (the record
-            is on the disk), "failed" (likewise, of an error record; data: the reason), "fatal" (no worker can go on;
-            data: the reason). "record" (data: dict) comes before "done" or "failed" from a worker that shares no disk
-            with its parent, which writes it. "died" (data: the reason) comes from the pool.
+        kind: from a worker: "ready" (it takes jobs now), "progress" (of a job; data: any), "record" (of a job; data:
+            dict), "fatal" (no worker can continue; data: the reason). From a launcher: "exit", the last event of each
+            worker. From the pool: "done" (the record is on disk), "failed" (likewise, an error record; data: the
+            reason), "died" (data: the reason).
         worker: number of the worker, from 0.
         job: id of the job it is about, or an empty text.
         data: what belongs to the kind.
@@ -49,33 +51,36 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkerArgs:
-    """What a worker is started with: its number, from 0, and settings that all workers share (picklable)."""
+    """What a worker is started with.
+
+    Attributes:
+        index: its number, from 0.
+        settings: those that all workers share (picklable).
+        folder: working directory; the worker changes to it if its machine has such a folder.
+    """
 
     index: int
     settings: Any = None
+    folder: str = field(default_factory=os.getcwd)
 
 
 class Pipe(Protocol):
     """A worker's connection to its parent, such as one of ``multiprocessing``."""
 
     def send(self, message: Any, /) -> None:
-        """Send something that can be pickled; an OSError says that the parent is gone."""
+        """Send something that can be pickled; an OSError means that the parent is gone."""
 
     def recv(self) -> Any:
-        """Wait for what the parent sends; an EOFError or OSError says that it is gone."""
+        """Wait for what the parent sends; an EOFError or OSError means that it is gone."""
 
 
 class WorkerLink:
     """A worker's end of the pipe; its methods may be called from any thread.
 
     A thread reads the pipe all the time. When the parent is gone, however it ended, that thread ends this process.
-
-    Attributes:
-        stopping: set once the parent wants the worker to return, giving up the jobs that it has in work.
     """
 
     def __init__(self, pipe: Pipe, worker: int) -> None:
-        self.stopping = threading.Event()
         self._pipe = pipe
         self._worker = worker
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -86,7 +91,6 @@ class WorkerLink:
         try:
             while (job := self._pipe.recv()) is not None:
                 self._jobs.put(job)
-            self.stopping.set()
             self._jobs.put(None)
             self._pipe.recv()  # nothing more is sent: returns when the parent is gone
         except (EOFError, OSError):
@@ -96,49 +100,38 @@ class WorkerLink:
         os._exit(1)
 
     def receive(self) -> Job | None:
-        """Wait for a job; None means that the worker shall return."""
+        """Wait for a job; None means that the worker should return, giving up the jobs in progress."""
         job = self._jobs.get()
         if job is None:
             self._jobs.put(None)
         return job
 
     def ready(self) -> None:
-        """Say that jobs can come."""
+        """Report that jobs can come."""
         self._send("ready")
 
-    def started(self, job: str) -> None:
-        """Say that a job is in work."""
-        self._send("started", job)
-
-    def progress(self, job: str, data: Mapping[str, Any]) -> None:
-        """Tell figures about a job in work."""
-        self._send("progress", job, dict(data))
-
-    def commit(self, job: str, text: str) -> None:
-        """Tell the text that was committed last."""
-        self._send("commit", job, text)
+    def progress(self, job: str, data: Any) -> None:
+        """Report anything about a job in progress."""
+        self._send("progress", job, data)
 
     def record(self, job: str, record: Mapping[str, Any]) -> None:
-        """Have the parent write a job's record, if it is one that does; `done` or `failed` follows."""
+        """Report the outcome of a job, an answer or an error; the parent writes it.
+
+        Raises:
+            ValueError: a number in the record is infinite or not a number.
+        """
+        encode_json(record)  # what cannot be written must not reach the parent
         self._send("record", job, dict(record))
 
-    def done(self, job: str, data: Any = None) -> None:
-        """Say that a job's record is on the disk."""
-        self._send("done", job, data)
-
-    def failed(self, job: str, message: str) -> None:
-        """Say that a job failed and its error record is on the disk."""
-        self._send("failed", job, message)
-
     def fatal(self, message: str) -> None:
-        """Say that no worker can go on, in a sentence for the user; the run ends."""
+        """Report that no worker can continue, in a sentence for the user; the run ends."""
         self._send("fatal", data=message)
 
     def _send(self, kind: EventKind, job: str = "", data: Any = None) -> None:
         event = Event(kind, self._worker, job, data)
         try:
             with self._sending:
-                self._pipe.send(event)
+                self._pipe.send(event)  # the parent reads all the time, so this does not block for long
         except OSError:
             os._exit(1)  # the parent is gone; an exception here could be taken for a fault of the job
 
@@ -146,15 +139,24 @@ class WorkerLink:
 WorkerMain = Callable[[WorkerArgs, WorkerLink], None]
 
 
-def run_worker(main: WorkerMain, args: WorkerArgs, pipe: Pipe) -> None:
-    """Run a worker in its process; a `RainError` ends the whole run, any other exception only this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def run_worker(main: WorkerMain, args: WorkerArgs, pipe: Pipe) -> int:
+    """Run a worker and return its exit code; a `RainError` ends the whole run, any other exception only this worker."""
     link = WorkerLink(pipe, args.index)
+    with suppress(OSError):
+        os.chdir(args.folder)
     try:
         main(args, link)
     except RainError as error:
         link.fatal(str(error))
     except Exception:
         traceback.print_exc()
+        return 1
+    return 0
+
+
+def run_process(main: WorkerMain, args: WorkerArgs, pipe: Pipe) -> None:
+    """Run a worker as a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if run_worker(main, args, pipe):
         sys.stderr.flush()
         os._exit(1)

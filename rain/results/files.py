@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import math
 import os
-import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from rain.core.errors import RainError
 
-_POLL_S = 0.02
 _NO_LOCKS_HERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -23,60 +25,35 @@ def write_error(path: Path, error: OSError) -> RainError:
     return RainError(f"cannot write {path}: {reason}")
 
 
-def open_locked(path: Path, wait_s: float = 0.0) -> int | None:
-    """Open a file for reading and appending under an exclusive lock, creating it if need be.
-
-    The kernel gives the lock up when the process ends, however it ends. A file that was replaced or removed while this
-    call waited is opened anew, so that nobody appends to a file without a name.
+@contextmanager
+def locked(path: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock; the kernel gives it up when the process ends, however it ends.
 
     Args:
-        path: the file; its directory must exist.
-        wait_s: how long to wait for another process that holds the lock (seconds).
-
-    Returns:
-        A file descriptor that the caller closes, or None if another process still holds the lock.
+        path: a file that exists for the lock alone, created if need be; its directory must exist.
+        busy: the error's message if another process keeps the lock.
+        wait_s: how long to wait for that process (seconds).
 
     Raises:
-        RainError: the file cannot be opened.
+        RainError: another process has the lock, or the file cannot be opened.
     """
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise write_error(path, error) from error
-        if _try_lock(descriptor, path):
-            if _is_named(descriptor, path):
-                return descriptor
-        elif time.monotonic() >= deadline:
-            os.close(descriptor)
-            return None
-        else:
-            time.sleep(_POLL_S)
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int, path: Path) -> bool:
+    lock = FileLock(path, timeout=-1 if wait_s == math.inf else wait_s, thread_local=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
+        lock.acquire()
+    except Timeout:
+        raise RainError(busy) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS_HERE:
             raise write_error(path, error) from error
-        warnings.warn(f"{path} lies on a file system without locks: start one run at a time there", stacklevel=3)
-    return True
-
-
-def _is_named(descriptor: int, path: Path) -> bool:
+        warnings.warn(f"{path} is on a file system without locks: start one run at a time there", stacklevel=3)
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file so that a crash leaves either the old content or the new, and the new is on the disk after return.
+    """Replace a file so that a crash leaves either the old content or the new; after return the new is on disk.
 
     Raises:
         RainError: the disk is full or the place cannot be written; the old content is untouched.

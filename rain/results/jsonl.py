@@ -1,4 +1,4 @@
-"""Result records: one JSON object per line, each on the disk before the next begins.
+"""Records: one JSON object per line, each on disk before the next begins.
 
 A record is a JSON object with a text field `id`; one with the field `error` tells of a prompt that failed. Only the
 last line of a file can be torn, since every line is synced before the next one starts.
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
-from rain.results.files import open_locked, sync_directory, write_error
+from rain.results.files import sync_directory, write_error
 
 Record = dict[str, Any]
 
 
 class Line(NamedTuple):
-    """One record as it stands in a file: its bytes without the newline, and what they say."""
+    """One record of a file: its bytes without the newline, and what they say."""
 
     raw: bytes
     record: Record
 
 
 class Scan(NamedTuple):
-    """What a result file holds.
+    """What a file of records contains.
 
     Attributes:
         lines: every whole record, in order.
@@ -43,22 +43,22 @@ class Scan(NamedTuple):
 
     @property
     def torn(self) -> bool:
-        """Whether the file ends in a part of a record, or in a record without its newline."""
+        """Whether the file ends with a part of a record, or with a record without its newline."""
         return self.size > self.good_size or not self.newline
 
 
 def encode_json(value: object, indent: int | None = None) -> bytes:
-    """Return JSON in UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes its JSON escape.
+    """Return JSON in UTF-8; a lone surrogate, which UTF-8 cannot express, becomes its JSON escape.
 
     Raises:
-        ValueError: a number is infinite or not a number, which JSON cannot say.
+        ValueError: a number is infinite or not a number, which JSON cannot express.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace")
 
 
 def scan(path: Path) -> Scan:
-    """Read a result file; a torn last line is left out.
+    """Read a file of records; a torn last line is left out.
 
     Raises:
         RainError: the file cannot be read, or a line before the last is damaged; the message names file and line.
@@ -75,7 +75,7 @@ def scan(path: Path) -> Scan:
         if not raw.strip():
             continue
         if bad_line:
-            raise RainError(f"{path}, line {bad_line} is not a result record; mend or remove that line")
+            raise RainError(f"{path}, line {bad_line} is not a result record; fix or delete that line")
         record = _parse(raw)
         if record is None:
             bad_line = number
@@ -94,22 +94,21 @@ def _parse(raw: bytes) -> Record | None:
 
 
 class ResultWriter:
-    """Appends records to one result file, which it keeps locked; a torn last line is repaired on opening.
+    """Appends records to a file that no other process writes; a torn last line is repaired on opening.
 
     Args:
         path: the file, created if need be; its directory must exist.
-        wait_s: how long to wait for another process that still has the file open (seconds).
 
     Raises:
-        RainError: the file is in use by another process, damaged, or cannot be written.
+        RainError: the file is damaged or cannot be written.
     """
 
-    def __init__(self, path: Path, wait_s: float = 10.0) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        descriptor = open_locked(path, wait_s)
-        if descriptor is None:
-            raise RainError(f"{path} is being written by another process; wait for it or end it")
-        self._descriptor = descriptor
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise write_error(path, error) from error
         try:
             self._size = self._repair(scan(path))
         except BaseException:
@@ -128,7 +127,7 @@ class ResultWriter:
         return os.fstat(self._descriptor).st_size
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; after return it is on the disk.
+        """Append one record; after return it is on disk.
 
         Raises:
             RainError: the disk is full or fails; the file is then as it was before the call.
@@ -149,7 +148,7 @@ class ResultWriter:
         self._size += len(data)
 
     def close(self) -> None:
-        """Close the file and give up its lock; a second call does nothing."""
+        """Close the file; a second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

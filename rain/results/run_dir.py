@@ -1,8 +1,8 @@
-"""The directory of one run: its configuration, its result files, and how a run goes on where it stopped.
+"""The directory of one run: its configuration, its records, and how a run resumes where it stopped.
 
-- OUTDIR/config.json: the whole configuration and its hash (rain.results.configfile)
-- OUTDIR/res_<i>.jsonl: the records of worker i (rain.results.jsonl)
-- OUTDIR/.lock: held by the run in progress
+- OUTDIR/config.json: the format of the directory, the whole configuration and its hash
+- OUTDIR/res_<i>.jsonl: the records of worker i; res_lost.jsonl: those of prompts that were given up
+- OUTDIR/.lock: locked by the run in progress, which alone writes here
 """
 
 from __future__ import annotations
@@ -10,171 +10,148 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rain.core.errors import RainError
-from rain.results.configfile import config_hash, differences, read_config
-from rain.results.files import open_locked, write_atomic, write_error
+from rain.results.files import locked, write_atomic, write_error
 from rain.results.jsonl import Line, Record, ResultWriter, Scan, encode_json, scan
 
-__all__ = ["OutDir", "Record", "ResultWriter", "Resumed", "read_config", "read_results", "result_paths"]
+FORMAT = 2
+"""Value of `format` in config.json; directories with another one can be read, but not resumed."""
+
+_ABSENT = "absent"
+_SHOWN_FIELDS = 4
 
 
-class Resumed(NamedTuple):
-    """What a run found in its directory.
-
-    Attributes:
-        done: ids that need no work.
-        retried: how many prompts had failed before and are tried again (count).
-        torn: how many files ended in a torn line that was removed (count).
-    """
-
-    done: set[str]
-    retried: int
-    torn: int
-
-
-class OutDir:
+class RunDir:
     """Opens or creates the directory of a run and keeps it locked until `close` or the end of the process.
 
     Args:
         path: the directory; missing parents are created.
-        config: the whole configuration, JSON values in nested mappings (tuples become lists).
-        volatile: dotted names of fields that do not change results (such as `run.nump`); they may differ between two
-            runs in one directory and do not enter the hash.
+        config: everything that a record depends on; JSON values in nested mappings (tuples become lists).
+        config_hash: names this configuration.
+        details: more for config.json, by section; it may differ when the run is resumed.
 
     Attributes:
         path: the directory.
-        config_hash: 16 hexadecimal digits that name the configuration in every record.
 
     Raises:
-        RainError: another run uses the directory, its results have a different configuration, or it cannot be written.
+        RainError: another run uses the directory, its results have a different configuration or another format, or it
+            cannot be written.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], volatile: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        config_hash: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path)
-        self.config_hash = config_hash(config, volatile)
-        self._lock = _lock(self.path)
-        try:
-            self._check_config(config, volatile)
-        except BaseException:
-            self.close()
-            raise
+        self._writers: dict[int | str, ResultWriter] = {}
+        with ExitStack() as opened:
+            _lock(self.path, opened)
+            self._put_config({"format": FORMAT, "hash": config_hash, **config}, details or {})
+            self._opened = opened.pop_all()
 
-    def _check_config(self, config: Mapping[str, Any], volatile: Collection[str]) -> None:
+    def _put_config(self, config: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+        """Write config.json, unless what is there forbids it; without records, any earlier configuration may change."""
         file = self.path / "config.json"
-        new = {"hash": self.config_hash, **json.loads(encode_json(config))}
-        if file.exists():
-            old = read_config(self.path)
-            if old == new:
-                return
-            differing = differences(old, new, {"hash", *volatile})
-            if differing:
-                raise RainError(
-                    f"{self.path} holds results of a different configuration ({differing}); "
-                    "give another --outdir, or the settings of the first run"
-                )
-        elif any(scan(path).lines for path in result_paths(self.path)):
-            raise RainError(f"{self.path} holds results but no config.json; give another --outdir")
+        new = json.loads(encode_json({**config, **details}))
+        old = read_config(self.path) if file.exists() else None
+        if old is not None and old.get("format") != FORMAT:
+            raise RainError(
+                f"{self.path} is not a folder of this version of RAIN (in config.json, 'format' is "
+                f"{_short(old, 'format')}, not {FORMAT}) and cannot be continued; give another --outdir"
+            )
+        if any(scan(path).lines for path in result_paths(self.path)):
+            if old is None:
+                raise RainError(f"{self.path} contains results but no config.json; give another --outdir")
+            self._compare(*({k: v for k, v in each.items() if k not in {"hash", *details}} for each in (old, new)))
         write_atomic(file, encode_json(new, indent=2) + b"\n")
 
-    def result_path(self, worker: int | str) -> Path:
-        """Return the result file of a worker."""
-        return self.path / f"res_{worker}.jsonl"
+    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        if differing := differences(old, new):
+            raise RainError(
+                f"{self.path} contains results of a different configuration ({differing}); "
+                "give another --outdir, or the settings of the first run"
+            )
 
-    def resume(self, ids: Collection[str]) -> Resumed:
+    def resume(self, ids: Collection[str]) -> set[str]:
         """Prepare the result files for a run over these prompts, so that every prompt ends up in them exactly once.
 
         Removes torn last lines, the failures of prompts in `ids` (they are tried again), failures of prompts that
-        succeeded elsewhere, and second records of a prompt. Files are replaced atomically. A worker that outlived its
-        killed run still holds its file's lock; this call waits for it.
+        succeeded elsewhere, and second records of a prompt. Files are replaced atomically.
+
+        Returns:
+            Those of `ids` that need no work.
 
         Raises:
-            RainError: a file is damaged before its last line, still in use, or cannot be written.
+            RainError: a file is damaged before its last line, or cannot be written.
         """
-        with ExitStack() as locks:
-            for path in result_paths(self.path):
-                locks.enter_context(_locked(path))
-            scans = {path: scan(path) for path in result_paths(self.path)}
-            kept, retried = _select(scans, set(ids))
-            for path, lines in kept.items():
-                if scans[path].torn or len(lines) < len(scans[path].lines):
-                    write_atomic(path, b"".join(line.raw + b"\n" for line in lines))
-        done = {line.record["id"] for lines in kept.values() for line in lines}
-        return Resumed(done & set(ids), len(retried), sum(found.size > found.good_size for found in scans.values()))
+        scans = {path: scan(path) for path in result_paths(self.path)}
+        kept = _select(scans, set(ids))
+        for path, lines in kept.items():
+            if len(lines) < len(scans[path].lines):
+                write_atomic(path, b"".join(line.raw + b"\n" for line in lines))
+            elif scans[path].torn:
+                ResultWriter(path).close()  # repairs it in place, which needs no room on the disk
+        return {line.record["id"] for lines in kept.values() for line in lines} & set(ids)
 
-    def done_ids(self, errors: bool = False) -> set[str]:
-        """Return the ids of all prompts with an answer, and with `errors` also of those that failed.
-
-        A line that a worker is writing at this moment does not count.
+    def write(self, worker: int | str, record: Record) -> None:
+        """Append a worker's record to its file, which is opened for its first one; after return it is on disk.
 
         Raises:
-            RainError: a file is damaged before its last line.
+            RainError: the disk is full or fails; the record is not written.
+            ValueError: a number in the record is infinite or not a number.
         """
-        records = (line.record for path in result_paths(self.path) for line in scan(path).lines)
-        return {record["id"] for record in records if errors or "error" not in record}
+        if worker not in self._writers:
+            writer = ResultWriter(self.path / f"res_{worker}.jsonl")
+            self._writers[worker] = self._opened.enter_context(writer)
+        self._writers[worker].write(record)
 
     def close(self) -> None:
-        """Give up the lock; a second call does nothing."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Close the files and give up the lock; a second call does nothing."""
+        self._opened.close()
 
-    def __enter__(self) -> OutDir:
+    def __enter__(self) -> RunDir:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _select(scans: Mapping[Path, Scan], ids: set[str]) -> tuple[dict[Path, list[Line]], set[str]]:
-    """Return the lines that stay in each file, and the ids out of `ids` that have only failures."""
+def _lock(outdir: Path, opened: ExitStack) -> None:
+    """Lock a directory, creating it if need be; the lock file says who has it."""
+    file = outdir / ".lock"
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        owner = file.read_text(errors="replace").strip() if file.exists() else ""
+    except OSError as error:
+        raise write_error(outdir, error) from error
+    user = f"another run (process {owner or 'unknown'})"
+    opened.enter_context(locked(file, f"{user} is using {outdir}; wait until it finishes or give another --outdir"))
+    try:
+        file.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
+    except OSError as error:
+        raise write_error(file, error) from error
+
+
+def _select(scans: Mapping[Path, Scan], ids: set[str]) -> dict[Path, list[Line]]:
+    """Return the lines that stay in each file."""
     good = {line.record["id"] for found in scans.values() for line in found.lines if "error" not in line.record}
     kept: dict[Path, list[Line]] = {path: [] for path in scans}
-    retried: set[str] = set()
     seen: set[str] = set()
     for path, found in scans.items():
         for line in found.lines:
             key, failed = line.record["id"], "error" in line.record
-            if failed and key in ids and key not in good:
-                retried.add(key)
-            elif key not in seen and not (failed and key in good):
+            if key not in seen and not (failed and (key in good or key in ids)):
                 seen.add(key)
                 kept[path].append(line)
-    return kept, retried
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = open_locked(path, wait_s=10.0)
-    if descriptor is None:
-        raise RainError(f"{path} is still being written by a worker of an earlier run; wait for it or end it")
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(outdir: Path) -> int:
-    file = outdir / ".lock"
-    try:
-        outdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(outdir, error) from error
-    descriptor = open_locked(file)
-    if descriptor is None:
-        owner = file.read_text(errors="replace").strip() or "unknown"
-        raise RainError(f"another run (process {owner}) is using {outdir}; wait for it or give another --outdir")
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
-    except OSError as error:
-        os.close(descriptor)
-        raise write_error(file, error) from error
-    return descriptor
+    return kept
 
 
 def result_paths(outdir: Path) -> list[Path]:
@@ -196,3 +173,50 @@ def read_results(outdir: Path) -> list[Record]:
             if "error" not in record or "error" in best.get(record["id"], record):
                 best[record["id"]] = record
     return [best[key] for key in sorted(best)]
+
+
+def read_config(outdir: Path) -> dict[str, Any]:
+    """Return the configuration of a run, of any format, its hash included.
+
+    Raises:
+        RainError: config.json is missing or is not a JSON object.
+    """
+    file = outdir / "config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except OSError as error:
+        raise RainError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise RainError(f"{file} is not JSON ({error}); give another --outdir") from error
+    if not isinstance(config, dict):
+        raise RainError(f"{file} is not a JSON object; give another --outdir")
+    return config
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Name the fields in which two configurations differ, with both values; an empty text if none does.
+
+    Args:
+        old: the configuration of the existing results; JSON values in nested mappings.
+        new: the configuration of this run.
+    """
+    before, now = _flatten(old), _flatten(new)
+    names = [name for name in {**before, **now} if before.get(name, _ABSENT) != now.get(name, _ABSENT)]
+    shown = [f"{name}: {_short(before, name)} there, {_short(now, name)} here" for name in names[:_SHOWN_FIELDS]]
+    more = [f"and {len(names) - _SHOWN_FIELDS} more fields"] if len(names) > _SHOWN_FIELDS else []
+    return "; ".join(shown + more)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _short(config: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(config[name], ensure_ascii=False) if name in config else _ABSENT
+    return text if len(text) <= 60 else text[:57] + "..."

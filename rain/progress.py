@@ -1,0 +1,82 @@
+"""What the allocation command shows: progress while it runs, and one prompt's two answers at the end."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from rain.pool.worker import Event
+from rain.results.jsonl import Record
+from rain.terminal import printable
+
+LOG_S = 30.0
+"""In a log file there is at most one line of progress in this time (seconds)."""
+
+LOG_FORMAT = "rain: {n_fmt} of {total_fmt} prompts, {elapsed} elapsed, {remaining} left{postfix}"
+LINES = 3
+
+
+class LogFile:
+    """Where a progress bar writes if standard error is not a terminal: plain lines instead of one redrawn line."""
+
+    def write(self, text: str) -> None:
+        """Write what a bar draws as a line; skip what only moves the cursor."""
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        """Bring the lines to the file."""
+        sys.stderr.flush()
+
+
+class Progress:
+    """Shows what workers report: prompts done, committed text if ``verbose``, failures."""
+
+    def __init__(self, total: int, done: int, verbose: bool) -> None:
+        style: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
+        if not sys.stderr.isatty():
+            style = {"mininterval": LOG_S, "miniters": 1, "bar_format": LOG_FORMAT, "file": LogFile()}
+        self.bar = tqdm(total=total, initial=done, unit="prompt", smoothing=0.1, **style)
+        self.bar.set_postfix_str("loading the model", refresh=sys.stderr.isatty())
+        self.verbose = verbose
+        self.simulations = 0
+
+    def event(self, event: Event) -> None:
+        """Take in one event."""
+        if event.kind == "progress":
+            self.simulations += event.data["simulations"]
+            if self.verbose:
+                tqdm.write(f"[{event.job}] {event.data['text']!r}")
+        elif event.kind == "failed":
+            tqdm.write(printable(f"{event.job}: {event.data}"), file=sys.stderr)
+        elif event.kind == "died":
+            tqdm.write(f"worker {event.worker} {event.data}; its prompts will be retried", file=sys.stderr)
+        elapsed = self.bar.format_dict["elapsed"] or 1
+        self.bar.set_postfix_str(f"{self.simulations / elapsed:.1f} simulations/s", refresh=False)
+        self.bar.update(event.kind in ("done", "failed"))
+
+    def close(self) -> None:
+        """Show the end."""
+        self.bar.close()
+
+
+def example_answers(records: Sequence[Record]) -> str:
+    """Return one prompt with its two answers, a few lines each; empty if no prompt has answers.
+
+    The first prompt whose answers differ is chosen.
+    """
+    answered = [record for record in records if "error" not in record]
+    if not answered:
+        return ""
+    record = next((record for record in answered if record["raina"] != record["pa"]), answered[0])
+    texts = {"prompt": record["question"], "plain": record["pa"], "RAIN": record["raina"]}
+    return "\n".join(_shortened(f"{name + ':':8}", text) for name, text in texts.items())
+
+
+def _shortened(label: str, text: str) -> str:
+    lines = textwrap.wrap(" ".join(printable(text).split()), 100, max_lines=LINES, placeholder=" ...")
+    return label + ("\n" + " " * len(label)).join(lines or ["(empty)"])
