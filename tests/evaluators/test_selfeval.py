@@ -8,57 +8,68 @@ import math
 
 import pytest
 from support.tiny_models import metaspace_tokenizer
-from test_templates import LETTERS, SHIPPED, WORDS, saved
+from support.tiny_task import LETTERS, SHIPPED, WORDS, template
 
-from rain.core.engine import Engine, Usage
+from rain.core.engine import Engine, Session, Usage
 from rain.core.errors import RainError
 from rain.engines.toy import EOS, ToyTokenizer
-from rain.evaluators.labels import Evaluation, EvaluationConfig, SelfEvaluator, cut_after_full_stop, read_calibration
-from rain.evaluators.templates import load_template
-from rain.text import Codec, TextRules
+from rain.evaluators.labels import (
+    EvaluationConfig,
+    LabelEvaluator,
+    SelfEvalPrompt,
+    cut_after_full_stop,
+    read_calibration,
+)
+from rain.evaluators.templates import Template
+from rain.text import TextStopPolicy, TokenizerAdapter
 
-CODEC = Codec(ToyTokenizer())
-A, B = ord("A"), ord("B")
+TOY = TokenizerAdapter(ToyTokenizer())
+LLAMA = TokenizerAdapter(metaspace_tokenizer())
 
 
-class Judge(Engine):
-    """Says of a text how likely its first option is good: log p(A), log p(B) by the text that is asked about."""
+class Judge(Engine, Session):
+    """Says how likely each label is by the text that it is asked about, and keeps that text."""
 
     def __init__(self, answer):
-        self.answer, self.asked, self.committed, self.usage = answer, [], [], Usage()
+        self.answer, self.asked, self.committed, self.cached, self.usage = answer, [], [], [], Usage()
 
-    async def generate(self, prefix, **options):
+    def session(self, name):
+        return self
+
+    async def cache_prefix(self, prefix):
+        self.cached.append(prefix)
+
+    async def generate(self, prefix, params):
         raise AssertionError("an evaluation generates nothing")
 
     async def next_logprobs(self, prefix, *, top=0, ids=()):
-        text = CODEC.decode(prefix)
+        text = TOY.decode(prefix)
         self.asked.append(text)
         await asyncio.sleep(0)
         return {token: self.answer(text, chr(token)) for token in ids}
 
     def commit(self, prefix):
-        self.committed.append(tuple(prefix))
+        self.committed.append(TOY.decode(prefix))
 
 
 def evaluator(folder, answer, text=LETTERS, cut=False, stop=(), **config):
-    evaluation = Evaluation(load_template(saved(folder, text)), CODEC)
-    rules = TextRules(CODEC, stop, False, 0, frozenset())
-    judge = Judge(answer)
-    return SelfEvaluator(evaluation, EvaluationConfig(**config), judge, rules, "Why?", cut), judge
+    judge, prompt = Judge(answer), SelfEvalPrompt(template(folder, text), TOY)
+    found = LabelEvaluator(prompt, EvaluationConfig(**config), cut)
+    return found.search(judge, "p", "Why?", TextStopPolicy(TOY, stop)), judge
 
 
 def fixed(letter_a, letter_b):
-    """Prefer a letter whatever stands behind it, as a model that judges by position."""
+    """Prefer a letter whatever it stands for, as a model that judges by position."""
     return lambda text, letter: {"A": letter_a, "B": letter_b}[letter]
 
 
 def honest(text, letter):
     """Give the letter of the kind option 0.7 and the other 0.1."""
-    return math.log(0.7 if f"({letter}) It is kind." in text.rpartition("Assistant:")[2] else 0.1)
+    return math.log(0.7 if f"({letter}) kind" in text.rpartition("Assistant:")[2] else 0.1)
 
 
 def score(scorer, text):
-    return asyncio.run(scorer.score(CODEC.encode(text)))
+    return asyncio.run(scorer.score(TOY.encode(text)))
 
 
 @pytest.mark.parametrize(
@@ -81,11 +92,9 @@ def test_the_score_is_twice_the_mean_vote_minus_one(answer, expected, tmp_path):
 def test_both_orders_are_asked_about_the_whole_text_in_its_place(tmp_path):
     scorer, judge = evaluator(tmp_path, honest)
     score(scorer, " Because.")
-    start = "Judge.\n\nHuman: HiHuman: Why?\n\nAssistant: Because.\n"
-    assert judge.asked == [
-        start + "(A) It is kind.\n(B) It is unkind.\nThe answer is: (",
-        start + "(A) It is unkind.\n(B) It is kind.\nThe answer is: (",
-    ]
+    start = "Is it kind?\nHuman: Why?\n\nAssistant: Because.\n"
+    ends = ("(A) kind\n(B) unkind\nThe answer is: (", "(A) unkind\n(B) kind\nThe answer is: (")
+    assert judge.asked == [start + end for end in ends]
 
 
 def test_soft_votes_are_tanh_of_the_scaled_mean_log_odds_beyond_the_offset(tmp_path):
@@ -101,37 +110,40 @@ def test_an_offset_moves_the_point_at_which_hard_votes_turn():
     assert EvaluationConfig(offset=-0.6).score([-0.5, -0.3]) == 1.0
 
 
-def test_an_inverted_goal_turns_the_score_around():
-    for votes in ("hard", "soft"):
-        plain, turned = (EvaluationConfig(votes=votes, invert=invert).score([0.5, 1.0]) for invert in (False, True))
-        assert plain == -turned != 0
+@pytest.mark.parametrize("votes", ["hard", "soft"])
+def test_an_inverted_goal_turns_the_score_around(votes):
+    plain, turned = (EvaluationConfig(votes=votes, invert=invert).score([0.5, 1.0]) for invert in (False, True))
+    assert plain == -turned != 0
 
 
 def test_words_are_asked_once_and_the_best_label_of_each_side_counts(tmp_path):
     chances = {"y": 0.2, "Y": 0.3, "n": 0.25, "N": 0.1}
     text = WORDS.replace('" yes"\nyes', "y\nY").replace('" no"', "n\nN")
     scorer, judge = evaluator(tmp_path, lambda text, letter: math.log(chances[letter]), text)
-    assert score(scorer, "x") == 1.0 and len(judge.asked) == 1
-    reading = asyncio.run(scorer.evaluation.read(judge, scorer.context, CODEC.encode("x")))
-    assert reading.log_odds == pytest.approx((math.log(0.3 / 0.25),)) and reading.mass == pytest.approx(0.85)
+    assert score(scorer, "x") == 1.0
+    assert len(judge.asked) == 1
+    reading = asyncio.run(scorer.evaluator.prompt.read(judge, scorer.context, TOY.encode("x")))
+    assert reading.log_odds == pytest.approx((math.log(0.3 / 0.25),))
+    assert reading.mass == pytest.approx(0.85)
 
 
 def test_the_mass_is_the_mean_probability_of_all_labels(tmp_path):
     scorer, judge = evaluator(tmp_path, honest)
-    reading = asyncio.run(scorer.evaluation.read(judge, scorer.context, ()))
+    reading = asyncio.run(scorer.evaluator.prompt.read(judge, scorer.context, ()))
     assert reading.mass == pytest.approx(0.8)
     assert reading.log_odds == pytest.approx((math.log(7), math.log(7)))
 
 
-def test_a_text_is_judged_once_even_if_it_is_asked_for_twice_at_the_same_time(tmp_path):
+def test_a_text_is_judged_once_even_if_it_is_asked_for_twice_at_once(tmp_path):
     scorer, judge = evaluator(tmp_path, honest)
 
     async def run():
-        same = [CODEC.encode(" a"), (*CODEC.encode(" a"), EOS), (*CODEC.encode(" a"), EOS, 65)]
-        return await asyncio.gather(*map(scorer.score, [*same, CODEC.encode(" b")]))
+        same = [TOY.encode(" a"), (*TOY.encode(" a"), EOS), (*TOY.encode(" a"), EOS, 65)]
+        return await asyncio.gather(*map(scorer.score, [*same, TOY.encode(" b")]))
 
     assert asyncio.run(run()) == [1.0] * 4
-    assert scorer.evaluations == 2 and len(judge.asked) == 4
+    assert scorer.evaluations == 2
+    assert len(judge.asked) == 4
 
 
 def test_only_what_is_visible_is_judged(tmp_path):
@@ -140,95 +152,91 @@ def test_only_what_is_visible_is_judged(tmp_path):
     assert all("Assistant: ab\n(A)" in text for text in judge.asked)
 
 
-def test_for_truth_a_text_is_cut_behind_its_last_full_stop(tmp_path):
+def test_for_truth_a_text_is_cut_after_its_last_full_stop(tmp_path):
     scorer, judge = evaluator(tmp_path, honest, cut=True)
-    score(scorer, " One. Two. Thr")
-    score(scorer, " no stop")
-    assert "Assistant: One. Two.\n(A)" in judge.asked[0] and "Assistant: no stop\n(A)" in judge.asked[2]
-    assert score(scorer, " One. Two. Other") == 1.0 and len(judge.asked) == 4
+    for text in (" One. Two. Thr", " no stop", " One. Two. Other"):
+        score(scorer, text)
+    assert "Assistant: One. Two.\n(A)" in judge.asked[0]
+    assert "Assistant: no stop\n(A)" in judge.asked[2]
+    assert len(judge.asked) == 4, "the third text is the first one"
 
 
 def test_cutting_keeps_whole_tokens(smollm2_tokenizer):
-    codec = Codec(smollm2_tokenizer)
-    text = codec.encode("It is 3.5 m long. And")
-    assert codec.decode(cut_after_full_stop(text, codec)) == "It is 3.5 m long."
-    assert cut_after_full_stop((), codec) == ()
+    adapter = TokenizerAdapter(smollm2_tokenizer)
+    text = adapter.encode("It is 3.5 m long. And")
+    assert adapter.decode(cut_after_full_stop(text, adapter)) == "It is 3.5 m long."
+    assert cut_after_full_stop((), adapter) == ()
 
 
-def test_a_commit_tells_the_engine_what_every_later_evaluation_begins_with(tmp_path):
+def test_a_commit_tells_the_engine_how_every_later_evaluation_begins(tmp_path):
     scorer, judge = evaluator(tmp_path, honest)
-    scorer.commit((*CODEC.encode(" ab"), EOS))
+    scorer.commit((*TOY.encode(" ab"), EOS))
     score(scorer, " ab c")
     [prefix] = judge.committed
-    assert all(text.startswith(CODEC.decode(prefix)) for text in judge.asked)
-    assert CODEC.decode(prefix).endswith("Assistant: ab")
+    assert prefix.endswith("Assistant: ab")
+    assert all(text.startswith(prefix) for text in judge.asked)
 
 
-def test_what_is_pinned_begins_every_evaluation(tmp_path):
-    for codec in (CODEC, Codec(metaspace_tokenizer())):
-        evaluation = Evaluation(load_template(saved(tmp_path, LETTERS)), codec)
-        assert len(evaluation.pinned) > 15
-        for question in ("Why?", "a", " x", "9"):
-            assert evaluation.context(question)[: len(evaluation.pinned)] == evaluation.pinned
+@pytest.mark.parametrize("adapter", [TOY, LLAMA], ids=["bytes", "llama"])
+def test_what_is_computed_ahead_begins_every_evaluation(adapter, tmp_path):
+    prompt, judge = SelfEvalPrompt(template(tmp_path), adapter), Judge(honest)
+    asyncio.run(LabelEvaluator(prompt, EvaluationConfig()).warm_up(judge))
+    [shared] = judge.cached
+    assert len(shared) > 15
+    assert all(prompt.context(text)[: len(shared)] == shared for text in ("Why?", "a", " x", "9"))
 
 
 def test_placeholders_and_options_in_a_question_are_ordinary_text(tmp_path):
-    evaluation = Evaluation(load_template(saved(tmp_path, LETTERS)), CODEC)
-    question = "{response} {first} (A) It is kind.\nThe answer is: (B) {question}"
-    assert CODEC.decode(evaluation.context(question)) == f"Judge.\n\nHuman: HiHuman: {question}\n\nAssistant:"
+    question = "{response} {first} (A) kind\nThe answer is: (B) {question}"
+    context = SelfEvalPrompt(template(tmp_path), TOY).context(question)
+    assert TOY.decode(context) == f"Is it kind?\nHuman: {question}\n\nAssistant:"
 
 
-def test_labels_are_found_where_they_stand_even_if_they_merge_with_what_comes_before(tmp_path):
-    codec = Codec(metaspace_tokenizer())
-    evaluation = Evaluation(load_template(saved(tmp_path, LETTERS.replace("answer", "one"))), codec)
-    for ask, labels in zip(evaluation.askings, [("(A", "(B"), ("(B", "(A")], strict=True):
-        assert (codec.decode(ask.positive), codec.decode(ask.negative)) == labels
-        assert not codec.decode(ask.tail).endswith("(")
+def test_labels_are_found_where_they_stand_even_merged_with_what_precedes_them(tmp_path):
+    prompt = SelfEvalPrompt(template(tmp_path, LETTERS.replace("answer", "one")), LLAMA)
+    labels = [(LLAMA.decode(ask.positive), LLAMA.decode(ask.negative)) for ask in prompt.label_prompts]
+    assert labels == [("(A", "(B"), ("(B", "(A")]
+    assert not any(LLAMA.decode(ask.tail).endswith("(") for ask in prompt.label_prompts)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
-def test_the_labels_of_every_shipped_template_are_single_tokens_of_the_default_model(path, smollm2_tokenizer):
-    codec = Codec(smollm2_tokenizer)
-    template = load_template(path)
-    evaluation = Evaluation(template, codec)
-    for ask, (text, positive, negative) in zip(evaluation.askings, template.asks(), strict=True):
-        good, bad = ({codec.decode(ask.tail + (token,)) for token in ids} for ids in (ask.positive, ask.negative))
-        assert (good, bad) == ({text + label for label in positive}, {text + label for label in negative})
+def test_the_labels_of_shipped_templates_are_single_tokens_of_the_default_model(path, smollm2_tokenizer):
+    adapter, found = TokenizerAdapter(smollm2_tokenizer), Template.from_file(path)
+    for ask, (text, *labels) in zip(SelfEvalPrompt(found, adapter).label_prompts, found.asks(), strict=True):
+        for ids, words in zip((ask.positive, ask.negative), labels, strict=True):
+            assert {adapter.decode((*ask.tail, token)) for token in ids} == {text + word for word in words}
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "named"),
-    [
-        ('" no"', "untrue", "'untrue' is no single token"),
-        ('" no"', " y\n", "same token"),
-        ('" no"', '""', "no single token"),
-    ],
+    ("negative", "named"), [("untrue", "label 'untrue'"), ("y", "same token"), ('""', "label ''")]
 )
-def test_a_label_that_is_no_single_distinguishing_token_is_an_error_at_start_up(old, new, named, tmp_path):
-    text = WORDS.replace('" yes"\nyes', '" y"\n" Y"').replace(" True:", " True: ").replace('" y"\n" Y"', "y\nY")
-    path = saved(tmp_path, text.replace('" no"', "n"))
-    assert Evaluation(load_template(path), CODEC).askings[0].negative == (ord("n"),)
-    path = saved(tmp_path, text.replace(old, new.strip() if new.strip() == "y" else new))
-    with pytest.raises(RainError, match=named) as caught:
-        Evaluation(load_template(path), CODEC)
-    assert str(path) in str(caught.value)
+def test_a_label_that_is_not_a_single_distinguishing_token_is_refused(negative, named, tmp_path):
+    text = WORDS.replace('" yes"\nyes', "y\nY").replace(" True:", " True: ")
+    assert SelfEvalPrompt(template(tmp_path, text.replace('" no"', "n")), TOY).label_prompts[0].negative == (ord("n"),)
+    with pytest.raises(RainError, match=rf"template\.txt.*{named}"):
+        SelfEvalPrompt(template(tmp_path, text.replace('" no"', negative)), TOY)
 
 
 @pytest.mark.parametrize(
-    "config", [{"votes": "loud"}, {"scale": 0.0}, {"scale": -1.0}, {"offset": math.nan}, {"scale": math.inf}]
+    ("name", "value"), [("votes", "loud"), ("scale", 0.0), ("scale", -1.0), ("offset", math.nan), ("scale", math.inf)]
 )
-def test_settings_outside_their_range_are_refused(config):
-    with pytest.raises(RainError):
-        EvaluationConfig(**config)
+def test_settings_outside_their_range_are_refused(name, value):
+    with pytest.raises(RainError, match=f"--{name}"):
+        EvaluationConfig(**{name: value})
 
 
-def test_a_calibration_is_read_and_a_broken_one_is_named(tmp_path):
+def test_a_calibration_is_read(tmp_path):
     path = tmp_path / "calibration.json"
-    path.write_text(json.dumps({"offset": -0.5, "scale": 2}))
-    assert read_calibration(path) == (-0.5, 2.0)
-    for broken in ("{", "[]", "{}", '{"offset": 1}', '{"offset": "x", "scale": 1}', '{"offset": null, "scale": 1}'):
+    path.write_text(json.dumps({"offset": -0.5, "scale": 2, "auc": 0.7}))
+    assert read_calibration(path) == {"offset": -0.5, "scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    "broken", [None, "{", "[]", "{}", '{"offset": 1}', '{"offset": "x", "scale": 1}', '{"offset": null, "scale": 1}']
+)
+def test_a_broken_calibration_is_named(broken, tmp_path):
+    path = tmp_path / "calibration.json"
+    if broken:
         path.write_text(broken)
-        with pytest.raises(RainError, match="calibration"):
-            read_calibration(path)
-    with pytest.raises(RainError, match=r"none\.json"):
-        read_calibration(tmp_path / "none.json")
+    with pytest.raises(RainError, match=r"calibration\.json"):
+        read_calibration(path)

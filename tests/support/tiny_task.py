@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rain.aligner import Runner
+from rain.aligner import Aligner
 from rain.core.config import RainConfig
 from rain.core.engine import Engine
 from rain.data.datasets import Prompt
 from rain.data.readers import HH
 from rain.engines.toy import ToyEncoder, ToyTokenizer
+from rain.evaluators.templates import Template
 from rain.settings import make_settings
 from rain.tasks.task import Task
 
+ROOT = Path(__file__).parents[2]
+PROMPT_FILES = sorted(ROOT.glob("*/templates/prompt*.txt"))
+SHIPPED = sorted(set(ROOT.glob("*/templates/*.txt")) - set(PROMPT_FILES))
 LETTERS = """# Short, so that tests are fast.
 === kind
 letters
@@ -36,7 +40,20 @@ kind
 === negative
 unkind
 """
-TIMES = ("seconds", "model_seconds")
+WORDS = """=== kind
+words
+=== examples
+Is it true?
+=== question
+Q: {question} A:{response}
+=== ask
+ True:
+=== positive
+" yes"
+yes
+=== negative
+" no"
+"""
 SMALL = {"max_simulations": 12, "extra_simulations": 6, "min_visits": 3, "max_new_tokens": 16, "candidates": 5}
 
 
@@ -48,32 +65,43 @@ def make_task(folder: Path, prompt: str = "Human: {question}\n\nAssistant:", **o
     return Task(name="tiny", reader=HH, config=RainConfig(**{**SMALL, "max_draws": 4}), **{**files, **options})
 
 
-def make_runner(task: Task, engine: Engine, tokenizer: Any = None, **given: Any) -> Runner:
-    return Runner(make_settings(task, given), engine, tokenizer or ToyTokenizer(), ToyEncoder())
+def saved(folder: Path, text: str, name: str = "template.txt") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def template(folder: Path, text: str = LETTERS) -> Template:
+    return Template.from_file(saved(folder, text))
+
+
+def make_aligner(task: Task, engine: Engine, tokenizer: Any = None, *, eager: bool = False, **given: Any) -> Aligner:
+    config = make_settings(task, given).aligner
+    return Aligner(config, engine, tokenizer or ToyTokenizer(), ToyEncoder(), eager=eager)
 
 
 def prompts(*questions: str) -> list[Prompt]:
     return [Prompt(f"tiny-{i:05d}", question) for i, question in enumerate(questions)]
 
 
-def records(runner: Runner, asked: Sequence[Prompt], concurrency: int = 1) -> list[dict[str, Any]]:
-    """Return the records of all prompts in order, so many in work at a time."""
+def records(aligner: Aligner, asked: Sequence[Prompt], concurrency: int = 1) -> list[dict[str, Any]]:
+    """Return the records of all prompts in order, with this many in progress at once."""
 
     async def run() -> list[dict[str, Any]]:
-        await runner.warm_up()
+        await aligner.warm_up()
         gate = asyncio.Semaphore(concurrency)
 
         async def one(prompt: Prompt) -> dict[str, Any]:
             async with gate:
-                return await runner.record(prompt)
+                return await aligner.record(prompt)
 
-        return list(await asyncio.gather(*map(one, asked)))
+        return await asyncio.gather(*map(one, asked))
 
     return asyncio.run(run())
 
 
 def decisions(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what a record says of decisions: everything but the cost, of which only the counts of the search stay."""
+    """Return everything in a record but the cost, of which only the counts of the search are kept."""
     kept = {name: value for name, value in record.items() if name != "cost"}
     counts = {name: record["cost"]["rain"][name] for name in ("simulations", "evaluations", "requests")}
     return {**kept, **counts}
