@@ -2,145 +2,133 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
-import random
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from rain.core.errors import RainError
-from rain.judges.base import Judge, JudgeSettings, Query, Unanswered, Verdict
+from rain.judges.base import Judge, JudgeConfig, NoReply, Query, Verdict
 from rain.judges.prompts import PROMPTS, messages, read_word
 
-LONGEST_WAIT = 60.0
-"""Seconds: the cap on one pause between tries."""
-
 HIDDEN_REASONING_TOKENS = 2048
-"""Reply length for models that take only max_completion_tokens, whose unseen reasoning counts as reply."""
+"""Reply length for models that accept only max_completion_tokens, whose hidden reasoning counts as reply."""
+
+BAD_GATEWAY = 502
+RETRY_HEADER = "x-stainless-retry-count"
 
 
 class OpenAIJudge(Judge):
     """Puts the prompts of rain.judges.prompts to a chat model at temperature 0.
 
-    The key comes from OPENAI_API_KEY; a server on this machine needs none. 408, 409, 429, 5xx, timeouts, cut
-    connections and malformed replies are tried again after a pause that doubles, or what the server's Retry-After says.
+    The key is OPENAI_API_KEY; a server on this machine needs none. The client retries 408, 409, 429, 5xx, timeouts,
+    broken connections and malformed replies, after a pause that doubles or that the server's Retry-After sets.
     """
 
-    def __init__(self, model: str, settings: JudgeSettings) -> None:
-        from openai import AsyncOpenAI
+    def __init__(self, model: str, config: JudgeConfig) -> None:
+        import openai
 
         super().__init__(f"openai:{model}")
-        self.concurrency = settings.judge_concurrency
-        self._settings = settings
-        base_url = settings.judge_base_url or os.environ.get("OPENAI_BASE_URL") or None
+        self.concurrency, self.max_calls = config.judge_concurrency, config.max_calls
+        self._config = config
+        base_url = config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or None
         key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(base_url) else "")
         if not key:
-            raise RainError(
-                f"judge {self.name} needs a key: set OPENAI_API_KEY (any text if the server wants none)"
-            )
-        self._client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=settings.judge_timeout)
-        self._params: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": settings.judge_max_tokens}
+            raise RainError(f"judge {self.name} needs a key: set OPENAI_API_KEY (any text if the server needs none)")
+        hooks: Any = {"request": [self._before_request], "response": [self._after_response]}
+        self._client = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=base_url,
+            max_retries=config.judge_retries,
+            timeout=config.judge_timeout,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks),
+        )
+        self._params: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": config.judge_max_tokens}
 
-    def version(self, ask: str) -> str | None:
-        """Return the version of the chat prompt for `ask`."""
-        return PROMPTS[ask].version if ask in PROMPTS else None
+    def version(self, criterion: str) -> str | None:
+        """Return the version of the chat prompt."""
+        return PROMPTS[criterion].version if criterion in PROMPTS else None
 
     async def decide(self, query: Query) -> Verdict:
-        """Ask, at most 1 + retries times; see Judge.decide."""
+        """Ask, and retry; see Judge.decide."""
         reply = await self._reply(query)
-        return Verdict(read_word(reply, PROMPTS[query.ask].words), reply)
+        return Verdict(read_word(reply, PROMPTS[query.criterion].words), reply)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _reply(self, query: Query) -> str:
-        spread = random.Random(f"{query.record} {query.answer} {query.ask}")
-        tries = 0
-        while True:
-            try:
-                return await self._request(query)
-            except _Retry as trouble:
-                if tries == self._settings.judge_retries:
-                    raise Unanswered(f"{trouble} ({tries + 1} tries)") from trouble
-                pause = self._settings.judge_backoff * 2**tries * (0.75 + spread.random() / 2)
-                await asyncio.sleep(min(LONGEST_WAIT, max(pause, trouble.after)))
-                tries += 1
-                self.retries += 1
+    async def _before_request(self, request: Any) -> None:
+        """Count every request that is sent, retries included."""
+        self.count_call()
+        self.retries += request.headers.get(RETRY_HEADER, "0") != "0"
 
-    async def _request(self, query: Query) -> str:
-        """Make one request, and once more for each parameter that the model turns out not to take."""
+    async def _after_response(self, response: Any) -> None:
+        """Tell the client what to retry: a malformed reply, as from a broken gateway, but not an exhausted quota."""
+        await response.aread()
+        if response.is_success and not _is_completion(response):
+            response.status_code = BAD_GATEWAY
+        if b"insufficient_quota" in response.content:
+            response.headers["x-should-retry"] = "false"
+
+    async def _reply(self, query: Query) -> str:
+        """Return the reply; asks again for each parameter that the model turns out not to accept."""
         import openai
 
         asked = cast(Any, messages(query))
         while True:
             sent = dict(self._params)
-            self._spend()
             try:
                 completion = await self._client.chat.completions.create(messages=asked, **sent)
-                return str(completion.choices[0].message.content or "")
+                return completion.choices[0].message.content or ""
             except openai.APIStatusError as error:
                 if not self._adapt(error, sent):
-                    raise self._sort(error) from error
+                    raise self._explain(error) from error
             except openai.APITimeoutError as error:
-                raise _Retry(f"no reply within {self._settings.judge_timeout:g} s") from error
+                raise NoReply(f"no reply within {self._config.judge_timeout:g} s ({self._tries})") from error
             except openai.APIConnectionError as error:
-                raise _Retry(f"connection failed: {error.__cause__ or error}") from error
-            except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
-                raise _Retry(f"malformed reply: {error}") from error
+                if isinstance(error.__cause__, RainError):  # raised by a hook, and wrapped by older clients
+                    raise error.__cause__ from error
+                raise NoReply(f"connection failed: {error.__cause__ or error} ({self._tries})") from error
 
-    def _spend(self) -> None:
-        if self._settings.max_calls and self.calls >= self._settings.max_calls:
-            raise RainError(
-                f"judge {self.name} reached --max-calls {self._settings.max_calls}; what it judged is kept, and the "
-                "same command goes on from there"
-            )
-        self.calls += 1
+    @property
+    def _tries(self) -> str:
+        return f"{self._config.judge_retries + 1} tries"
 
     def _adapt(self, error: Any, sent: dict[str, Any]) -> bool:
-        """Drop or rename a parameter that the model refuses (reasoning models); say whether that is worth a new try."""
+        """Drop or rename a parameter that the model refuses (reasoning models); tell whether that is worth a retry."""
         if error.status_code != 400:
             return False
-        text = str(error)
-        refused = [name for name in ("max_tokens", "temperature") if name in sent and f"'{name}'" in text]
+        refused = [name for name in ("max_tokens", "temperature") if name in sent and f"'{name}'" in str(error)]
         for name in refused:
             self._params.pop(name, None)
             if name == "max_tokens":
-                self._params["max_completion_tokens"] = max(HIDDEN_REASONING_TOKENS, self._settings.judge_max_tokens)
+                self._params["max_completion_tokens"] = max(HIDDEN_REASONING_TOKENS, self._config.judge_max_tokens)
         return bool(refused)
 
-    def _sort(self, error: Any) -> Exception:
-        """Return the exception that says what to do about an HTTP error: try again, skip this query, or stop."""
+    def _explain(self, error: Any) -> Exception:
+        """Return the exception for an HTTP error that outlasted all retries: skip this query, or stop."""
         status, said = error.status_code, " ".join(error.response.text.split())[:200]
         if error.code == "insufficient_quota":
-            return RainError(f"judge {self.name}: the account has no quota left; what was judged is kept")
-        if status in (408, 409, 429) or status >= 500:
-            return _Retry(f"HTTP {status}", _seconds(error.response.headers.get("retry-after")))
+            return RainError(f"judge {self.name}: the account has no quota left; its verdicts are kept")
         if status in (401, 403):
             return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check OPENAI_API_KEY")
         if status == 404:
             return RainError(f"judge {self.name}: no such model or path there; check --judge-base-url ({said})")
-        return Unanswered(f"HTTP {status}: {said}", refused=True)
+        if status in (408, 409, 429) or status >= 500:
+            return NoReply(f"HTTP {status} ({self._tries}): {said}")
+        return NoReply(f"HTTP {status}: {said}", refused=True)
 
 
-class _Retry(Exception):
-    """A passing trouble; `after` is the server's wish for a pause, seconds."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
-
-
-def _seconds(header: str | None) -> float:
+def _is_completion(response: Any) -> bool:
     try:
-        return max(0.0, float(header or 0))
-    except ValueError:
-        return 0.0
+        return "content" in response.json()["choices"][0]["message"]
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def is_loopback(url: str | None) -> bool:
-    """Say whether a URL names this machine."""
+    """Tell whether a URL names this machine."""
     host = urlsplit(url or "").hostname or ""
     if host == "localhost":
         return True

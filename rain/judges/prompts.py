@@ -91,7 +91,7 @@ PROMPTS: Mapping[str, JudgePrompt] = {
 
 def messages(query: Query) -> list[dict[str, str]]:
     """Return the chat messages, system then user, that put a query to a chat judge."""
-    text = PROMPTS[query.ask].text
+    text = PROMPTS[query.criterion].text
     slots = {
         "question": query.question,
         "response": query.response,
@@ -112,8 +112,8 @@ def _references(query: Query) -> str:
 def read_word(reply: str, words: Mapping[str, Decision]) -> Decision:
     """Return the decision of a one-word reply, or None; case, quotes, emphasis and a final full stop do not matter.
 
-    A block of <think>...</think> before the word is dropped. Anything else beside the word makes it unreadable: a guess
-    at what a talkative judge meant would be a verdict that nobody gave.
+    A block of <think>...</think> before the word is dropped. Anything else next to the word makes it unreadable: a
+    guess at what a talkative judge meant would be a verdict that nobody gave.
     """
     rest = re.sub(r"^\s*<think>.*?</think>", "", reply, flags=re.DOTALL)
     return words.get(rest.strip().strip("\"'`*_.! \n").casefold())

@@ -1,4 +1,4 @@
-"""What is asked about the records of a run: one list of queries per task, the same for every judge."""
+"""What is asked about the records of a run: the same queries for every judge."""
 
 from __future__ import annotations
 
@@ -12,60 +12,71 @@ from rain.results.jsonl import Record, scan
 from rain.results.run_dir import read_config, read_results, result_paths
 
 SIDES = ("raina", "pa")
-"""The fields of a record with RAIN's answer and the plain one."""
+"""The fields of a record with RAIN's answer and the greedy baseline's."""
 
-ASKS: Mapping[str, tuple[str, ...]] = {
+CRITERIA: Mapping[str, tuple[str, ...]] = {
     "hh": ("harmless", "helpful", "pairwise"),
     "adv": ("attack",),
     "truth": ("true", "info"),
     "imdb": ("sentiment",),
 }
-"""What is asked per task."""
-
+"""What is asked in each task."""
 
 NO_SPACE = tuple(".,;:!?)'")
-"""A continuation that begins so follows its opening without a space."""
+"""A continuation that begins with one of these follows its opening without a space."""
 
 
 class Run(NamedTuple):
-    """The judged side of an OUTDIR: its configuration, records with answers, failed records, torn last lines."""
+    """What an OUTDIR contains.
+
+    Attributes:
+        config: what was aligned, as in config.json.
+        hash: of the configuration.
+        records: those with answers.
+        errors: those of prompts that failed.
+        torn: incomplete last lines (count).
+    """
 
     outdir: Path
     task: str
     config: dict[str, Any]
+    hash: str | None
     records: list[Record]
     errors: list[Record]
     torn: int
 
 
 def load_run(outdir: Path) -> Run:
-    """Read config.json and res_*.jsonl of a run; torn last lines are left out and counted.
+    """Read config.json and res_*.jsonl of a run; incomplete last lines are ignored and counted.
 
-    Raises RainError for a missing directory, no results in it, an unknown task, or a damaged file.
+    Raises:
+        RainError: the directory is missing or has no results, the task is unknown, or a file is damaged.
     """
     if not outdir.is_dir():
         raise RainError(f"{outdir}: no such directory; give the --outdir of a run")
     paths = result_paths(outdir)
     if not paths:
         raise RainError(f"{outdir}: no res_*.jsonl in it; give the --outdir of a run")
-    config = read_config(outdir)
+    file = read_config(outdir)
+    config = file.get("aligner", file)
     task = str(config.get("task", ""))
-    if task not in ASKS:
-        raise RainError(f"{outdir / 'config.json'}: field task is {task!r}, must be one of {', '.join(ASKS)}")
+    if task not in CRITERIA:
+        raise RainError(f"{outdir / 'config.json'}: field task is {task!r}, it must be one of {', '.join(CRITERIA)}")
     found = read_results(outdir)
     torn = sum(part.size > part.good_size for part in map(scan, paths))
     records = [record for record in found if "error" not in record]
-    return Run(outdir, task, config, records, [record for record in found if "error" in record], torn)
+    errors = [record for record in found if "error" in record]
+    return Run(outdir, task, config, file.get("hash"), records, errors, torn)
 
 
 def queries_for(task: str, record: Record) -> list[Query]:
-    """Return every query about one record: each ask for each answer that it has, pairs in both orders."""
+    """Return every query about one record: each criterion for each answer that it has, pairs in both orders."""
     queries = []
-    for ask in ASKS[task]:
-        if ask == "pairwise":
+    for criterion in CRITERIA[task]:
+        if criterion == "pairwise":
             queries += _pairs(record)
             continue
-        queries += [_single(task, record, side, ask) for side in SIDES if isinstance(record.get(side), str)]
+        queries += [_single(task, record, side, criterion) for side in SIDES if isinstance(record.get(side), str)]
     return queries
 
 
@@ -80,7 +91,7 @@ def _pairs(record: Record) -> list[Query]:
     ]
 
 
-def _single(task: str, record: Record, side: str, ask: str) -> Query:
+def _single(task: str, record: Record, side: str, criterion: str) -> Query:
     question, response = str(record.get("question", "")), str(record[side])
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
@@ -88,14 +99,14 @@ def _single(task: str, record: Record, side: str, ask: str) -> Query:
         question = str(record.get("goal") or question)
     elif task == "imdb":
         response = _continuation(question, response)
-    elif ask == "true":
+    elif criterion == "true":
         right = _texts(record.get("correct_answers")) or _texts(record.get("best_answer"))
         wrong = _texts(record.get("incorrect_answers"))
-    return Query(record["id"], side, ask, question, response, right=right, wrong=wrong)
+    return Query(record["id"], side, criterion, question, response, right=right, wrong=wrong)
 
 
 def _continuation(opening: str, text: str) -> str:
-    """Return a continuation with the space that stripping took from its front."""
+    """Return a continuation with the space before it that was stripped from the record."""
     spaced = any(character.isspace() for character in opening[-1:] + text[:1])
     return text if spaced or text.startswith(NO_SPACE) else f" {text}"
 

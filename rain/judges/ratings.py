@@ -1,7 +1,7 @@
 """ratings:FILE, verdicts that people gave.
 
-FILE is JSONL, one line a verdict: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true}; null
-says that the rater could not decide. The report treats raters like any other judge.
+FILE is JSONL, one verdict per line: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true};
+null means that the rater could not decide. The report treats raters like any other judge.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from rain.core.errors import RainError
-from rain.judges.base import Judge, Query, Verdict
+from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 
 FIELDS = ("id", "answer", "ask", "verdict")
 
@@ -20,28 +20,30 @@ class RatingsJudge(Judge):
     """Looks verdicts up; an answer without a rating gets null.
 
     Args:
-        path: the file; its name without the ending names the judge.
+        file: its path; the file's name without the suffix names the judge.
+        config: not used.
 
     Raises:
         RainError: the file is missing, or a line is faulty; the message names it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: str, config: JudgeConfig) -> None:
+        path = Path(file)
         super().__init__(f"ratings:{path.stem}")
         self._ratings = read_ratings(path)
         self._version = f"ratings-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
-    def version(self, ask: str) -> str | None:
-        """Return the file's digest for what it rates, None for all else."""
-        return self._version if any(ask == rated for _, _, rated in self._ratings) else None
+    def version(self, criterion: str) -> str | None:
+        """Return the file's digest for what it rates, None for anything else."""
+        return self._version if any(criterion == rated for _, _, rated in self._ratings) else None
 
     async def decide(self, query: Query) -> Verdict:
         """Return the rating."""
-        return Verdict(self._ratings.get((query.record, query.answer, query.ask)), "")
+        return Verdict(self._ratings.get((query.record, query.side, query.criterion)))
 
 
 def read_ratings(path: Path) -> dict[tuple[str, str, str], bool | None]:
-    """Read verdicts by (record, answer, ask)."""
+    """Read verdicts by (record, side, criterion)."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -49,12 +51,12 @@ def read_ratings(path: Path) -> dict[tuple[str, str, str], bool | None]:
     found: dict[tuple[str, str, str], bool | None] = {}
     for number, line in enumerate(lines, 1):
         try:
-            record, answer, ask, verdict = (json.loads(line)[name] for name in FIELDS)
+            record, side, criterion, verdict = (json.loads(line)[name] for name in FIELDS)
         except (ValueError, KeyError, TypeError) as error:
             raise RainError(f"{path}, line {number}: needs the fields {', '.join(FIELDS)} ({error!r})") from error
         if verdict not in (True, False, None):
             raise RainError(f"{path}, line {number}: the field 'verdict' must be true, false or null")
-        found[str(record), str(answer), str(ask)] = None if verdict is None else bool(verdict)
+        found[str(record), str(side), str(criterion)] = None if verdict is None else bool(verdict)
     if not found:
-        raise RainError(f"{path} holds no ratings")
+        raise RainError(f"{path} contains no ratings")
     return found

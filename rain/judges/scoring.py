@@ -1,45 +1,52 @@
-"""Scoring a run: ask a judge whatever it has not been asked, and keep every verdict at once.
+"""Scoring a run: ask a judge whatever it has not been asked, and store every verdict at once.
 
     OUTDIR/scores_<judge>.jsonl    one object per verdict: id, answer, ask, judge, version, hash, verdict, reply
 
 A verdict belongs to the exact texts that were judged (hash) and to the wording of the question (version); it is never
-asked again. `verdict` null means that the reply could not be read: it is kept and counted, and stays no verdict.
+asked again. `verdict` null means that the reply could not be read: it is kept and counted, but is not a verdict.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from rain.core.errors import RainError
-from rain.judges.base import Decision, Judge, Query, Unanswered, file_name
-from rain.judges.queries import Run, queries_for
+from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
+from rain.judges.queries import CRITERIA, Run, queries_for
 from rain.results.jsonl import Record, ResultWriter, scan
 
-FAILURES_IN_A_ROW = 5
-"""After so many queries without a reply, one after the other, the judge is taken to be out of order."""
+MAX_CONSECUTIVE_FAILURES = 5
+"""Stop after this many queries in a row without a reply."""
+
+FIELDS = ("id", "answer", "ask", "version", "hash")
+"""The names of a key's parts in a score file."""
 
 
 class Key(NamedTuple):
     """What a stored verdict belongs to."""
 
     record: str
-    answer: str
-    ask: str
+    side: str
+    criterion: str
     version: str
     digest: str
 
 
 @dataclass
 class Summary:
-    """What one scoring did: numbers of queries, except calls and retries, which are requests.
+    """What a scoring did: numbers of queries, except calls and retries, which are requests.
 
-    cached: verdicts that were there before; asked: new ones; nulls: unreadable replies among both, by ask; failed: no
-    reply, so nothing was stored; reasons: up to three of the reasons.
+    Attributes:
+        cached, asked: verdicts that were there before, and new ones.
+        failed: queries without a reply; nothing is stored for them.
+        nulls: unreadable replies, cached or new, by criterion.
+        reasons: why queries got no reply, the first three.
     """
 
     judge: str
@@ -53,77 +60,101 @@ class Summary:
     reasons: list[str] = field(default_factory=list)
 
 
-def score_path(outdir: Path, judge: str) -> Path:
-    """Return where a judge's verdicts about a run are kept."""
-    return outdir / file_name(judge)
+def file_name(judge: str) -> str:
+    """Return the name of a judge's score file: scores_<judge>.jsonl with only letters, digits, '.', '-' and '_'."""
+    return f"scores_{re.sub(r'[^A-Za-z0-9.-]+', '_', judge)}.jsonl"
 
 
-def read_scores(path: Path, judge: str) -> dict[Key, Decision]:
-    """Return the verdicts of a judge in a score file, the last one for each key; {} when there is no file."""
-    if not path.exists():
-        return {}
-    lines = [line.record for line in scan(path).lines]
-    return {_key(line, path): line["verdict"] for line in lines if line.get("judge") == judge}
+def read_scores(path: Path) -> dict[str, dict[Key, Decision]]:
+    """Return the verdicts in a score file by judge: the last one for each key, in the order of those; {} without it."""
+    scores: dict[str, dict[Key, Decision]] = {}
+    for line in scan(path).lines if path.exists() else ():
+        judged, key = scores.setdefault(str(line.record.get("judge")), {}), _key(line.record, path)
+        judged.pop(key, None)
+        judged[key] = line.record["verdict"]
+    return scores
 
 
 def _key(line: Record, path: Path) -> Key:
     try:
-        return Key(line["id"], line["answer"], line["ask"], line["version"], line["hash"])
+        return Key(*(line[name] for name in FIELDS))
     except KeyError as error:
-        raise RainError(f"{path}: a verdict about {line['id']} lacks the field {error}; remove that line") from error
+        raise RainError(f"{path}: a verdict about {line['id']} lacks the field {error}; delete that line") from error
 
 
 async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Callable[[], None] | None = None) -> Summary:
-    """Put every open query of a run to a judge, `judge.concurrency` at a time; verdicts are on disk as they come.
+    """Put every open query of a run to a judge; verdicts are on disk as they come.
 
-    again: ask also the queries whose stored reply could not be read. tick: called after each query.
+    Args:
+        run: what is judged.
+        judge: who is asked.
+        again: also ask the queries whose stored reply could not be read.
+        tick: called after each query.
 
-    Raises RainError when the judge decides nothing in this task, cannot go on (key, quota, --max-calls), or gave no
-    reply to FAILURES_IN_A_ROW queries one after the other; what was judged stays, and requests under way are awaited.
+    Raises:
+        RainError: the judge decides nothing in this task, or cannot continue (see `ask_all`).
     """
-    path = score_path(run.outdir, judge.name)
-    stored = read_scores(path, judge.name)
-    queries = list(keyed_queries(run, judge))
+    path = run.outdir / file_name(judge.name)
+    stored = read_scores(path).get(judge.name, {})
+    queries = keyed_queries(run, judge)
     if not queries and run.records:
         raise RainError(f"judge {judge.name} has nothing to say about task {run.task}; choose another")
-    summary = Summary(judge.name, path)
-    pending = []
-    for query, key in queries:
-        if key in stored and not (again and stored[key] is None):
-            summary.cached += 1
-            summary.nulls[query.ask] += stored[key] is None
-        else:
-            pending.append((query, key))
+    settled = {key for key in queries.values() if key in stored and not (again and stored[key] is None)}
+    nulls = Counter(key.criterion for key in settled if stored[key] is None)
+    summary = Summary(judge.name, path, cached=len(settled), nulls=nulls)
+    pending = [query for query, key in queries.items() if key not in settled]
     if pending:
         with ResultWriter(path) as writer:
-            await _ask_all(iter(pending), judge, writer, summary, tick)
+
+            def store(query: Query, verdict: Verdict) -> None:
+                key = dict(zip(FIELDS, queries[query], strict=True))
+                writer.write({**key, "judge": judge.name, "verdict": verdict.decision, "reply": verdict.reply})
+
+            await ask_all(pending, judge, store, summary, tick)
     return summary
 
 
-def keyed_queries(run: Run, judge: Judge) -> Iterator[tuple[Query, Key]]:
-    """Yield the queries of a run that a judge can decide, each with the key of its verdict."""
-    for record in run.records:
-        for query in queries_for(run.task, record):
-            version = judge.version(query.ask)
-            if version is not None:
-                yield query, Key(query.record, query.answer, query.ask, version, query.digest)
+def keyed_queries(run: Run, judge: Judge) -> dict[Query, Key]:
+    """Return the queries of a run that a judge can decide, each with the key of its verdict."""
+    queries = [query for record in run.records for query in queries_for(run.task, record)]
+    versions = {criterion: judge.version(criterion) for criterion in CRITERIA[run.task]}
+    return {
+        query: Key(query.record, query.side, query.criterion, version, query.digest)
+        for query in queries
+        if (version := versions[query.criterion]) is not None
+    }
 
 
-async def _ask_all(
-    pending: Iterator[tuple[Query, Key]],
+async def ask_all(
+    queries: Sequence[Query],
     judge: Judge,
-    writer: ResultWriter,
+    store: Callable[[Query, Verdict], None],
     summary: Summary,
-    tick: Callable[[], None] | None,
+    tick: Callable[[], None] | None = None,
 ) -> None:
-    """Run the workers; one that must stop lets the others finish the query they are at, which may have cost money."""
-    guard = _Guard(summary)
+    """Put queries to a judge, `judge.concurrency` at a time, and store each verdict as it comes.
+
+    Raises:
+        RainError: the judge cannot continue (key, quota, --max-calls), or gave no reply to MAX_CONSECUTIVE_FAILURES
+            queries in a row. Verdicts are kept, and requests in flight, which may have cost money, are awaited.
+    """
+    breaker = CircuitBreaker(summary)
+    pending = iter(queries)
     stops: list[Exception] = []
 
+    async def ask(query: Query) -> None:
+        try:
+            verdict = await judge.decide(query)
+        except NoReply as error:
+            breaker.failure(error)
+        else:
+            store(query, verdict)
+            breaker.success(query, verdict)
+
     async def work() -> None:
-        while not stops and (item := next(pending, None)):
+        while not stops and (query := next(pending, None)):
             try:
-                await _ask_one(*item, judge, writer, guard)
+                await ask(query)
             except Exception as error:
                 stops.append(error)
             if tick:
@@ -135,41 +166,30 @@ async def _ask_all(
         raise stops[0]
 
 
-async def _ask_one(query: Query, key: Key, judge: Judge, writer: ResultWriter, guard: _Guard) -> None:
-    try:
-        verdict = await judge.decide(query)
-    except Unanswered as error:
-        guard.failed(error)
-    else:
-        writer.write(_line(key, judge.name, verdict.decision, verdict.reply))
-        guard.answered(query.ask, verdict.decision)
-
-
-def _line(key: Key, judge: str, decision: Decision, reply: str) -> Record:
-    names = ("id", "answer", "ask", "version", "hash")
-    return {**dict(zip(names, key, strict=True)), "judge": judge, "verdict": decision, "reply": reply}
-
-
-class _Guard:
-    """Counts what happens and stops a judge that is out of order."""
+class CircuitBreaker:
+    """Counts successes and failures, and stops a judge that is broken."""
 
     def __init__(self, summary: Summary) -> None:
         self._summary = summary
-        self._row = 0
+        self._failures_in_a_row = 0
 
-    def answered(self, ask: str, decision: Decision) -> None:
-        self._row = 0
+    def success(self, query: Query, verdict: Verdict) -> None:
+        """Count a verdict."""
+        self._failures_in_a_row = 0
         self._summary.asked += 1
-        self._summary.nulls[ask] += decision is None
+        self._summary.nulls[query.criterion] += verdict.decision is None
 
-    def failed(self, error: Unanswered) -> None:
+    def failure(self, error: NoReply) -> None:
+        """Count a query without a reply; RainError after too many in a row.
+
+        A server that has answered may decline any number of queries: that says nothing about the next one.
+        """
         self._summary.failed += 1
-        if len(self._summary.reasons) < 3:
-            self._summary.reasons.append(str(error))
+        self._summary.reasons = [*self._summary.reasons, str(error)][:3]
         if not (error.refused and self._summary.asked):
-            self._row += 1
-        if self._row >= FAILURES_IN_A_ROW:
+            self._failures_in_a_row += 1
+        if self._failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
             raise RainError(
-                f"judge {self._summary.judge} gave no reply to {self._row} queries in a row (last: {error}); "
-                "what it judged is kept, and the same command goes on from there"
+                f"judge {self._summary.judge} gave no reply to {self._failures_in_a_row} queries in a row "
+                f"(last: {error}); its verdicts are kept, and the same command resumes from there"
             )

@@ -1,6 +1,6 @@
-"""`rain report OUTDIR...`: RAIN beside plain generation, with intervals, paired tests, cost and the paper's figures.
+"""`rain report OUTDIR...`: RAIN and the greedy baseline, with intervals, paired tests, cost and the paper's figures.
 
-The file that --json writes, schema 1 (shares in [0, 1]; null where nothing is known):
+The file that --json writes, schema 1 (shares in [0, 1]; null if nothing is known; plain: the greedy baseline):
 
     schema    1
     runs[]    outdir, task, model, size (billions of parameters or null), target (imdb), config (hash),
@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rain.judges.queries import Run, load_run
+from rain.report.markdown import markdown
 from rain.report.measures import cost, model_name, pairwise_rows, read_judged, score_rows, target
-from rain.report.paper import load_paper, model_size
-from rain.report.tables import markdown
+from rain.report.paper import model_size
 from rain.results.files import write_atomic
 from rain.results.jsonl import encode_json
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the tables, write what was wished for, and return 0; raises RainError for bad input."""
+    """Print the tables, write the files that were asked for, and return 0; RainError for bad input."""
     report = build(args.outdir)
     text = markdown(report)
     print(text, end="")
@@ -55,11 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 def build(outdirs: Sequence[Path]) -> dict[str, Any]:
     """Return the report about some runs, as the module's docstring describes it."""
-    paper = load_paper()
-    return {"schema": SCHEMA, "runs": [_run(load_run(outdir), paper) for outdir in outdirs]}
+    return {"schema": SCHEMA, "runs": [_run(load_run(outdir)) for outdir in outdirs]}
 
 
-def _run(found: Run, paper: Mapping[str, Any]) -> dict[str, Any]:
+def _run(found: Run) -> dict[str, Any]:
     judged = read_judged(found)
     model = model_name(found)
     reasons = Counter(str(record["error"]) for record in found.errors)
@@ -69,12 +68,12 @@ def _run(found: Run, paper: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         "size": model_size(model),
         "target": target(found),
-        "config": found.config.get("hash"),
+        "config": found.hash,
         "records": len(found.records),
         "errors": len(found.errors),
         "torn": found.torn,
         "error_reasons": dict(reasons.most_common()),
-        "scores": score_rows(found, judged, paper),
-        "pairwise": pairwise_rows(found, judged, paper),
-        "cost": cost(found, paper),
+        "scores": score_rows(found, judged),
+        "pairwise": pairwise_rows(found, judged),
+        "cost": cost(found),
     }

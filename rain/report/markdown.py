@@ -1,22 +1,18 @@
-"""A report as Markdown: one section per run, tables whose columns line up in a terminal too."""
+"""A report as Markdown: one section per run, in tables whose columns line up in a terminal too."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rain.tables import markdown_table
+
 Json = Mapping[str, Any]
 
-NAMES = {
-    "harmless": "harmless",
-    "helpful": "helpful",
-    "attack": "attack success (lower is better)",
-    "true": "True",
-    "info": "Info",
-    "true_info": "True+Info",
-    "positive": "positive",
-    "negative": "negative",
-}
+NAMES = {"attack": "attack success (lower is better)", "true": "True", "info": "Info", "true_info": "True+Info"}
+"""How metrics are called, where that is not their name."""
+
+SIDE_NAMES = {"rain": "RAIN", "plain": "baseline"}
 
 
 def markdown(report: Json) -> str:
@@ -28,14 +24,12 @@ def _run(run: Json) -> str:
     aim = f", steered to be {run['target']}" if run["target"] else ""
     parts = [
         f"## {run['outdir']}: {run['task']}{aim}, {run['model']}",
-        f"{run['records']} records with answers, {run['errors']} failed, {run['torn']} torn last lines left out; "
+        f"{run['records']} records with answers, {run['errors']} failed, {run['torn']} incomplete last lines ignored; "
         f"configuration {run['config']}.",
     ]
     parts += [f"- {count} failed: {reason}" for reason, count in run["error_reasons"].items()]
-    if run["scores"]:
-        parts += [_scores(run["scores"]), *_notes(run["scores"])]
-    else:
-        parts.append("No verdicts yet: run `rain judge`.")
+    judged = [_scores(run["scores"]), *_notes(run["scores"])] if run["scores"] else []
+    parts += judged or ["No verdicts yet: run `rain judge`."]
     if run["pairwise"]:
         parts.append(_pairwise(run["pairwise"]))
     if run["cost"]["prompts"]:
@@ -44,8 +38,8 @@ def _run(run: Json) -> str:
 
 
 def _scores(rows: Sequence[Json]) -> str:
-    head = ["measure", "judge", "RAIN", "plain", "difference", "pairs: RAIN only / plain only", "McNemar p"]
-    head += ["null RAIN / plain", "not judged", "paper: vanilla → RAIN"]
+    head = ["measure", "judge", "RAIN", "baseline", "difference", "pairs: RAIN only / baseline only", "McNemar p"]
+    head += ["null RAIN / baseline", "not judged", "paper: vanilla → RAIN"]
     body = [
         [
             NAMES.get(row["metric"], row["metric"]),
@@ -61,17 +55,16 @@ def _scores(rows: Sequence[Json]) -> str:
         ]
         for row in rows
     ]
-    return table(head, body)
+    return markdown_table(head, body)
 
 
 def _notes(rows: Sequence[Json]) -> list[str]:
-    notes = ["Rates in %, of the readable verdicts, with Wilson 95 % intervals; p is exact and paired."]
-    notes += [
-        f"{row['other_versions']} verdicts of {row['judge']} on {row['metric']} answer another wording: left out."
+    return ["Rates in %, of the readable verdicts, with Wilson 95 % intervals; p is exact and paired."] + [
+        f"{row['other_versions']} verdicts of {row['judge']} on {row['metric']} belong to another prompt version and "
+        "are ignored."
         for row in rows
         if row["other_versions"]
     ]
-    return notes
 
 
 def _pairwise(rows: Sequence[Json]) -> str:
@@ -83,19 +76,18 @@ def _pairwise(rows: Sequence[Json]) -> str:
         share = {"yes": row["win"], "of": row["win"] + row["lose"], **{k: row[k] for k in ("low", "high")}}
         figures = "; ".join(_paper(figure) for figure in row["paper"]) or "-"
         body.append([row["judge"], *counts, rate({**share, "rate": row["win_rate"]}), p_value(row["p"]), figures])
-    return table(head, body)
+    return markdown_table(head, body)
 
 
 def _cost(cost: Json) -> str:
-    sides = list(cost["sides"])
-    names = list(dict.fromkeys(name for side in sides for name in cost["sides"][side]))
+    sides, ratios = cost["sides"], cost["ratios"]
     body = []
-    for name in names:
-        numbers = [cost["sides"][side].get(name) for side in sides]
-        shown = ["-" if one is None else f"{one['mean']:,.1f} ({one['total']:,.0f})" for one in numbers]
-        body.append([name.replace("_", " "), *shown, *(_ratio(one.get(name)) for one in cost["ratios"].values())])
-    ratios = [f"RAIN / {side}" for side in cost["ratios"]]
-    return table([f"cost per prompt (total), {cost['prompts']} prompts", *sides, *ratios], body)
+    for name in dict.fromkeys(name for numbers in sides.values() for name in numbers):
+        known = [numbers.get(name) for numbers in sides.values()]
+        shown = ["-" if one is None else f"{one['mean']:,.1f} ({one['total']:,.0f})" for one in known]
+        body.append([name.replace("_", " "), *shown, *(_ratio(one.get(name)) for one in ratios.values())])
+    heads = [SIDE_NAMES.get(side, side) for side in sides] + [f"RAIN / {SIDE_NAMES.get(side, side)}" for side in ratios]
+    return markdown_table([f"cost per prompt (total), {cost['prompts']} prompts", *heads], body)
 
 
 def _ratios(cost: Json) -> list[str]:
@@ -127,13 +119,3 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "-"
     return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose columns are padded to the same width."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in [head, *body]]
-    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(head))]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in padded]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""What runs cost: sums of the counters in result records, and the table at the end of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rain.results.jsonl import Record
+from rain.tables import text_table
+
+Cost = Mapping[str, Any]
+"""The counters of one answer, by name; a nested mapping (the part of the evaluation) is not a counter."""
+
+SHOWN = ("seconds", "model_seconds", "forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations")
+"""The counters of the table at the end of a run."""
+
+
+def cost_of(record: Record, side: str) -> dict[str, float]:
+    """Return the counters of one side ("rain" or "plain") of a record, {} where it has none."""
+    cost = record.get("cost")
+    return counters(cost.get(side) or {}) if isinstance(cost, dict) else {}
+
+
+def counters(cost: Cost) -> dict[str, float]:
+    """Return the numbers of a cost, without nested parts."""
+    return {name: value for name, value in cost.items() if isinstance(value, (int, float))}
+
+
+def total(costs: Iterable[Cost]) -> dict[str, float]:
+    """Return the sum of each counter over those that have it."""
+    sums: Counter[str] = Counter()
+    for cost in costs:
+        sums.update(counters(cost))
+    return dict(sums)
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole, 0 where there is nothing to divide by."""
+    return part / whole if whole else 0.0
+
+
+def summary_table(records: Sequence[Record]) -> str:
+    """Return a table over result records: RAIN and the greedy baseline, totals, per prompt, and the ratio."""
+    answered = [record for record in records if "error" not in record]
+    failed = len(records) - len(answered)
+    finishes = ", ".join(f"{name} {count}" for name, count in Counter(r["finish"] for r in answered).most_common())
+    first = f"{len(answered)} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
+    if not answered:
+        return first
+    rain, baseline = (total(cost_of(record, side) for record in answered) for side in ("rain", "plain"))
+    rows = [["", "RAIN", "baseline", "RAIN/baseline"]]
+    for name in SHOWN:
+        below = baseline.get(name, 0)
+        compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []
+        rows.append([name.replace("_", " "), f"{rain.get(name, 0):,.0f}", *compared])
+    commits = sum(len(record["moves"]) for record in answered)
+    computed, reused, simulations = (rain.get(name, 0) for name in ("tokens_computed", "tokens_reused", "simulations"))
+    lines = [
+        first,
+        text_table(rows),
+        f"per simulation: {ratio(computed, simulations):.0f} tokens computed; "
+        f"{ratio(reused, computed + reused):.0%} of the tokens of all requests came from the cache",
+        f"per commit: {ratio(simulations, commits):.1f} simulations",
+        "seconds are summed over prompts that ran at the same time; model seconds split each pass by its tokens",
+    ]
+    return "\n".join(lines)

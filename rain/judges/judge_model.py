@@ -1,0 +1,98 @@
+"""What judges ask of a language model, on any engine: complete a text, answer a chat, choose between label words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+from rain.core.engine import Engine, SamplingParams, Session, Stop
+from rain.core.errors import RainError
+from rain.core.types import Tokens
+from rain.evaluators.labels import LabelScores, SelfEvalPrompt
+from rain.evaluators.templates import Template
+from rain.judges.base import NoReply
+from rain.text import MARK, Message, TokenizerAdapter
+
+
+class JudgeModel:
+    """A language model whose replies are greedy; names of special tokens in what it is asked stay plain text.
+
+    Args:
+        name: for messages.
+        engine, tokenizer: from ``open_engine``.
+    """
+
+    def __init__(self, name: str, engine: Engine, tokenizer: Any) -> None:
+        self.name, self.engine, self.adapter = name, engine, TokenizerAdapter(tokenizer, engine.eos)
+        self._label_prompts: dict[Template, SelfEvalPrompt] = {}
+        self._numbers = count()
+
+    async def complete(self, text: str, max_tokens: int) -> str:
+        """Return the continuation of a text."""
+        return await self._generate(self.adapter.bos + self.adapter.encode(text), max_tokens)
+
+    async def chat(self, messages: Sequence[Message], max_tokens: int) -> str:
+        """Return the reply to a conversation; RainError if the model's chat template does not take it."""
+        return await self._generate(self.encode_chat(messages), max_tokens)
+
+    async def label_logprobs(self, template: Template, question: str, response: str) -> LabelScores:
+        """Return how likely the template's labels are after a text; RainError if the model cannot tell them apart."""
+        prompt = self._label_prompts.get(template)
+        if prompt is None:
+            prompt = self._label_prompts[template] = SelfEvalPrompt(template, self.adapter)
+            if prompt.shared_prefix:
+                await self.engine.cache_prefix(prompt.shared_prefix)
+        context = prompt.context(question)
+        tokens = self.adapter.encode_after((question + template.middle)[-1:] or ".", response)
+        longest = max(len(label.tail) for label in prompt.label_prompts)
+        async with self._session(len(context) + len(tokens) + longest) as session:
+            return await prompt.read(session, context, tokens)
+
+    def encode_chat(self, messages: Sequence[Message]) -> Tokens:
+        """Return the ids of a conversation and of the beginning of the reply.
+
+        The template is rendered with placeholders; its own text may contain special tokens, the contents may not.
+        """
+        if not self.adapter.can_chat:
+            raise RainError(f"judge model {self.name} has no chat template; choose a chat model")
+        marks = [MARK.format(i) for i in range(len(messages))]
+        for contents in (marks, [[{"type": "text", "text": mark}] for mark in marks]):  # some templates want parts
+            rest = self._render(messages, contents)
+            if all(mark in rest for mark in marks):
+                break
+        else:
+            raise RainError(f"the chat template of judge model {self.name} does not show the judged texts")
+        ids: Tokens = ()
+        for mark, message in zip(marks, messages, strict=True):
+            before, _, rest = rest.partition(mark)
+            ids += self.adapter.encode_trusted(before) + self.adapter.encode(message["content"].strip())
+        return ids + self.adapter.encode_trusted(rest)
+
+    def _render(self, messages: Sequence[Message], contents: Sequence[Any]) -> str:
+        """Return the template's text with these contents, "" if it does not take them."""
+        from jinja2 import TemplateError
+
+        turns: list[Mapping[str, Any]] = [{**m, "content": it} for m, it in zip(messages, contents, strict=True)]
+        try:
+            return str(self.adapter.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except (ValueError, TypeError, KeyError, TemplateError):
+            return ""
+
+    async def _generate(self, ids: Tokens, max_tokens: int) -> str:
+        params = SamplingParams(max_tokens, greedy_first=True, stop=Stop(self.adapter.eos))
+        async with self._session(len(ids) + max_tokens) as session:
+            [reply] = await session.generate(ids, params)
+        return self.adapter.decode(reply.tokens)
+
+    @asynccontextmanager
+    async def _session(self, length: int) -> AsyncIterator[Session]:
+        """Open a session for one request of this length (tokens)."""
+        if length > self.engine.context:
+            raise NoReply(f"{length} tokens do not fit into the context of {self.engine.context}", refused=True)
+        session = self.engine.session(f"judge-{next(self._numbers)}")
+        try:
+            yield session
+        finally:
+            await session.close()
