@@ -9,6 +9,7 @@ import pytest
 from support.stand_ins import EOS, PROMPT, FakeSession, alike, all_nodes, inputs, numbered, run_search, search
 
 from rain.core.config import RainConfig
+from rain.core.engine import Stop
 from rain.core.problem import request_seed
 from rain.core.search import Search
 
@@ -32,20 +33,20 @@ def undecided(response):
     return 0.0
 
 
-def test_the_first_level_holds_the_most_likely_tokens_by_id_with_priors_mixed_at_the_root():
+def test_the_first_level_holds_the_most_likely_tokens_with_mixed_priors():
     [first] = run_search(search(FakeSession(CHANCES), undecided, small()), 1)
     assert [child.tokens for child in first.root.children] == [(1,), (2,), (4,)]
     mixed = [0.75 * p / 0.85 + 0.25 / 3 for p in (0.2, 0.5, 0.15)]
     assert [child.prior for child in first.root.children] == pytest.approx(mixed, abs=1e-12)
 
 
-def test_token_sets_are_1_2_4_then_10_tokens_long_and_candidates_are_drawn_as_configured():
+def test_token_sets_are_1_2_4_then_10_tokens_long_and_drawn_as_configured():
     session = FakeSession(CHANCES)
     commits = run_search(search(session, undecided, small(exploration=0.0, candidate_temperature=2.0, top_k=7)), 5)
     assert [len(commit.tokens) for commit in commits] == [1, 2, 4, 10, 10]
     asked = {(asked.n, asked.temperature, asked.top_k, asked.greedy_first) for asked in session.drawn}
     assert asked == {(3, 2.0, 7, True)}
-    assert all(asked.max_tokens in (2, 4, 10) and not asked.stop.token_ids for asked in session.drawn)
+    assert {(asked.max_tokens, asked.stop) for asked in session.drawn} == {(n, Stop()) for n in (2, 4, 10)}
 
 
 def test_a_node_is_expanded_when_it_is_passed_through_again_and_not_before():
@@ -76,12 +77,13 @@ def test_lazy_expansion_makes_the_same_commits_and_trees_as_eager_expansion():
         return [(commit.tokens, commit.simulations) for commit in commits], trees, grown, len(session.drawn)
 
     lazy, eager = outcome(False), outcome(True)
-    assert lazy[:3] == eager[:3] and len(lazy[0]) > 3
+    assert lazy[:3] == eager[:3]
+    assert len(lazy[0]) > 3
     assert lazy[2] > 3, "node addition took part"
     assert lazy[3] < eager[3]
 
 
-def test_a_child_is_committed_once_it_has_more_than_min_visits_and_a_value_above_the_threshold():
+def test_a_child_is_committed_once_it_is_visited_and_good_enough():
     config = small(exploration=0.0, min_visits=6)
     [first] = run_search(search(FakeSession(CHANCES), good, config), 1)
     assert first.simulations == 8  # one of the root itself, then seven through its first child
@@ -96,7 +98,7 @@ def test_a_value_that_only_equals_the_threshold_is_not_enough(score, simulations
     assert commit.simulations == simulations
 
 
-def test_a_root_gets_max_simulations_but_at_least_fifteen_beyond_its_old_visits():
+def test_a_root_gets_max_simulations_but_at_least_fifteen_new_ones():
     commits = run_search(search(FakeSession(CHANCES), undecided, small(exploration=0.0, max_simulations=20)), 3)
     assert [commit.simulations for commit in commits] == [20, 15, 15]  # v0 is 0, 19, 33: always the same child
     assert [commit.root.visits for commit in commits] == [20, 34, 48]
@@ -106,10 +108,10 @@ def test_a_root_gets_max_simulations_but_at_least_fifteen_beyond_its_old_visits(
     assert 0 < kept[1] < 25  # the visits of 40 simulations were shared, so that max_simulations decides
 
 
-def test_without_a_good_child_the_most_visited_one_is_committed_at_the_end_of_the_budget():
+def test_without_a_good_child_the_most_visited_one_is_committed_in_the_end():
     [commit] = run_search(search(FakeSession(CHANCES), undecided, small()), 1)
     assert commit.child.n == max(child.n for child in commit.root.children)
-    assert commit.child.tokens == (2,) and commit.simulations == 20
+    assert (commit.child.tokens, commit.simulations) == ((2,), 20)
 
 
 def test_a_new_root_keeps_its_subtree_and_its_childrens_priors_are_mixed():
@@ -125,13 +127,14 @@ def test_a_new_root_keeps_its_subtree_and_its_childrens_priors_are_mixed():
     first, kept, second = asyncio.run(two_commits())
     clamped = [0.3, 0.2, 0.1]  # the greedy one down to the sum of the others
     assert [prior for _, prior, _ in kept] == pytest.approx([p / 0.6 for p in clamped], abs=1e-9)
-    assert second.root is first.child and second.root.children == [child for child, _, _ in kept]
+    assert second.root is first.child
+    assert second.root.children == [child for child, _, _ in kept]
     mixed = [0.75 * p / 0.6 + 0.25 / 3 for p in clamped]
     assert [child.prior for child, _, _ in kept] == pytest.approx(mixed, abs=1e-9)
     assert sum(child.visits for child, _, _ in kept) > sum(visits for _, _, visits in kept) > 0
 
 
-def test_engine_and_scorer_learn_of_every_commit_but_not_before_the_consumer_has_seen_it():
+def test_session_and_scorer_learn_of_a_commit_after_the_consumer():
     session = FakeSession(CHANCES)
     run = search(session, undecided, small())
     commits = run_search(run, 3)
@@ -140,7 +143,7 @@ def test_engine_and_scorer_learn_of_every_commit_but_not_before_the_consumer_has
     assert run.inputs.scorer.committed == [prefix[len(PROMPT) :] for prefix in prefixes]
 
 
-def test_texts_are_scored_and_embedded_from_the_right_token_to_the_end_of_the_rollout():
+def test_texts_are_scored_and_embedded_to_the_end_of_the_rollout():
     session = FakeSession(CHANCES, rollout=lambda asked: (7, 8))
     run = search(session, undecided, small(exploration=0.0, max_simulations=4, extra_simulations=4))
     run_search(run, 1)
@@ -157,18 +160,19 @@ def test_spans_of_a_later_root_begin_after_what_is_committed():
     assert [len(span) for span in spans] == [66, 64, 60, 50, 40, 30, 20, 10]  # the last leaf begins below 60 tokens
 
 
-def test_nothing_is_embedded_where_neither_similarity_updates_nor_node_addition_need_it():
+def test_nothing_is_embedded_where_nothing_needs_it():
     run = search(FakeSession(CHANCES), undecided, small(similarity_update=False, node_addition=False))
     run_search(run, 1)
     assert set(map(tuple, run.inputs.encoder.spans)) == {()}
 
 
-def test_a_text_that_pauses_needs_no_rollout_and_a_rollout_never_exceeds_the_room():
+def test_a_pause_needs_no_rollout_and_a_rollout_fits_the_limit():
     session = FakeSession(CHANCES)
     run_search(search(session, undecided, small(maxlen=9), pauses=frozenset({2})))
-    assert session.rollouts and all(asked.prefix[-1] != 2 for asked in session.rollouts)
+    assert session.rollouts
+    assert all(asked.prefix[-1] != 2 for asked in session.rollouts)
     assert all(asked.max_tokens == 9 - len(asked.prefix) for asked in session.rollouts)
-    assert all(asked.n == 1 and asked.temperature == 1.0 and asked.top_k == 0 for asked in session.rollouts)
+    assert {(asked.n, asked.temperature, asked.top_k) for asked in session.rollouts} == {(1, 1.0, 0)}
 
 
 def test_duplicates_are_drawn_anew_until_enough_are_distinct_or_the_draws_are_spent():
@@ -196,7 +200,7 @@ def test_with_max_draws_9_duplicates_are_only_dropped():
     assert [child.tokens for child in commit.child.children] == [(token, token) for token in range(10, 15)]
 
 
-def test_a_root_whose_children_are_alike_and_bad_gets_the_next_likely_token_and_old_priors_stay():
+def test_a_root_with_alike_and_bad_children_gets_the_next_likely_token():
     session = FakeSession(CHANCES)
     config = small(candidates=2, max_draws=1, max_simulations=6, extra_simulations=6, node_addition=True)
     [commit] = run_search(search(session, bad, config, embed=alike), 1)
@@ -207,7 +211,7 @@ def test_a_root_whose_children_are_alike_and_bad_gets_the_next_likely_token_and_
     assert [child.prior for child in commit.root.children] == pytest.approx([*old, third, fourth], abs=1e-12)
 
 
-def test_fresh_candidates_stand_in_front_of_the_list_whose_first_entries_become_children():
+def test_fresh_candidates_come_first_and_old_children_stay():
     """Node addition of longer token sets: the list grows at its front, with duplicates; old children stay."""
     sampled = chain([11, 7], repeat(8))
 
@@ -238,7 +242,7 @@ def test_the_end_of_sequence_ends_the_response_with_the_commit_that_holds_it():
     assert not commits[-1].child.children
 
 
-def test_the_length_limit_ends_the_response_and_leaves_beyond_it_are_neither_rolled_out_nor_expanded():
+def test_the_length_limit_ends_the_response_and_nothing_is_asked_beyond_it():
     session = FakeSession(CHANCES)
     run = search(session, undecided, small(maxlen=10))
     commits = run_search(run)
@@ -247,7 +251,7 @@ def test_the_length_limit_ends_the_response_and_leaves_beyond_it_are_neither_rol
     assert all(len(asked.prefix) < 10 for asked in session.drawn + session.rollouts)
 
 
-def test_an_end_of_sequence_beyond_the_length_limit_is_not_why_the_response_ends():
+def test_an_end_of_sequence_beyond_the_limit_is_not_why_a_response_ends():
     session = FakeSession({1: 1.0}, lambda asked, i: ((10 + i, EOS), 0.1))
     for limit, finish in ((len(PROMPT) + 2, "length"), (len(PROMPT) + 3, "eos")):
         run = search(session, undecided, small(maxlen=limit, token_set_lengths=(1, 2)))
@@ -261,11 +265,13 @@ def test_max_new_tokens_counts_from_the_end_of_the_prompt():
 
 def test_a_prompt_without_room_ends_at_once_and_asks_nothing():
     session = FakeSession(CHANCES)
-    assert run_search(search(session, undecided, small(maxlen=len(PROMPT)))) == []
-    assert not session.drawn and not session.ranked and not session.rollouts
+    run = search(session, undecided, small(maxlen=len(PROMPT)))
+    assert run_search(run) == []
+    assert run.finish == "empty"
+    assert [*session.drawn, *session.ranked, *session.rollouts] == []
 
 
-def test_every_request_has_its_own_seed_that_depends_on_the_key_alone():
+def test_every_request_has_a_seed_of_its_own_that_depends_on_the_key_alone():
     def seeds(key):
         session = FakeSession(CHANCES, numbered)
         run_search(search(session, bad, small(node_addition=True), embed=alike, key=key))
@@ -274,11 +280,11 @@ def test_every_request_has_its_own_seed_that_depends_on_the_key_alone():
     first = seeds("0/hh-1")
     assert len(set(first)) == len(first) > 20
     assert first == seeds("0/hh-1")
-    assert not set(first) & set(seeds("0/hh-2")) and not set(first) & set(seeds("1/hh-1"))
+    assert set(first).isdisjoint(seeds("0/hh-2") + seeds("1/hh-1"))
     assert all(0 <= seed < 2**63 for seed in first)
 
 
-def test_seeds_tell_what_is_asked_the_prefix_and_the_occurrence_apart():
+def test_seeds_tell_purpose_prefix_and_occurrence_apart():
     asked = [("k", "add", (1, 2), 0), ("k", "add", (1, 2), 1), ("k", "add", (12,), 0), ("k", "rollout", (1, 2), 0)]
     assert all(request_seed(*a) != request_seed(*b) for a, b in pairwise(asked))
 
@@ -289,3 +295,23 @@ def test_errors_of_the_engine_reach_the_caller():
 
     with pytest.raises(MemoryError, match="no more"):
         run_search(search(FakeSession(CHANCES, broken), undecided, small()))
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 7, 25])
+def test_a_budget_ends_a_search_between_simulations_and_keeps_what_is_committed(allowed):
+    def run(limit):
+        found = search(FakeSession(CHANCES), bad, small(maxlen=20))
+        found.out_of_budget = lambda: found.simulations >= limit
+        return found, [commit.tokens for commit in run_search(found)]
+
+    (limited, part), (whole, all_of_it) = run(allowed), run(10**6)
+    assert (limited.finish, whole.finish) == ("budget", "length")
+    assert limited.simulations == allowed
+    assert part == all_of_it[: len(part)] != all_of_it
+    assert limited.prefix == PROMPT + sum(part, ())
+
+
+def test_a_response_that_cannot_continue_ends():
+    run = search(FakeSession({}), undecided, small())
+    assert run_search(run) == []
+    assert run.finish == "empty"

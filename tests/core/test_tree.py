@@ -1,4 +1,4 @@
-"""The tree by hand arithmetic: equations 1 and 2, priors, the backward pass, the wish for another child."""
+"""The tree by hand arithmetic: equations 1 and 2, priors, the backward pass, when another child is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rain.core.tree import (
     clamp_greedy,
     mix_uniform,
     most_visited,
+    needs_addition,
     normalise,
     select_child,
     update_similar,
     upper_confidence,
-    needs_addition,
 )
 
 CONFIG = RainConfig()
@@ -46,7 +46,7 @@ def bad_child(embedding, tokens=(1,), value=-0.5):
         ([0.4], 0.4),  # nothing to compare with
     ],
 )
-def test_the_greedy_prior_is_clamped_to_the_sum_of_the_others_then_to_their_largest_plus_smallest(priors, clamped):
+def test_the_greedy_prior_is_clamped_by_the_others(priors, clamped):
     assert clamp_greedy(priors) == pytest.approx([clamped, *priors[1:]], abs=1e-12)
 
 
@@ -59,20 +59,20 @@ def test_upper_confidence_is_equation_1():
     assert upper_confidence(parent, unvisited, 0.0) == 0.0
 
 
-def test_exploration_grows_with_the_parents_own_visits_not_with_the_sum_over_its_children():
+def test_exploration_grows_with_the_visits_of_the_parent_itself():
     child = make_node(n=1, value=-1.0, prior=0.5)
     parent = make_node(n=9, children=[child, make_node((2,), n=1)])
     assert upper_confidence(parent, child, 2.0) == pytest.approx(2 * 0.5 * 3 / 2, abs=1e-12)
 
 
-def test_the_first_child_wins_a_tie_and_a_worse_visited_child_loses_to_an_unvisited_one():
+def test_the_first_child_wins_a_tie_and_a_bad_one_loses_to_an_unvisited_one():
     twins = [make_node((i,), prior=0.5) for i in (1, 2)]
     assert select_child(make_node(n=1, children=twins), 2.0) is twins[0]
     seen = make_node((1,), n=1, value=-1.0, prior=0.5)
     assert select_child(make_node(n=1, children=[seen, twins[1]]), 2.0) is twins[1]
 
 
-def test_the_most_visited_child_has_the_largest_n_and_ties_go_to_the_larger_value():
+def test_the_most_visited_child_has_the_largest_n_then_the_largest_value():
     low, high = make_node((1,), n=3.0, visits=3, value=0.1), make_node((2,), n=3.0, visits=3, value=0.2)
     fraction = make_node((3,), n=3.19, visits=2, value=-1.0)
     assert most_visited(make_node(children=[low, high])) is high
@@ -80,7 +80,7 @@ def test_the_most_visited_child_has_the_largest_n_and_ties_go_to_the_larger_valu
     assert most_visited(make_node()) is None
 
 
-def test_priors_of_a_committed_child_are_mixed_then_divided_by_their_sum_even_if_they_summed_to_more_than_one():
+def test_priors_of_a_committed_child_are_mixed_then_normalised():
     node = make_node(children=[make_node((1,), prior=0.7), make_node((2,), prior=0.5)])
     node.mix_priors(0.25)
     assert [child.prior for child in node.children] == pytest.approx([0.65 / 1.15, 0.5 / 1.15], abs=1e-12)
@@ -92,7 +92,7 @@ def test_normalising_and_mixing_with_the_uniform_distribution():
     assert mix_uniform([0.2, 0.3, 0.5], 1.0) == pytest.approx([1 / 3] * 3, abs=1e-12)
 
 
-def test_children_are_added_once_in_the_order_given_one_step_deeper():
+def test_children_are_added_once_in_order_one_step_deeper():
     node = Node((7,), step=4)
     node.add_children([((1, 2), 0.5), ((3, 4), 0.3), ((1, 2), 0.9)])
     node.add_children([((3, 4), 0.8), ((5, 6), 0.2)])
@@ -128,18 +128,19 @@ def test_a_similarity_that_equals_the_threshold_counts():
     assert (sibling.n, sibling.value) == pytest.approx((1.3, 0.3 / 1.3), abs=1e-12)
 
 
-def test_backward_counts_a_visit_and_averages_the_score_at_every_node_of_the_path():
+def test_backward_counts_a_visit_and_averages_the_score_along_the_path():
     leaf = make_node((2,))
     middle = make_node((1,), n=1.2, visits=1, value=0.5, children=[leaf], embedding=[0, 2])
     root = make_node((), n=3, value=0.0, children=[middle])
     backward([root, middle, leaf], -1.0, [np.array([2.0, 0.0]), np.array([5.0, 5.0])], CONFIG)
     assert [(node.n, node.visits) for node in (root, middle, leaf)] == [(4, 4), (2.2, 2), (1, 1)]
     assert [node.value for node in (root, middle, leaf)] == pytest.approx([-0.25, 0.5 - 1.5 / 2.2, -1.0], abs=1e-12)
-    assert middle.embedding == pytest.approx([1, 1]) and leaf.embedding == pytest.approx([5, 5])
+    assert middle.embedding == pytest.approx([1, 1])
+    assert leaf.embedding == pytest.approx([5, 5])
     assert root.embedding is None
 
 
-def test_backward_updates_siblings_with_the_embedding_that_includes_the_new_text():
+def test_backward_compares_siblings_by_the_embedding_that_includes_the_new_text():
     sibling = make_node((2,), n=1, value=0.0, embedding=[1, 1])
     node = make_node((1,), n=1, value=0.0, embedding=[0, 1])
     root = make_node((), n=2, children=[node, sibling])
@@ -148,7 +149,7 @@ def test_backward_updates_siblings_with_the_embedding_that_includes_the_new_text
     assert (node.n, node.value) == pytest.approx((2, 0.5), abs=1e-12)
 
 
-def test_backward_leaves_siblings_alone_where_the_update_is_switched_off_but_still_embeds():
+def test_backward_without_similarity_updates_still_embeds():
     sibling = make_node((2,), n=1, embedding=[1, 0])
     node = make_node((1,))
     root = make_node((), n=1, children=[node, sibling])
@@ -158,7 +159,7 @@ def test_backward_leaves_siblings_alone_where_the_update_is_switched_off_but_sti
 
 
 @pytest.mark.parametrize(("distance", "tokens", "wanted"), [(0.2, 1, True), (0.25, 1, False), (0.25, 2, True)])
-def test_children_that_are_alike_and_bad_want_another_by_unbiased_variance_per_token(distance, tokens, wanted):
+def test_alike_and_bad_children_need_another_by_unbiased_variance_per_token(distance, tokens, wanted):
     ids = tuple(range(tokens))  # the variance of two points is half of their distance squared: 0.02 and 0.03125
     node = make_node(children=[bad_child([0, 0], ids), bad_child([distance, 0], ids)])
     assert needs_addition(node, CONFIG) is wanted
@@ -171,7 +172,7 @@ def test_the_spread_is_the_norm_over_dimensions_not_their_sum_or_largest():
     assert not needs_addition(make_node(children=[bad_child([0, 0]), bad_child([step, step])]), CONFIG)
 
 
-def test_no_child_is_wanted_where_one_is_good_or_unvisited_or_there_are_enough_or_only_one():
+def test_no_child_is_needed_where_one_is_good_or_unvisited_or_there_are_enough():
     one = [0.0, 0.0]
     assert needs_addition(make_node(children=[bad_child(one), bad_child(one)]), CONFIG)
     assert not needs_addition(make_node(children=[bad_child(one), bad_child(one, value=0.0)]), CONFIG)

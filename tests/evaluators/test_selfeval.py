@@ -207,9 +207,7 @@ def test_the_labels_of_shipped_templates_are_single_tokens_of_the_default_model(
             assert {adapter.decode((*ask.tail, token)) for token in ids} == {text + word for word in words}
 
 
-@pytest.mark.parametrize(
-    ("negative", "named"), [("untrue", "label 'untrue'"), ("y", "same token"), ('""', "label ''")]
-)
+@pytest.mark.parametrize(("negative", "named"), [("untrue", "label 'untrue'"), ("y", "same token"), ('""', "label ''")])
 def test_a_label_that_is_not_a_single_distinguishing_token_is_refused(negative, named, tmp_path):
     text = WORDS.replace('" yes"\nyes', "y\nY").replace(" True:", " True: ")
     assert SelfEvalPrompt(template(tmp_path, text.replace('" no"', "n")), TOY).label_prompts[0].negative == (ord("n"),)

@@ -1,0 +1,59 @@
+"""The constants: the paper's defaults, ranges, limits and budgets."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rain.core.config import Budget, RainConfig
+from rain.core.errors import RainError
+
+
+def test_the_defaults_are_those_of_the_paper():
+    config = RainConfig()
+    assert (config.max_simulations, config.min_visits, config.value_threshold) == (50, 6, 0.8)
+    assert (config.candidates, config.exploration, config.root_mix) == (10, 2.0, 0.25)
+    assert (config.similarity_weight, config.similarity_threshold) == (0.2, 0.95)
+    assert [config.token_set_length(step) for step in range(6)] == [1, 2, 4, 10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_simulations", 0),
+        ("value_threshold", 1.1),
+        ("candidate_temperature", 0.0),
+        ("exploration", math.inf),
+        ("exploration", math.nan),
+        ("root_mix", -0.1),
+        ("max_draws", 8),
+        ("token_set_lengths", ()),
+        ("token_set_lengths", (2, 4)),
+        ("token_set_lengths", (1, 0)),
+        ("maxlen", 0),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_by_its_flag(name, value):
+    with pytest.raises(RainError, match=f"--{name.replace('_', '-')} is"):
+        RainConfig(**{name: value})
+
+
+def test_a_response_ends_at_the_nearer_of_both_limits():
+    assert RainConfig(maxlen=100).limit(30) == 100
+    assert RainConfig(maxlen=100, max_new_tokens=20).limit(30) == 50
+    assert RainConfig(maxlen=40, max_new_tokens=20).limit(30) == 40
+
+
+def test_a_budget_is_spent_once_any_of_its_limits_is_reached():
+    assert not Budget().spent(10**9, 10**12, 1e9)
+    budget = Budget(simulations=10, tokens=1000, seconds=2.5)
+    assert not budget.spent(9, 999, 2.4)
+    assert [budget.spent(10, 0, 0), budget.spent(0, 1000, 0), budget.spent(0, 0, 2.5)] == [True] * 3
+
+
+@pytest.mark.parametrize("limits", [{"simulations": -1}, {"tokens": -1}, {"seconds": -0.1}, {"seconds": math.nan}])
+def test_a_budget_below_zero_is_refused(limits):
+    [name] = limits
+    with pytest.raises(RainError, match=f"--{name}"):
+        Budget(**limits)
