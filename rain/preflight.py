@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 from rain.core.errors import RainError
@@ -15,7 +14,7 @@ from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.preflight import Preflight, measure
 from rain.flags import add_flags
-from rain.results.files import write_atomic
+from rain.results.files import check_writable, write_atomic
 from rain.settings import Settings, make_settings
 from rain.tasks import load, names
 from rain.text import TokenizerAdapter
@@ -66,9 +65,3 @@ async def _measure(settings: Settings, labelled: Path) -> Preflight:
         return await measure(evaluator, engine, texts)
     finally:
         await engine.close()
-
-
-def check_writable(path: Path) -> None:
-    """Raise a RainError if a file cannot be written; better before the work than after it."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise RainError(f"cannot write {path}; name a file in a folder that exists and can be written to")

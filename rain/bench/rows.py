@@ -17,8 +17,9 @@ from rain.core.engine import Engine
 from rain.costs import total
 from rain.data.datasets import Prompt
 from rain.engines.local.engine import HfEngine
+from rain.engines.registry import PlacementConfig
 from rain.models.loading import load_model
-from rain.settings import AlignerConfig, PlacementConfig
+from rain.settings import AlignerConfig
 from rain.text import SentenceEncoder
 
 

@@ -52,6 +52,13 @@ def locked(path: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
+def check_writable(path: Path) -> None:
+    """Raise a RainError if a file cannot be written; better before the work than after it."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RainError(f"cannot write {path}: {folder} is not a folder that can be written to, or {path} is a folder")
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file so that a crash leaves either the old content or the new; after return the new is on disk.
 
