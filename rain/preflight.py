@@ -8,7 +8,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rain.core.errors import RainError
 from rain.data.labelled import load_labelled
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
