@@ -11,9 +11,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
-from support.limits import within  # noqa: E402
-
-LIMIT_S = 240
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +25,6 @@ def smollm2() -> tuple[Any, Any]:
 def smollm2_tokenizer(smollm2: tuple[Any, Any]) -> Any:
     """Return the tokenizer of the embedded model."""
     return smollm2[1]
-
-
-@pytest.fixture
-def time_limit() -> Iterator[None]:
-    """Turn a test that hangs into a failure."""
-    with within(LIMIT_S):
-        yield
 
 
 @pytest.fixture(scope="module")
