@@ -9,14 +9,16 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 
-from rain.core.engine import Continuation, Engine, Stop, Usage, check_request
+from rain.core.engine import Continuation, Engine, EngineStats, SamplingParams, Session, Usage, check_request
 from rain.engines.local.kv_cache import KvTree
-from rain.engines.local.sampling import Row, read_rows
-from rain.engines.local.sequence import STREAMS, Continuing, Question
+from rain.engines.local.sampling import read_rows
+from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
+from rain.models.info import context_length, decoder, dtype_name, end_ids
 
 
 class ReferenceEngine(Engine):
@@ -28,76 +30,69 @@ class ReferenceEngine(Engine):
             does not).
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, keep_cache: bool = True) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, keep_cache: bool = True) -> None:
+        self.model, self.tokenizer, self.decode = model, tokenizer, decoder(tokenizer)
         self.keep_cache = keep_cache and "past_key_values" in inspect.signature(model.forward).parameters
-        self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
-        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.context = context_length(model)
+        self.eos = end_ids(model.generation_config, tokenizer)
+        self.dtype = dtype_name(model)
+        self._total = Usage()
+
+    def session(self, name: str) -> ReferenceSession:
+        """See ``Engine.session``."""
+        return ReferenceSession(self)
+
+    def stats(self) -> EngineStats:
+        """See ``Engine.stats``."""
+        return EngineStats(self._total.forward_passes, self._total.model_seconds)
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int], cache: DynamicCache | None, usage: Usage) -> torch.Tensor:
+        """Return the logits after the last of the tokens, which follow those in the cache: (1, vocabulary)."""
+        inputs = torch.tensor([list(tokens)], device=self.model.device)
+        started = time.perf_counter()
+        output = self.model(inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+        logits: torch.Tensor = output.logits[0]
+        seconds = time.perf_counter() - started
+        for counted in (usage, self._total):
+            counted.forward_passes += 1
+            counted.tokens_computed += inputs.shape[1]
+            counted.model_seconds += seconds
+        return logits
+
+
+class ReferenceSession(Session):
+    """Nothing is kept between requests."""
+
+    def __init__(self, engine: ReferenceEngine) -> None:
+        self.engine = engine
         self.usage = Usage()
 
-    def session(self, name: str) -> ReferenceEngine:
-        """Return an engine with counters of its own."""
-        return ReferenceEngine(self.model, self.tokenizer, keep_cache=self.keep_cache)
-
-    async def generate(
-        self,
-        prefix: Sequence[int],
-        *,
-        n: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        greedy_first: bool = False,
-        stop: Stop = Stop(),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> list[Continuation]:
-        """See ``Engine.generate``: one continuation after the other, each from the start of the prefix."""
-        check_request(prefix, self.context, n, max_tokens)
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        """See ``Session.generate``: one continuation after the other, each from the start of the prefix."""
+        check_request(prefix, self.engine.context, params.max_tokens)
         self.usage.requests += 1
-        results = []
-        for i in range(n):
-            item = Continuing(
-                KvTree(),
-                list(prefix),
-                self.usage,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                stop=stop,
-                stream=None if greedy_first and i == 0 else seed * STREAMS + i,
-                decode=lambda tokens: str(self.tokenizer.decode(tokens, skip_special_tokens=True)),
-            )
-            cache = DynamicCache(config=self.model.config) if self.keep_cache else None
-            known, done = 0, False
-            while not done:
-                draw = item.whole_draw(0)
-                logits = self._forward(item.tokens[known:], cache)
-                known = len(item.tokens) if cache is not None else 0
-                [row], drawn = read_rows(logits, [draw] if draw else [], [], item.top)
-                done = item.take(row, drawn[0] if drawn else None)
-            results.append(item.continuation())
-        return results
+        return [self._continue(list(prefix), params, index) for index in range(params.n)]
+
+    def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
+        engine, known = self.engine, 0
+        item = GenerationSequence(KvTree(), prefix, self.usage, params, index, engine.decode)
+        cache = DynamicCache(config=engine.model.config) if engine.keep_cache else None
+        while not item.done:
+            logits = engine.forward(item.tokens[known:], cache, self.usage)
+            known = len(item.tokens) if cache is not None else 0
+            [row], [drawn] = read_rows(logits, [item.whole_draw(0)], [], item.top)
+            item.advance(row, drawn)
+        return item.continuation()
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
-        """See ``Engine.next_logprobs``."""
-        check_request(prefix, self.context)
+        """See ``Session.next_logprobs``."""
+        check_request(prefix, self.engine.context)
         self.usage.requests += 1
-        question = Question(KvTree(), list(prefix), self.usage, top, ids)
-        row: Row
-        [row], _ = read_rows(self._forward(prefix, None), [], [(0, token) for token in ids], question.top)
-        question.take(row, None)
-        return question.answer
-
-    @torch.inference_mode()
-    def _forward(self, tokens: Sequence[int], cache: DynamicCache | None) -> torch.Tensor:
-        """Return the logits behind the last of the tokens, which follow those in the cache: (1, vocabulary)."""
-        inputs = torch.tensor([list(tokens)], device=self.model.device)
-        self.usage.forward_passes += 1
-        self.usage.tokens_computed += inputs.shape[1]
-        started = time.perf_counter()
-        output = self.model(inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
-        logits: torch.Tensor = output.logits[0]
-        self.usage.model_seconds += time.perf_counter() - started
-        return logits
+        question = LogprobsSequence(KvTree(), list(prefix), self.usage, top, ids)
+        logits = self.engine.forward(prefix, None, self.usage)
+        [row], _ = read_rows(logits, [], [(0, token) for token in ids], question.top)
+        question.advance(row, None)
+        return question.logprobs

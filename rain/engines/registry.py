@@ -56,8 +56,11 @@ def check_engine(model: ModelConfig, placement: PlacementConfig) -> None:
     Raises:
         RainError: the message names the flag.
     """
-    if placement.base_url and model.engine != "http":
-        raise RainError(f"--base-url is {placement.base_url!r}, but only --engine http uses it")
+    if bool(placement.base_url) != (model.engine == "http"):
+        raise RainError(
+            f"--engine {model.engine} with --base-url {placement.base_url!r}: http needs one, such as "
+            "http://127.0.0.1:8000/v1, and no other engine takes one"
+        )
     if model.engine in ("http", "vllm") and (model.quantization != "none" or placement.device_map):
         raise RainError(
             f"--engine {model.engine} takes a model as it is stored and places it itself: leave out --quantization "

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 import transformers
+from engines.contract import CONTEXT, EngineContract, Subject
 from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, tiny_model
 from support.witness import Witness, computed_tokens, largest_error
 
-from rain.core.engine import Stop
+from rain.core.engine import SamplingParams, Stop
 from rain.core.errors import RainError
 from rain.engines.local.engine import HfEngine
 from rain.engines.local.kv_cache import LayerStore
@@ -24,50 +25,64 @@ from rain.engines.toy import ToyTokenizer
 TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes, it is. ")
 
 
-def open_engine(kind="llama", **options):
+def hf_engine(kind="llama", **options):
     torch.set_num_threads(1)
-    return Witness(HfEngine(tiny_model(kind), ToyTokenizer(), **options))
+    return HfEngine(tiny_model(kind), ToyTokenizer(), **options)
+
+
+def open_engine(kind="llama", **options):
+    return Witness(hf_engine(kind, **options))
 
 
 def scheduler(witness):
-    return witness.engine.shared.scheduler
+    return witness.engine.scheduler
 
 
-def trees(witness):
-    return list(witness.engine._trees.values())
+def generate(session, prefix, **params):
+    return session.generate(prefix, SamplingParams(**params))
 
 
-async def one_search(session, prompt, seed, commits=3):
-    """Ask as a search does: likely tokens, candidates, rollouts, evaluations, then commit and go on."""
+class TestHfEngine(EngineContract):
+    @pytest.fixture
+    def subject(self):
+        torch.set_num_threads(1)
+        return Subject(HfEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
+
+
+async def one_search(engine, name, prompt, seed, commits=3):
+    """Request what a search does: likely tokens, candidates, rollouts, evaluations, then commit and continue."""
+    session, judge = engine.session(name), engine.session(f"{name}/judge")
     evaluation = TEXT[::-1] + prompt
     for turn in range(commits):
         likely = await session.next_logprobs(prompt, top=4)
-        drawn = await session.generate(prompt, n=4, max_tokens=4, top_k=6, greedy_first=True, seed=seed + turn)
+        drawn = await generate(session, prompt, n=4, max_tokens=4, top_k=6, greedy_first=True, seed=seed + turn)
         texts = [(token,) for token in likely] + [answer.tokens for answer in drawn]
         rolled = await asyncio.gather(
-            *(session.generate(prompt + text, max_tokens=5, seed=seed, stop=Stop(frozenset({7}))) for text in texts)
+            *(generate(session, prompt + text, max_tokens=5, seed=seed, stop=Stop(frozenset({7}))) for text in texts)
         )
         judged = [evaluation + text + roll.tokens for text, [roll] in zip(texts, rolled, strict=True)]
         asked = [text + tuple(tail) for text in judged for tail in (b"A", b"BB")]
-        await asyncio.gather(*(session.next_logprobs(text, ids=(3, 200)) for text in asked))
+        await asyncio.gather(*(judge.next_logprobs(text, ids=(3, 200)) for text in asked))
         prompt += drawn[turn].tokens
         evaluation += drawn[turn].tokens
         session.commit(prompt)
-        session.commit(evaluation)
+        judge.commit(evaluation)
     await session.close()
+    await judge.close()
 
 
-async def several_searches(engine, count=3, pins=(TEXT[:20], TEXT[::-1])):
-    for pin in pins:
-        await engine.pin(pin)
-    sessions = [engine.session(str(i)) for i in range(count)]
-    await asyncio.gather(*(one_search(s, TEXT + (65 + i % 2,), seed=100 * i) for i, s in enumerate(sessions)))
-    return sessions
+async def several_searches(engine, count=3, prefixes=(TEXT[:20], TEXT[::-1])):
+    for prefix in prefixes:
+        await engine.cache_prefix(prefix)
+    await asyncio.gather(*(one_search(engine, str(i), TEXT + (65 + i % 2,), seed=100 * i) for i in range(count)))
 
 
 def tokens_drawn(witness):
     """Return all drawn tokens by request; requests are recorded in the order in which they end, so sort them."""
-    return sorted((prefix, how, [a.tokens for a in answers]) for prefix, *how, answers in witness.log.drawn)
+    return sorted(
+        (prefix, params.seed, params.n, [answer.tokens for answer in answers])
+        for prefix, params, answers in witness.log.drawn
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +94,7 @@ def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(ki
 
 
 def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
-    """Next-token and candidate log-probabilities over commits, two sessions at once and a pinned evaluation prompt."""
+    """Next-token and candidate log-probabilities over commits, two sessions at once and a cached evaluation prompt."""
     model, tokenizer = smollm2
     before = model.config._attn_implementation
     engine = Witness(HfEngine(model, tokenizer, max_batch_tokens=64))
@@ -87,21 +102,19 @@ def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
     judge = tuple(tokenizer.encode("Is the reply kind? Human: My sister forgot my birthday.\n\nAssistant:"))
     likely = sorted(range(0, 49000, 611))
 
-    async def search(session, prefix, judged):
+    async def search(prefix, judged):
+        session, judging = engine.session("s"), engine.session("s/judge")
         for length in (1, 3):
-            drawn = await session.generate(prefix, n=2, max_tokens=length, top_k=15, greedy_first=True, seed=length)
-            [roll] = await session.generate(prefix + drawn[1].tokens, max_tokens=4, seed=9)
-            await session.next_logprobs(judged + drawn[1].tokens + roll.tokens, top=20, ids=likely)
+            drawn = await generate(session, prefix, n=2, max_tokens=length, top_k=15, greedy_first=True, seed=length)
+            [roll] = await generate(session, prefix + drawn[1].tokens, max_tokens=4, seed=9)
+            await judging.next_logprobs(judged + drawn[1].tokens + roll.tokens, top=20, ids=likely)
             prefix, judged = prefix + drawn[1].tokens, judged + drawn[1].tokens
             session.commit(prefix)
-            session.commit(judged)
+            judging.commit(judged)
 
     async def run():
-        await engine.pin(judge)
-        await asyncio.gather(
-            search(engine.session("first"), prompt, judge + prompt[-2:]),
-            search(engine.session("second"), prompt[:-1], judge + prompt[-1:]),
-        )
+        await engine.cache_prefix(judge)
+        await asyncio.gather(search(prompt, judge + prompt[-2:]), search(prompt[:-1], judge + prompt[-1:]))
 
     try:
         asyncio.run(run())
@@ -110,14 +123,14 @@ def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
         model.set_attn_implementation(before)
 
 
-def test_every_tree_token_is_computed_once_and_the_pins_once_for_all():
+def test_every_tree_token_is_computed_once():
     engine = open_engine()
 
     async def run():
         session = engine.session("s")
-        await session.generate(TEXT, n=6, max_tokens=5, top_k=3, greedy_first=True, seed=1)
-        await session.generate(TEXT, n=6, max_tokens=5, top_k=3, seed=1)
-        [roll] = await session.generate(TEXT + TEXT[:3], max_tokens=6, seed=2)
+        await generate(session, TEXT, n=6, max_tokens=5, top_k=3, greedy_first=True, seed=1)
+        await generate(session, TEXT, n=6, max_tokens=5, top_k=3, seed=1)
+        [roll] = await generate(session, TEXT + TEXT[:3], max_tokens=6, seed=2)
         await session.next_logprobs(TEXT + TEXT[:3] + roll.tokens, top=3, ids=(1, 2))
         return session
 
@@ -128,25 +141,28 @@ def test_every_tree_token_is_computed_once_and_the_pins_once_for_all():
 
 
 def test_a_distribution_that_was_brought_back_is_not_computed_again():
-    engine = open_engine()
-    first = asyncio.run(engine.next_logprobs(TEXT, top=10))
-    passes = engine.usage.forward_passes
-    assert asyncio.run(engine.next_logprobs(TEXT, top=10)) == first
-    drawn = asyncio.run(engine.generate(TEXT, n=3, max_tokens=1, top_k=10, greedy_first=True, seed=4))
-    assert engine.usage.forward_passes == passes and len(drawn) == 3
+    async def run():
+        session = hf_engine().session("s")
+        first = await session.next_logprobs(TEXT, top=10)
+        passes = session.usage.forward_passes
+        assert await session.next_logprobs(TEXT, top=10) == first
+        drawn = await generate(session, TEXT, n=3, max_tokens=1, top_k=10, greedy_first=True, seed=4)
+        assert session.usage.forward_passes == passes and len(drawn) == 3
+
+    asyncio.run(run())
 
 
-def test_a_pin_is_computed_once_however_many_ask_for_it():
+def test_a_cached_prefix_is_computed_once_however_many_ask_for_it():
     engine = open_engine()
 
     async def run():
         sessions = [engine.session(str(i)) for i in range(3)]
-        await asyncio.gather(*(session.pin(TEXT) for session in sessions))
+        await asyncio.gather(*(engine.cache_prefix(TEXT) for _ in sessions))
+        assert engine.engine.stats().passes == 1
         await asyncio.gather(*(session.next_logprobs(TEXT + (i,), top=1) for i, session in enumerate(sessions)))
         return [session.usage.tokens_computed for session in sessions]
 
     assert asyncio.run(run()) == [1, 1, 1]
-    assert engine.usage.tokens_computed == len(TEXT)
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
@@ -161,28 +177,40 @@ def test_a_commit_keeps_what_continues_it_and_frees_the_rest():
     async def run():
         session = engine.session("s")
         for branch in (b"a", b"b"):
-            await session.generate(TEXT + tuple(branch), n=4, max_tokens=3, top_k=9, seed=1)
+            await generate(session, TEXT + tuple(branch), n=4, max_tokens=3, top_k=9, seed=1)
             await session.next_logprobs(TEXT + tuple(branch + b"xyz"), top=1)
-        [tree] = session.engine._trees.values()
+        [tree] = scheduler(engine).trees
         full = len(tree)
         session.commit(TEXT + tuple(b"a"))
         kept = len(tree)
         again = [await computed(session, TEXT + tuple(text)) for text in (b"axyzw", b"bxyzw")]
         await session.close()
-        return full, kept, again, len(session.engine._trees)
+        return full, kept, again
 
-    full, kept, again, left = asyncio.run(run())
+    full, kept, again = asyncio.run(run())
     assert len(TEXT) + 1 < kept < full
     assert again == [1, 5], "the kept branch is still there, the other one is computed anew"
-    assert left == 0 and scheduler(engine).trees == []
+    assert scheduler(engine).trees == []
     assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def watch_passes(engine, look):
+    """Call a function with the number of query tokens before each pass."""
+    runner = scheduler(engine).runner
+    forward = runner.forward
+
+    def watched(batch, rows):
+        look(sum(len(queries.rows) for queries in batch))
+        return forward(batch, rows)
+
+    runner.forward = watched
 
 
 @pytest.fixture(scope="module")
 def undisturbed():
     engine = open_engine()
     asyncio.run(several_searches(engine))
-    assert scheduler(engine).evictions == 0
+    assert engine.engine.stats().evictions == 0
     return tokens_drawn(engine)
 
 
@@ -190,36 +218,22 @@ def undisturbed():
 def test_eviction_recomputes_and_changes_no_answer(cache_tokens, undisturbed):
     engine = open_engine(cache_tokens=cache_tokens, max_batch_tokens=64)
     asyncio.run(several_searches(engine))
-    assert scheduler(engine).evictions > 3
+    assert engine.engine.stats().evictions > 3
     assert tokens_drawn(engine) == undisturbed
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
 def test_eviction_keeps_the_cache_near_its_budget():
-    engine = open_engine(cache_tokens=400, max_batch_tokens=64)
-    sizes = []
-    run = scheduler(engine)._run
-
-    def watched(plan):
-        run(plan)
-        sizes.append(sum(map(len, scheduler(engine).trees)))
-
-    scheduler(engine)._run = watched
+    engine, sizes = open_engine(cache_tokens=400, max_batch_tokens=64), []
+    watch_passes(engine, lambda tokens: sizes.append(sum(map(len, scheduler(engine).trees))))
     asyncio.run(several_searches(engine))
     assert 200 < max(sizes) <= 400
 
 
 @pytest.mark.parametrize("limit", [1, 3, 17])
 def test_a_pass_never_exceeds_its_limit_and_prefill_in_chunks_changes_no_answer(limit, undisturbed):
-    engine = open_engine(max_batch_tokens=limit)
-    sizes = []
-    forward = scheduler(engine).packed.forward
-
-    def watched(batch, rows):
-        sizes.append(sum(len(queries.rows) for queries in batch))
-        return forward(batch, rows)
-
-    scheduler(engine).packed.forward = watched
+    engine, sizes = open_engine(max_batch_tokens=limit), []
+    watch_passes(engine, sizes.append)
     asyncio.run(several_searches(engine))
     assert max(sizes) == limit
     assert tokens_drawn(engine) == undisturbed
@@ -255,27 +269,21 @@ def test_out_of_memory_halves_the_pass_and_nothing_fails(failing, undisturbed):
 
 
 def test_a_pass_that_ran_out_of_memory_is_halved_then_grows_again_and_is_not_billed():
-    engine = open_engine(max_batch_tokens=64)
-    limits = []
-    forward = scheduler(engine).packed.forward
-
-    def watched(batch, rows):
-        limits.append(scheduler(engine).batch_limit)
-        return forward(batch, rows)
-
-    scheduler(engine).packed.forward = watched
+    engine, limits = open_engine(max_batch_tokens=64), []
+    watch_passes(engine, lambda tokens: limits.append(scheduler(engine).batch_limit))
+    session = engine.session("s")
     with out_of_memory(engine, lambda i: i < 3):
-        asyncio.run(engine.generate(TEXT * 2, max_tokens=3, top_k=3))
+        asyncio.run(generate(session, TEXT * 2, max_tokens=3, top_k=3))
     assert limits[:4] == [64, 32, 16, 8] and limits[-1] == 64
-    usage = engine.usage
-    assert usage.tokens_computed == usage.tokens_distinct == 2 * len(TEXT) + 2
+    assert session.usage.tokens_computed == session.usage.tokens_distinct == 2 * len(TEXT) + 2
 
 
-def test_memory_that_suffices_for_no_token_is_an_error_in_words_and_the_next_request_is_tried_anew():
+def test_memory_that_suffices_for_no_token_is_an_error_and_the_next_request_is_tried_anew():
     engine = open_engine()
+    session = engine.session("s")
     with out_of_memory(engine, lambda i: True), pytest.raises(RainError, match="out of memory"):
-        asyncio.run(engine.next_logprobs(TEXT, top=1))
-    asyncio.run(engine.next_logprobs(TEXT, top=1))
+        asyncio.run(session.next_logprobs(TEXT, top=1))
+    asyncio.run(session.next_logprobs(TEXT, top=1))
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
@@ -311,10 +319,10 @@ def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_rig
         broken[0] = False
         await session.next_logprobs(TEXT[:9], top=1)
         broken[0] = True
-        waiting = [session.next_logprobs(TEXT, top=1), session.generate(TEXT, max_tokens=2)]
+        waiting = [session.next_logprobs(TEXT, top=1), generate(session, TEXT, max_tokens=2)]
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         broken[0] = False
-        await session.generate(TEXT, n=3, max_tokens=4, top_k=5, seed=1)
+        await generate(session, TEXT, n=3, max_tokens=4, top_k=5, seed=1)
         return outcomes
 
     assert [type(outcome) for outcome in asyncio.run(run())] == [ValueError, ValueError]
@@ -325,18 +333,18 @@ def test_a_request_that_is_given_up_disturbs_no_other():
     engine = open_engine()
 
     async def run():
-        session = engine.session("s")
-        lost = asyncio.create_task(session.generate(TEXT, max_tokens=200, top_k=5, seed=3))
-        kept = asyncio.create_task(session.generate(TEXT, n=2, max_tokens=30, top_k=5, seed=4))
-        for _ in range(60):
-            await asyncio.sleep(0)
+        session, started = engine.session("s"), asyncio.Event()
+        watch_passes(engine, lambda tokens: started.set())
+        lost = asyncio.create_task(generate(session, TEXT, max_tokens=200, top_k=5, seed=3))
+        kept = asyncio.create_task(generate(session, TEXT, n=2, max_tokens=30, top_k=5, seed=4))
+        await started.wait()
         assert not kept.done()
         lost.cancel()
         await kept
-        assert scheduler(engine).jobs == []
+        assert scheduler(engine).requests == []
+        assert session.usage.tokens_computed < 200
 
     asyncio.run(run())
-    assert engine.usage.tokens_computed < 200
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
@@ -349,8 +357,8 @@ def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
         for turn in range(8):
             branches = [prefix + tuple(rng.choices(range(97, 100), k=rng.randrange(0, 6))) for _ in range(3)]
             await asyncio.gather(
-                session.generate(branches[0], n=3, max_tokens=rng.randrange(1, 9), top_k=4, seed=turn),
-                session.generate(branches[1], max_tokens=rng.randrange(1, 9), temperature=2.0, seed=turn),
+                generate(session, branches[0], n=3, max_tokens=rng.randrange(1, 9), top_k=4, seed=turn),
+                generate(session, branches[1], max_tokens=rng.randrange(1, 9), temperature=2.0, seed=turn),
                 session.next_logprobs(branches[2], top=3, ids=rng.sample(range(257), 5)),
             )
             prefix = rng.choice(branches)
@@ -360,11 +368,11 @@ def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
                 await session.close()
 
     async def run():
-        await engine.pin(TEXT[:4])
+        await engine.cache_prefix(TEXT[:4])
         await asyncio.gather(*(life(str(i)) for i in range(4)))
 
     asyncio.run(run())
-    assert scheduler(engine).evictions and len(engine.log.drawn) == 64
+    assert engine.engine.stats().evictions and len(engine.log.drawn) == 64
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
@@ -385,11 +393,12 @@ def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0.0, 0.25)
-    before = plain_answer(model)
+    before, layers = plain_answer(model), [type(module) for module in model.modules()]
     with pytest.raises(RainError, match="--engine reference"):
         HfEngine(model, ToyTokenizer())
+    assert [type(module) for module in model.modules()] == layers, "attention and linear layers are its own again"
     assert torch.equal(plain_answer(model), before)
-    known = asyncio.run(ReferenceEngine(model, ToyTokenizer()).next_logprobs(TEXT, ids=range(257)))
+    known = asyncio.run(ReferenceEngine(model, ToyTokenizer()).session("s").next_logprobs(TEXT, ids=range(257)))
     assert [known[token] for token in range(257)] == pytest.approx(before.tolist(), abs=1e-4)
 
 
@@ -408,8 +417,8 @@ def test_a_model_can_be_opened_again_and_the_last_engine_on_it_answers_right():
 
 
 def test_a_model_is_freed_with_its_engine():
-    engine = HfEngine(tiny_model("llama"), ToyTokenizer())
-    asyncio.run(engine.generate((1, 2, 3), max_tokens=2))
+    engine = hf_engine()
+    asyncio.run(generate(engine.session("s"), (1, 2, 3), max_tokens=2))
     known = weakref.ref(engine.model)
     del engine
     gc.collect()

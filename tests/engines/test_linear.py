@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rain.engines.local.linear import PackedLinear, pack_linears, packs
+from rain.engines.local.linear import PackedLinear, can_pack, pack_linears, unpack_linears
 
 
 class Unusual(nn.Linear):
@@ -36,22 +36,35 @@ def test_every_plain_layer_is_replaced_and_nothing_else() -> None:
 
 
 @torch.inference_mode()
-def test_layers_of_one_input_are_multiplied_together_and_each_gives_its_own_part() -> None:
+def test_layers_of_one_input_are_multiplied_together_and_each_gives_its_own_slice() -> None:
     torch.manual_seed(0)
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
     plain = nn.ModuleDict({name: nn.Linear(8, size) for name, size in zip(names, (8, 4, 6, 8), strict=True)})
     packed = copy.deepcopy(plain)
     assert pack_linears(packed) == 4
-    assert packed["q_proj"].joined is packed["k_proj"].joined is packed["v_proj"].joined
+    assert packed["q_proj"].fused is packed["k_proj"].fused is packed["v_proj"].fused
     first, second = torch.randn(1, 5, 8), torch.randn(1, 2, 8)
     for inputs, name in [(first, "q_proj"), (first, "k_proj"), (second, "q_proj"), (second, "q_proj")] + [
         (inputs, name) for inputs in (first, second) for name in names
     ]:
         torch.testing.assert_close(packed[name](inputs), plain[name](inputs), atol=1e-5, rtol=1e-5)
-    assert packed["q_proj"].joined.inputs is None  # nothing is held once all have their parts
+    assert packed["q_proj"].fused.inputs is None  # nothing is held once all have their slices
 
 
-def test_layers_with_and_without_bias_are_not_joined() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_unpacked_layers_have_exactly_the_weights_that_they_had(bias: bool) -> None:
+    names = {"q_proj": 8, "k_proj": 4, "v_proj": 6, "o_proj": 8}
+    plain = nn.ModuleDict({name: nn.Linear(8, size, bias=bias) for name, size in names.items()})
+    model = copy.deepcopy(plain)
+    pack_linears(model)
+    unpack_linears(model)
+    assert {type(layer) for layer in model.values()} == {nn.Linear}
+    before, after = plain.state_dict(), model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_layers_with_and_without_bias_are_not_fused() -> None:
     model = nn.ModuleDict({"gate_proj": nn.Linear(4, 4), "up_proj": nn.Linear(4, 4, bias=False)})
     assert pack_linears(model) == 2
     assert {type(layer) for layer in model.values()} == {PackedLinear}
@@ -70,6 +83,6 @@ def test_a_tied_embedding_stays_as_it_is() -> None:
 
 def test_layers_that_accelerate_moves_about_are_left_to_it() -> None:
     hooked = nn.Linear(4, 4)
-    assert packs(hooked)
+    assert can_pack(hooked)
     hooked._hf_hook = object()
-    assert not packs(hooked)
+    assert not can_pack(hooked)

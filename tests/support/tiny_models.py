@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rain.engines.toy import EOS
 
@@ -28,17 +30,31 @@ KINDS = {
 }
 
 
-def tiny_model(kind: str = "llama", seed: int = 0, context: int = 1024, deviation: float = 0.25) -> PreTrainedModel:
+def tiny_model(
+    kind: str = "llama", seed: int = 0, context: int = 1024, deviation: float = 0.25, **changes: object
+) -> PreTrainedModel:
     """Return a float32 model; ``deviation`` of its weights makes its distributions uneven, as a trained model's are."""
     torch.manual_seed(seed)
     name, extra = KINDS[kind]
-    config = getattr(transformers, f"{name}Config")(max_position_embeddings=context, **IDS, **SHAPE, **extra)
+    settings = {"max_position_embeddings": context, **IDS, **SHAPE, **extra, **changes}
+    config = getattr(transformers, f"{name}Config")(**settings)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.normal_(0.0, deviation)
     return model.float().eval().requires_grad_(False)
+
+
+def save_tiny_model(folder: Path, context: int, eos: int | list[int] = EOS) -> Path:
+    """Save a model whose attention heads vLLM takes, and the tokenizer of ``ToyTokenizer``: one token a byte."""
+    tiny_model(context=context, head_dim=32, eos_token_id=eos).save_pretrained(folder)
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    core = Tokenizer(models.BPE({**letters, "<|end|>": EOS}, [], unk_token=None))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(folder)
+    return folder
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""vLLM for tests: a tiny model that it can run, servers on 127.0.0.1, and randomness that every engine shares."""
+"""vLLM for tests: servers on 127.0.0.1, and randomness that every engine shares."""
 
 from __future__ import annotations
 
@@ -14,37 +14,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from support.tiny_models import IDS, SHAPE
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-from rain.core.engine import Continuation, Engine, Stop, Usage
+from rain.core.engine import Continuation, SamplingParams, Session, Usage
 from rain.core.errors import RainError
-from rain.engines.toy import EOS
 
 START_S = 900
-
-
-def save_tiny_model(folder: Path, context: int) -> Path:
-    """Save a random model whose attention heads vLLM takes, and the tokenizer of ``ToyTokenizer``: one token a byte."""
-    torch.manual_seed(0)
-    config = LlamaConfig(max_position_embeddings=context, head_dim=32, num_key_value_heads=2, **IDS, **SHAPE)
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0.0, 0.25)
-    model.save_pretrained(folder)
-    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    core = Tokenizer(models.BPE({**letters, "<|end|>": EOS}, [], unk_token=None))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(folder)
-    return folder
 
 
 @contextmanager
@@ -103,36 +79,22 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-class SharedRandomness(Engine):
-    """Draws out of the next-token log-probabilities of an engine by random numbers of its own.
+class SharedRandomness(Session):
+    """Draws out of the next-token log-probabilities of a session by random numbers of its own.
 
     Two engines with the same log-probabilities then give the same texts, whatever generators they have themselves.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.usage = engine, Usage()
+    def __init__(self, session: Session) -> None:
+        self.session, self.usage = session, Usage()
 
-    async def generate(
-        self,
-        prefix: Sequence[int],
-        *,
-        n: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        greedy_first: bool = False,
-        stop: Stop = Stop(),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> list[Continuation]:
-        found = []
-        if greedy_first:
-            options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "stop": stop}
-            found = await self.engine.generate(prefix, greedy_first=True, **options)
-        for i in range(len(found), n):
-            stream, tokens, logprobs = random.Random(f"{seed}/{i}"), list[int](), list[float]()
-            while len(tokens) < max_tokens and not (tokens and tokens[-1] in stop.token_ids):
-                top = await self.engine.next_logprobs((*prefix, *tokens), top=top_k or 20)
-                weights = [math.exp(logprob / temperature) for logprob in top.values()]
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        found = await self.session.generate(prefix, replace(params, n=1)) if params.greedy_first else []
+        for i in range(len(found), params.n):
+            stream, tokens, logprobs = random.Random(f"{params.seed}/{i}"), list[int](), list[float]()
+            while len(tokens) < params.max_tokens and not (tokens and tokens[-1] in params.stop.token_ids):
+                top = await self.session.next_logprobs((*prefix, *tokens), top=params.top_k or 20)
+                weights = [math.exp(logprob / params.temperature) for logprob in top.values()]
                 tokens += stream.choices(list(top), weights)
                 logprobs.append(math.log(weights[list(top).index(tokens[-1])] / sum(weights)))
             found.append(Continuation(tuple(tokens), tuple(logprobs), "length"))
@@ -141,4 +103,4 @@ class SharedRandomness(Engine):
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
-        return await self.engine.next_logprobs(prefix, top=top, ids=ids)
+        return await self.session.next_logprobs(prefix, top=top, ids=ids)

@@ -4,61 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from support.tiny_models import plain_logprobs
 from transformers import PreTrainedModel
 
-from rain.core.engine import Continuation, Engine
+from rain.core.engine import Continuation, Engine, SamplingParams, Session
 from rain.core.types import Tokens
 
 
 @dataclass
 class Log:
-    """What was asked and answered.
+    """What was requested and answered.
 
     Attributes:
-        drawn: (prefix, temperature, top_k, greedy_first, answers).
+        drawn: (prefix, params, answers).
         known: (prefix, log-probabilities).
     """
 
-    drawn: list[tuple[Tokens, float, int, bool, list[Continuation]]] = field(default_factory=list)
+    drawn: list[tuple[Tokens, SamplingParams, list[Continuation]]] = field(default_factory=list)
     known: list[tuple[Tokens, dict[int, float]]] = field(default_factory=list)
 
 
-class Witness(Engine):
-    """Hands requests on and keeps the answers, those of its sessions too."""
+class WitnessSession(Session):
+    """Hands requests on to a session and keeps the answers."""
 
-    def __init__(self, engine: Engine, log: Log | None = None) -> None:
-        self.engine, self.log = engine, log or Log()
-        self.usage = engine.usage
-        self.context = engine.context  # type: ignore[attr-defined]
+    def __init__(self, session: Session, log: Log) -> None:
+        self.session, self.log = session, log
+        self.usage = session.usage
 
-    def session(self, name: str) -> Witness:
-        return Witness(self.engine.session(name), self.log)
-
-    async def generate(self, prefix: Sequence[int], **options: Any) -> list[Continuation]:
-        answers = await self.engine.generate(prefix, **options)
-        how = (options.get("temperature", 1.0), options.get("top_k", 0), options.get("greedy_first", False))
-        self.log.drawn.append((tuple(prefix), *how, answers))
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        answers = await self.session.generate(prefix, params)
+        self.log.drawn.append((tuple(prefix), params, answers))
         return answers
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
-        answer = await self.engine.next_logprobs(prefix, top=top, ids=ids)
+        answer = await self.session.next_logprobs(prefix, top=top, ids=ids)
         self.log.known.append((tuple(prefix), answer))
         return answer
 
-    async def pin(self, prefix: Sequence[int]) -> None:
-        await self.engine.pin(prefix)
-
     def commit(self, prefix: Sequence[int]) -> None:
-        self.engine.commit(prefix)
+        self.session.commit(prefix)
 
     async def close(self) -> None:
-        await self.engine.close()
+        await self.session.close()
+
+
+class Witness(Engine):
+    """An engine whose sessions keep their answers in one log."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.log = engine, Log()
+        self.context, self.eos = engine.context, engine.eos
+
+    def session(self, name: str) -> WitnessSession:
+        return WitnessSession(self.engine.session(name), self.log)
+
+    async def cache_prefix(self, prefix: Sequence[int]) -> None:
+        await self.engine.cache_prefix(prefix)
 
 
 def largest_error(log: Log, model: PreTrainedModel) -> float:
@@ -71,13 +76,13 @@ def largest_error(log: Log, model: PreTrainedModel) -> float:
     for prefix, answer in log.known:
         row = plain_logprobs(model, prefix)[-1]
         error = max(error, *(abs(row[token].item() - logprob) for token, logprob in answer.items()))
-    for prefix, temperature, top_k, greedy_first, answers in log.drawn:
+    for prefix, params, answers in log.drawn:
         for i, answer in enumerate(answers):
             rows = plain_logprobs(model, prefix + answer.tokens)[len(prefix) - 1 : -1]
             for token, logprob, row in zip(answer.tokens, answer.logprobs, rows, strict=True):
-                best, ids = torch.topk(row / temperature, top_k or len(row))
+                best, ids = torch.topk(row / params.temperature, params.top_k or len(row))
                 place = ids.tolist().index(token)
-                assert place == 0 or not (greedy_first and i == 0)
+                assert place == 0 or not (params.greedy_first and i == 0)
                 error = max(error, abs(best.log_softmax(0)[place].item() - logprob))
     return error
 
@@ -87,7 +92,7 @@ def computed_tokens(log: Log) -> int:
     places: set[Tokens] = set()
     for prefix, _ in log.known:
         places.update(prefix[: i + 1] for i in range(len(prefix)))
-    for prefix, *_, answers in log.drawn:
+    for prefix, _, answers in log.drawn:
         for answer in answers:
             whole = prefix + answer.tokens[:-1]
             places.update(whole[: i + 1] for i in range(len(whole)))

@@ -1,162 +1,134 @@
-"""The transformers engine: any causal model, a tree of cached tokens for each search, one common batch for all."""
+"""The transformers engine: any causal model, a tree of cached tokens for each session, one common batch for all."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from rain.core.engine import Continuation, Engine, Stop, Usage, check_request
+from rain.core.engine import Continuation, Engine, EngineStats, SamplingParams, Session, Usage, check_request
 from rain.core.types import Tokens
+from rain.engines.local import sequence
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.scheduler import Scheduler
-from rain.engines.local.self_check import open_packed
-from rain.engines.local.sequence import STREAMS, Continuing, Pending, Question
-
-
-class Shared:
-    """What the sessions of one model have in common: weights, scheduler and pinned prefixes."""
-
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int, cache_tokens: int
-    ) -> None:
-        self.scheduler = Scheduler(open_packed(model), max_batch_tokens, cache_tokens)
-        self.tokenizer = tokenizer
-        self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
-        self.pins: dict[Tokens, asyncio.Task[KvTree]] = {}
-        self.usage = Usage()
-
-    def pinned(self, prefix: Sequence[int]) -> KvTree | None:
-        """Return the longest computed pin that a prefix goes beyond."""
-        found: KvTree | None = None
-        for tokens, task in self.pins.items():
-            ready = task.done() and not task.cancelled() and task.exception() is None
-            if ready and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens:
-                if found is None or len(tokens) > len(found):
-                    found = task.result()
-        return found
-
-    async def compute_pin(self, tokens: Tokens) -> KvTree:
-        """Run a prefix through the model, into a tree of its own that is never evicted."""
-        tree = KvTree()
-        await self.scheduler.run([Question(tree, list(tokens), self.usage, 1, ())])
-        return tree
+from rain.engines.local.self_check import verified_model
+from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
+from rain.models.info import context_length, decoder, dtype_name, end_ids
 
 
 class HfEngine(Engine):
-    """A transformers model; ``session`` gives each search its own tree and counters.
+    """A transformers model.
 
     Args:
         model, tokenizer: loaded; the model's attention is replaced by the packed tree attention.
         max_batch_tokens: query tokens of one forward pass, at most.
-        cache_tokens: cached tokens of all searches together, about (a token takes 2 x layers x key-value heads x head
-            size numbers).
+        cache_tokens: approximate number of cached tokens of all sessions together (a token takes 2 x layers x
+            key-value heads x head size numbers).
 
     Raises:
         RainError: the model cannot run on the tree cache.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_batch_tokens: int = 1024,
-        cache_tokens: int = 120_000,
-        shared: Shared | None = None,
+        self, model: PreTrainedModel, tokenizer: Any, *, max_batch_tokens: int = 1024, cache_tokens: int = 120_000
     ) -> None:
-        self.shared = shared or Shared(model, tokenizer, max_batch_tokens, cache_tokens)
-        self.model, self.tokenizer = model, tokenizer
-        self.context = self.shared.context
-        self.dtype = str(model.dtype).removeprefix("torch.")
-        ends = getattr(model.generation_config, "eos_token_id", None)
-        self.eos: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-        self.usage = Usage() if shared else self.shared.usage
-        self._trees: dict[int, KvTree] = {}
+        self.model, self.tokenizer, self.decode = model, tokenizer, decoder(tokenizer)
+        self.scheduler = Scheduler(verified_model(model), max_batch_tokens, cache_tokens)
+        self.context = context_length(model)
+        self.eos = end_ids(model.generation_config, tokenizer)
+        self.dtype = dtype_name(model)
+        self._prefixes: dict[Tokens, asyncio.Task[KvTree]] = {}
 
-    def session(self, name: str) -> HfEngine:
-        """Return a view with its own cache tree and counters; ``close`` it to free the tree."""
-        return HfEngine(self.model, self.tokenizer, shared=self.shared)
+    def session(self, name: str) -> HfSession:
+        """See ``Engine.session``."""
+        return HfSession(self)
 
-    async def generate(
-        self,
-        prefix: Sequence[int],
-        *,
-        n: int = 1,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        greedy_first: bool = False,
-        stop: Stop = Stop(),  # noqa: B008 - frozen
-        seed: int = 0,
-    ) -> list[Continuation]:
-        """See ``Engine.generate``; continuations share the cache, so an equal beginning is computed once."""
-        check_request(prefix, self.context, n, max_tokens)
+    async def cache_prefix(self, prefix: Sequence[int]) -> None:
+        """Compute a prefix once; concurrent calls wait for the same computation. It is never evicted."""
+        tokens = tuple(prefix)
+        check_request(tokens, self.context)
+        if tokens not in self._prefixes:
+            self._prefixes[tokens] = asyncio.create_task(self._compute(tokens))
+        await self._prefixes[tokens]
+
+    async def _compute(self, tokens: Tokens) -> KvTree:
+        tree = KvTree()  # not one of the scheduler's trees: those may be evicted
+        await self.scheduler.run([LogprobsSequence(tree, list(tokens), Usage(), 1)])
+        return tree
+
+    def cached_prefix(self, prefix: Sequence[int]) -> KvTree | None:
+        """Return the longest cached prefix that a request goes beyond."""
+        found: KvTree | None = None
+        for tokens, task in self._prefixes.items():
+            ready = task.done() and not task.cancelled() and task.exception() is None
+            if ready and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens:
+                if found is None or len(tokens) > len(found):
+                    found = task.result()
+        return found
+
+    def stats(self) -> EngineStats:
+        """See ``Engine.stats``."""
+        return self.scheduler.stats
+
+    async def close(self) -> None:
+        """Drop all cached tokens."""
+        self._prefixes.clear()
+        self.scheduler.trees.clear()
+
+
+class HfSession(Session):
+    """One search's tree of cached tokens; more than one where its requests go beyond different cached prefixes."""
+
+    def __init__(self, engine: HfEngine) -> None:
+        self.engine = engine
+        self.usage = Usage()
+        self.trees: dict[KvTree | None, KvTree] = {}
+
+    async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
+        """See ``Session.generate``; continuations share the tree, so an equal beginning is computed once."""
+        check_request(prefix, self.engine.context, params.max_tokens)
         tree, tokens = self._locate(prefix)
-        streams = [None if greedy_first and i == 0 else seed * STREAMS + i for i in range(n)]
-        continuing = [
-            Continuing(
-                tree,
-                list(tokens),
-                self.usage,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                stop=stop,
-                stream=stream,
-                decode=self._decode,
-            )
-            for stream in streams
+        drawn = [
+            GenerationSequence(tree, list(tokens), self.usage, params, i, self.engine.decode) for i in range(params.n)
         ]
-        await self._run(list(continuing))
-        return [item.continuation() for item in continuing]
+        await self._run(list(drawn))
+        return [continuing.continuation() for continuing in drawn]
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
-        """See ``Engine.next_logprobs``."""
-        check_request(prefix, self.context)
-        tree, tokens = self._locate(prefix)
-        question = Question(tree, tokens, self.usage, top, ids)
+        """See ``Session.next_logprobs``."""
+        check_request(prefix, self.engine.context)
+        question = LogprobsSequence(*self._locate(prefix), self.usage, top, ids)
         await self._run([question])
-        return question.answer
-
-    async def pin(self, prefix: Sequence[int]) -> None:
-        """Compute a prefix once for all sessions; concurrent calls wait for the same computation."""
-        tokens = tuple(prefix)
-        if tokens not in self.shared.pins:
-            self.shared.pins[tokens] = asyncio.create_task(self.shared.compute_pin(tokens))
-        await self.shared.pins[tokens]
+        return question.logprobs
 
     def commit(self, prefix: Sequence[int]) -> None:
-        """Prune the session's tree to what continues ``prefix``."""
-        base = self.shared.pinned(prefix)
-        tree = self._trees.get(id(base))
+        """Prune the tree to what continues ``prefix``."""
+        tree = self.trees.get(self.engine.cached_prefix(prefix))
         if tree is not None:
-            tree.commit(list(prefix[tree.base_length :]))
+            tree.prune_to(list(prefix[tree.base_length :]))
 
     async def close(self) -> None:
-        """Free the session's trees."""
-        gone = {id(tree) for tree in self._trees.values()}
-        self.shared.scheduler.trees = [tree for tree in self.shared.scheduler.trees if id(tree) not in gone]
-        self._trees.clear()
+        """Free the tree."""
+        mine = set(self.trees.values())
+        self.engine.scheduler.trees = [tree for tree in self.engine.scheduler.trees if tree not in mine]
+        self.trees.clear()
 
     def _locate(self, prefix: Sequence[int]) -> tuple[KvTree, list[int]]:
-        """Return the tree a prefix belongs to, and its tokens after the tree's base."""
-        base = self.shared.pinned(prefix)
-        if id(base) not in self._trees:
-            self._trees[id(base)] = KvTree(base)
-            self.shared.scheduler.trees.append(self._trees[id(base)])
-        tree = self._trees[id(base)]
+        """Return the tree that a prefix belongs to, and its tokens after the tree's base."""
+        base = self.engine.cached_prefix(prefix)
+        if base not in self.trees:
+            self.trees[base] = KvTree(base)
+            self.engine.scheduler.trees.append(self.trees[base])
+        tree = self.trees[base]
         return tree, list(prefix[tree.base_length :])
 
-    async def _run(self, pending: list[Pending]) -> None:
+    async def _run(self, sequences: list[sequence.Sequence]) -> None:
         self.usage.requests += 1
-        pending[0].sync()
-        self.usage.tokens_reused += pending[0].tree.base_length + len(pending[0].chain)
-        await self.shared.scheduler.run(pending)
-
-    def _decode(self, tokens: list[int]) -> str:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return text if isinstance(text, str) else "".join(text)
+        first = sequences[0]
+        first.sync()
+        self.usage.tokens_reused += first.tree.base_length + len(first.slots)
+        await self.engine.scheduler.run(sequences)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from rain.engines.local.sampling import Row
+from rain.engines.local.sampling import NextTokenDistribution
 
 ROOT = -1
 
 
-def room_for(slots: int) -> int:
+def capacity_for(slots: int) -> int:
     """Return the capacity to allocate for so many slots, so that growing copies each slot a few times at most."""
     return max(256, slots + slots // 2)
 
@@ -27,15 +27,15 @@ class LayerStore:
     __slots__ = ("keys", "values")
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: int) -> None:
-        self.keys = keys.new_empty(keys.shape[0], room_for(slots), keys.shape[2])
-        self.values = values.new_empty(values.shape[0], room_for(slots), values.shape[2])
+        self.keys = keys.new_empty(keys.shape[0], capacity_for(slots), keys.shape[2])
+        self.values = values.new_empty(values.shape[0], capacity_for(slots), values.shape[2])
 
     def grow(self, slots: int) -> None:
         """Make room for so many slots."""
         for name in self.__slots__:
             old = getattr(self, name)
             if old.shape[1] < slots:
-                new = old.new_empty(old.shape[0], room_for(slots), old.shape[2])
+                new = old.new_empty(old.shape[0], capacity_for(slots), old.shape[2])
                 new[:, : old.shape[1]] = old
                 setattr(self, name, new)
 
@@ -43,7 +43,7 @@ class LayerStore:
         """Keep these slots, in this order, and give back the room of the others."""
         for name in self.__slots__:
             old = getattr(self, name)
-            new = old.new_empty(old.shape[0], room_for(len(slots)), old.shape[2])
+            new = old.new_empty(old.shape[0], capacity_for(len(slots)), old.shape[2])
             if slots:
                 new[:, : len(slots)] = old.index_select(1, torch.tensor(slots, device=old.device))
             setattr(self, name, new)
@@ -54,49 +54,51 @@ class KvTree:
 
     A slot is one token in one place. Parents have smaller numbers than their children, and a commit moves the chain
     that every later request contains to the front (slots ``0 .. trunk - 1``), so that attention reads it in place as
-    one block. Slots are appended and, at a commit or an eviction, compacted; ``version`` changes when slot numbers do.
+    one block. Slots are appended and, at a commit or an eviction, renumbered; ``version`` changes when slot numbers do.
 
     Args:
-        base: a chain of tokens in front of the root that several trees share (a pinned prefix), or None.
+        base: a chain of tokens in front of the root that several trees share (a cached prefix), or None.
 
     Attributes:
-        tokens, parents, depths: by slot; a depth counts from the start of the base.
+        tokens, parents, positions: by slot; positions count from the start of the base.
         layers: key-value stores by layer, filled by the model's first pass.
-        tops: by slot, what is known of the next token's distribution (see ``sampling.Row``).
-        used: the number of the last step that read the tree.
+        distributions: by slot, what is known of the next token's distribution.
+        last_used_step: number of the last step that read the tree.
+        computed_paths: a hash for each path from the root that was ever computed. They serve to tell first
+            computations from repeated ones in ``Usage`` and therefore survive evictions; a collision only miscounts.
     """
+
+    _columns = ("tokens", "parents", "positions", "_hashes")
 
     def __init__(self, base: KvTree | None = None) -> None:
         self.base = base
         self.base_length = len(base.tokens) if base else 0
         self.tokens: list[int] = []
         self.parents: list[int] = []
-        self.depths: list[int] = []
+        self.positions: list[int] = []
         self.layers: list[LayerStore] = []
-        self.tops: dict[int, Row] = {}
-        self.trunk = 0
-        self.version = 0
-        self.used = 0
+        self.distributions: dict[int, NextTokenDistribution] = {}
+        self.computed_paths: set[int] = set()
+        self.trunk = self.version = self.last_used_step = 0
         self._children: dict[tuple[int, int], int] = {}
         self._hashes: list[int] = []
-        self._seen: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def walk(self, tokens: Sequence[int]) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int]) -> list[int]:
         """Return the slots of the longest cached beginning of ``tokens`` (ids after the base)."""
-        chain: list[int] = []
+        slots: list[int] = []
         slot, start, children = ROOT, 0, self._children
         if self.trunk and tokens[: self.trunk] == self.tokens[: self.trunk]:
-            chain, start, slot = list(range(self.trunk)), self.trunk, self.trunk - 1
+            slots, start, slot = list(range(self.trunk)), self.trunk, self.trunk - 1
         for token in tokens[start:]:
             found = children.get((slot, token))
             if found is None:
                 break
-            chain.append(found)
+            slots.append(found)
             slot = found
-        return chain
+        return slots
 
     def child(self, slot: int, token: int) -> int | None:
         """Return the slot of a token after a slot, None if it is not cached."""
@@ -107,12 +109,12 @@ class KvTree:
         slot = len(self.tokens)
         self.tokens.append(token)
         self.parents.append(parent)
-        self.depths.append(self.depths[parent] + 1 if parent != ROOT else self.base_length)
+        self.positions.append(self.positions[parent] + 1 if parent != ROOT else self.base_length)
         self._children[parent, token] = slot
         path = hash((self._hashes[parent] if parent != ROOT else 0, token))
         self._hashes.append(path)
-        fresh = path not in self._seen
-        self._seen.add(path)
+        fresh = path not in self.computed_paths
+        self.computed_paths.add(path)
         return slot, fresh
 
     def reserve(self) -> None:
@@ -131,54 +133,53 @@ class KvTree:
         """Forget the slots from ``length`` on (a step that failed)."""
         for slot in range(length, len(self.tokens)):
             del self._children[self.parents[slot], self.tokens[slot]]
-            self._seen.discard(self._hashes[slot])
+            self.computed_paths.discard(self._hashes[slot])
+        for name in self._columns:
+            del getattr(self, name)[length:]
         self.version += 1
-        for column in (self.tokens, self.parents, self.depths, self._hashes):
-            del column[length:]
 
-    def commit(self, tokens: Sequence[int]) -> None:
+    def prune_to(self, tokens: Sequence[int]) -> None:
         """Make ``tokens`` the trunk, as far as they are cached, and drop what does not continue them."""
-        chain = self.walk(tokens)
-        reached = list(chain)
+        chain = self.match_prefix(tokens)
+        new_order = list(chain)
         if len(chain) == len(tokens):
             below = set(chain[-1:])
-            for slot in range(len(self.tokens)):
+            for slot in range(len(self.tokens)):  # parents come first, so one passage finds all descendants
                 if self.parents[slot] in below:
                     below.add(slot)
-                    reached.append(slot)
-        if reached != list(range(len(self.tokens))) or self.trunk != len(chain):
-            self._compact(reached, len(chain))
+                    new_order.append(slot)
+        if new_order != list(range(len(self.tokens))) or self.trunk != len(chain):
+            self._renumber(new_order, len(chain))
 
-    def keep_only(self, chains: Iterable[Sequence[int]]) -> None:
-        """Drop every slot that lies on none of the chains (eviction)."""
+    def evict_except(self, chains: Iterable[Sequence[int]]) -> None:
+        """Drop every slot that is on none of the chains."""
         kept = set().union(*map(set, chains))
         trunk = self.trunk if kept.issuperset(range(self.trunk)) else 0
-        self._compact(sorted(kept), trunk)
+        self._renumber(sorted(kept), trunk)
 
     def clear(self) -> None:
         """Forget all slots and give back their room."""
-        for column in (self.tokens, self.parents, self.depths, self._hashes):
-            column.clear()
-        self.layers, self.tops, self._children, self.trunk = [], {}, {}, 0
+        for name in self._columns:
+            getattr(self, name).clear()
+        self.layers, self.distributions, self._children, self.trunk = [], {}, {}, 0
         self.version += 1
 
-    def _compact(self, kept: list[int], trunk: int) -> None:
-        """Renumber: keep these slots in this order; parents stand before their children."""
-        if not kept:
+    def _renumber(self, new_order: list[int], trunk: int) -> None:
+        """Keep these slots only, numbered in this order; parents come before their children."""
+        if not new_order:
             self.clear()
             return
-        place = {slot: index for index, slot in enumerate(kept)}
-        place[ROOT] = ROOT
-        self.parents = [place[self.parents[slot]] for slot in kept]
-        for name in ("tokens", "depths", "_hashes"):
+        place = {slot: index for index, slot in enumerate(new_order)}
+        for name in self._columns:
             column = getattr(self, name)
-            setattr(self, name, [column[slot] for slot in kept])
-        self.tops = {place[slot]: top for slot, top in self.tops.items() if slot in place}
+            setattr(self, name, [column[slot] for slot in new_order])
+        self.parents = [place.get(parent, ROOT) for parent in self.parents]
+        self.distributions = {place[slot]: found for slot, found in self.distributions.items() if slot in place}
         self._children = {key: slot for slot, key in enumerate(zip(self.parents, self.tokens, strict=True))}
         self.trunk = trunk
         self.version += 1
         try:
             for store in self.layers:
-                store.keep(kept)
+                store.keep(new_order)
         except torch.OutOfMemoryError:  # some layers are renumbered and some are not; all can be computed again
             self.clear()

@@ -19,7 +19,7 @@ class PackedLinear(nn.Module):
     """Does what a linear layer does, by oneDNN, with a weight in oneDNN's own order; for inference only.
 
     Args:
-        linear: its weight is copied (and freed, if nobody else holds it); on the CPU, in a type that ``packs``.
+        linear: its weight is copied (and freed, if nobody else holds it); see ``can_pack``.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -33,8 +33,12 @@ class PackedLinear(nn.Module):
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
         return out
 
+    def unpacked(self) -> nn.Linear:
+        """Return the layer as it was; the order of its numbers is all that packing changes."""
+        return _linear(self.packed.to_dense(), self.bias)
 
-def packs(linear: nn.Linear) -> bool:
+
+def can_pack(linear: nn.Linear) -> bool:
     """Check that a layer's weight can be laid out: dense, on a CPU, in a number format that oneDNN multiplies here."""
     weight = linear.weight
     if type(linear) is not nn.Linear or weight.device.type != "cpu" or hasattr(linear, "_hf_hook"):
@@ -44,57 +48,80 @@ def packs(linear: nn.Linear) -> bool:
     return weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-class Joined:
+class FusedLinear:
     """Layers that get the same input, multiplied in one go.
 
+    A model calls its layers one after the other (q, k, v) with the same tensor. The first call multiplies for all and
+    keeps the other layers' slices until they are called; a call with another tensor, or for a slice that was taken
+    already, multiplies anew. So the order of the calls costs time at most, never a wrong answer.
+
     Args:
-        linears: ``packs`` each; with biases all, or none.
+        linears: ``can_pack`` each; with biases all, or none.
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self.sizes = [linear.out_features for linear in linears]
-        whole = nn.Linear(linears[0].in_features, sum(self.sizes), bias=False, device="meta")
-        whole.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
-        if linears[0].bias is not None:
-            whole.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
-        self.layer = PackedLinear(whole)
+        bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
+        self.layer = PackedLinear(_linear(torch.cat([linear.weight for linear in linears]), bias))
         self.inputs: torch.Tensor | None = None
-        self.parts: dict[int, torch.Tensor] = {}
+        self.slices: dict[int, torch.Tensor] = {}
 
-    def part(self, place: int, inputs: torch.Tensor) -> torch.Tensor:
-        """Return what the layer at a place makes of an input; the others' parts wait for them."""
-        if inputs is not self.inputs or place not in self.parts:
-            self.inputs, self.parts = inputs, dict(enumerate(self.layer(inputs).split(self.sizes, dim=-1)))
-        found = self.parts.pop(place)
-        if not self.parts:
+    def slice(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the output of one of the layers."""
+        if inputs is not self.inputs or index not in self.slices:
+            self.inputs, self.slices = inputs, dict(enumerate(self.layer(inputs).split(self.sizes, dim=-1)))
+        found = self.slices.pop(index)
+        if not self.slices:
             self.inputs = None
         return found
 
 
-class JoinedPart(nn.Module):
-    """One of the layers of a ``Joined``."""
+class FusedSlice(nn.Module):
+    """One of the layers of a ``FusedLinear``."""
 
-    def __init__(self, joined: Joined, place: int) -> None:
+    def __init__(self, fused: FusedLinear, index: int) -> None:
         super().__init__()
-        self.joined, self.place = joined, place
+        self.fused, self.index = fused, index
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Multiply: (..., in features) to (..., out features)."""
-        return self.joined.part(self.place, inputs)
+        return self.fused.slice(self.index, inputs)
+
+    def unpacked(self) -> nn.Linear:
+        """Return the layer as it was."""
+        whole, sizes = self.fused.layer.unpacked(), self.fused.sizes
+        bias = None if whole.bias is None else torch.split(whole.bias, sizes)[self.index].clone()
+        return _linear(torch.split(whole.weight, sizes)[self.index].clone(), bias)
 
 
 def pack_linears(model: nn.Module) -> int:
-    """Replace every linear layer that ``packs``, one after the other; return how many."""
+    """Replace every linear layer that ``can_pack``, one after the other; return how many."""
     count = 0
     for parent in list(model.modules()):
         layers = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
-        layers = {name: layer for name, layer in layers.items() if packs(layer)}
+        layers = {name: layer for name, layer in layers.items() if can_pack(layer)}
         count += len(layers)
         for names in SIBLINGS:
             if all(name in layers for name in names) and len({layers[name].bias is None for name in names}) == 1:
-                joined = Joined([layers.pop(name) for name in names])
-                for place, name in enumerate(names):
-                    setattr(parent, name, JoinedPart(joined, place))
+                fused = FusedLinear([layers.pop(name) for name in names])
+                for index, name in enumerate(names):
+                    setattr(parent, name, FusedSlice(fused, index))
         for name, layer in layers.items():
             setattr(parent, name, PackedLinear(layer))
     return count
+
+
+def unpack_linears(model: nn.Module) -> None:
+    """Put PyTorch's own linear layers back; weights that were shared with other layers are copies from then on."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, (PackedLinear, FusedSlice)):
+                setattr(parent, name, child.unpacked())
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    """Return a layer with this weight (out features, in features) and bias (out features), without copying them."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+    return layer

@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from rain.core.errors import RainError
-from rain.engines.local.attention import TreePart, TreeQueries
+from rain.engines.local.attention import TreeAttentionInput, TreeBatch
 
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
 PREFIX = "rain_packed_"
@@ -21,9 +21,15 @@ _names = count()
 
 
 def tree_attention(
-    part: TreePart, layer: int, queries: torch.Tensor, scaling: float, window: int, softcap: float | None
+    part: TreeAttentionInput, layer: int, queries: torch.Tensor, scaling: float, window: int, softcap: float | None
 ) -> torch.Tensor:
-    """Attend from the queries of one tree to their chains, segment by segment under one softmax.
+    """Attend from the queries of one tree to their chains, block by block under one softmax.
+
+    ::
+
+        scores    [ base | leading block | branches ]    keys in place, in place, gathered; masks where needed
+        weights   softmax over all three
+        output    weights of each block @ its values, summed
 
     Args:
         part: the tree's part of the pass; its keys and values of this layer are stored already.
@@ -37,25 +43,25 @@ def tree_attention(
         (query heads, queries, value head size)
     """
     heads, count, size = queries.shape
-    groups = part.tree.layers[layer].keys.shape[0]
+    groups = part.tree.layers[layer].keys.shape[0]  # key-value heads: query heads h of one group are neighbours
     grouped = (queries * scaling).reshape(groups, heads // groups * count, size)
     scores, values = [], []
-    for segment, mask in zip(part.segments, part.masks(window, queries.device), strict=True):
-        store = segment.tree.layers[layer]
-        if isinstance(segment.block, slice):
-            keys, held = store.keys[:, segment.block], store.values[:, segment.block]
+    for block, mask in zip(part.blocks, part.masks(window, queries.device), strict=True):
+        store = block.tree.layers[layer]
+        if isinstance(block.slots, slice):
+            keys, held = store.keys[:, block.slots], store.values[:, block.slots]  # (groups, keys, size): views
         else:
-            keys, held = store.keys.index_select(1, segment.block), store.values.index_select(1, segment.block)
-        score = torch.bmm(grouped, keys.transpose(1, 2))
+            keys, held = store.keys.index_select(1, block.slots), store.values.index_select(1, block.slots)
+        score = torch.bmm(grouped, keys.transpose(1, 2))  # (groups, heads / groups * queries, keys)
         if softcap is not None:
             score = torch.tanh(score / softcap) * softcap
-        if mask is not None:
+        if mask is not None:  # (queries, keys), the same for each head: applied through a view of the scores
             score.view(groups, heads // groups, count, -1).masked_fill_(mask, float("-inf"))
         scores.append(score)
         values.append(held)
     weights = torch.softmax(torch.cat(scores, dim=2), dim=2, dtype=torch.float32).to(queries.dtype)
-    parts = torch.split(weights, [held.shape[1] for held in values], dim=2)
-    out = torch.bmm(parts[0], values[0])
+    parts = torch.split(weights, [held.shape[1] for held in values], dim=2)  # each like its score
+    out = torch.bmm(parts[0], values[0])  # (groups, heads / groups * queries, value size)
     for weight, held in zip(parts[1:], values[1:], strict=True):
         out = torch.baddbmm(out, weight, held)
     return out.view(heads, count, -1)
@@ -73,7 +79,7 @@ def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class PackedModel:
+class ModelRunner:
     """Runs a transformers model on packed tree queries.
 
     Args:
@@ -86,7 +92,8 @@ class PackedModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.device = model.get_input_embeddings().weight.device
-        self._parts: list[TreePart] = []
+        # The pass in progress. transformers calls the attention with tensors alone, so the trees come this way.
+        self._parts: list[TreeAttentionInput] = []
         name = f"{PREFIX}{next(_names)}"
         forward = inspect.signature(model.forward).parameters
         try:
@@ -112,12 +119,13 @@ class PackedModel:
         softcap: float | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Stand in for the model's attention; query, key, value: (1, heads, tokens, head size)."""
+        """Replace the model's attention; query, key, value: (1, heads, tokens, head size)."""
+        assert self._parts, "the model was called past the runner"
         if any(kwargs.get(name) is not None for name in UNSUPPORTED):
             raise RainError(f"{type(self.model).__name__} needs attention sinks or biases; use --engine reference")
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        for part in self._parts:
+        for part in self._parts:  # all before any attends: a prefix that is being cached may be another one's base
             part.tree.store(layer, key[0, :, part.rows], value[0, :, part.rows], part.slots.to(key.device))
         outputs = [
             tree_attention(part, layer, query[0, :, part.rows], scale, sliding_window or 0, softcap)
@@ -127,12 +135,12 @@ class PackedModel:
         return out.transpose(0, 1).unsqueeze(0), None
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[TreeQueries], rows: Sequence[int]) -> torch.Tensor:
+    def forward(self, batch: Sequence[TreeBatch], rows: Sequence[int]) -> torch.Tensor:
         """Compute keys and values of all query slots, and the logits of some.
 
         Args:
             batch: one entry a tree; rows of the pass count through the entries in order.
-            rows: which rows' logits are wanted, at least one.
+            rows: which rows' logits are needed, at least one.
 
         Returns:
             logits: (len(rows), vocabulary), on the device of the model's head.
@@ -141,7 +149,7 @@ class PackedModel:
         tokens: list[int] = []
         for queries in batch:
             queries.tree.reserve()
-            self._parts.append(TreePart(queries, start, self.device))
+            self._parts.append(TreeAttentionInput(queries, start, self.device))
             start += len(queries.rows)
             tokens += [queries.tree.tokens[slot] for slot in queries.rows]
         positions = np.concatenate([part.positions for part in self._parts])

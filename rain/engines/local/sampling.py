@@ -11,28 +11,29 @@ import torch
 from numpy.typing import NDArray
 
 TOP = 32
+"""Most likely tokens that are brought back of each distribution, unless more are needed."""
 
 
 @dataclass(slots=True)
-class Row:
+class NextTokenDistribution:
     """The distribution of the token after one slot, as far as it was brought back.
 
     Attributes:
-        top_ids: the most likely ids, best first (at least 20 where the vocabulary has them).
+        top_ids: the most likely ids, best first (at least TOP where the vocabulary has them).
         top_logits: their logits.
         log_total: logsumexp of all logits, so that ``logit - log_total`` is the raw log-probability.
-        others: logits of further ids that were asked for.
+        extra_logits: of further ids that were requested.
     """
 
     top_ids: NDArray[np.int64]
     top_logits: NDArray[np.float64]
     log_total: float
-    others: dict[int, float] = field(default_factory=dict)
+    extra_logits: dict[int, float] = field(default_factory=dict)
 
     def logprob(self, token: int) -> float | None:
         """Return a raw log-probability, None if it was not brought back."""
-        if token in self.others:
-            return self.others[token] - self.log_total
+        if token in self.extra_logits:
+            return self.extra_logits[token] - self.log_total
         place = np.flatnonzero(self.top_ids == token)
         return float(self.top_logits[place[0]]) - self.log_total if len(place) else None
 
@@ -42,7 +43,12 @@ class Row:
         return {int(token): float(value) for token, value in zip(self.top_ids[:count], values, strict=True)}
 
     def draw(self, temperature: float, top_k: int, uniform: float | None) -> tuple[int, float]:
-        """Draw from the top-k tokens at a temperature by inverting the distribution (None: the most likely token).
+        """Draw from the top-k tokens at a temperature by inverting the distribution.
+
+        Args:
+            temperature: above 0.
+            top_k: at least 1; draws from the whole vocabulary happen on the device (see ``Draw``).
+            uniform: in [0, 1); None takes the most likely token.
 
         Returns:
             the id and its log-probability under the truncated, renormalised distribution.
@@ -67,50 +73,53 @@ class Draw:
 
 
 def read_rows(
-    logits: torch.Tensor, draws: Sequence[Draw], lookups: Sequence[tuple[int, int]], top: int = TOP
-) -> tuple[list[Row], list[tuple[int, float]]]:
+    logits: torch.Tensor, draws: Sequence[Draw | None], lookups: Sequence[tuple[int, int]], top: int = TOP
+) -> tuple[list[NextTokenDistribution], list[tuple[int, float] | None]]:
     """Reduce logits on their device and bring the result back in one download.
 
     Args:
         logits: (rows, vocabulary).
         draws: tokens to draw from the whole vocabulary.
-        lookups: (row, id) pairs whose logits are wanted.
+        lookups: (row, id) pairs whose logits are needed.
         top: number of most likely ids a row.
 
     Returns:
-        one Row for each row, and for each draw the id and its log-probability at its temperature.
+        one distribution for each row, and for each draw the id and its log-probability at its temperature.
     """
-    device, count = logits.device, min(top, logits.shape[1])
+    rows, count = len(logits), min(top, logits.shape[1])
     logits = logits.float()
     values, ids = torch.topk(logits, count, dim=1)
-    parts = [torch.logsumexp(logits, dim=1).double(), values.double().flatten(), ids.double().flatten()]
-    if draws:
-        asked = torch.tensor(
-            [[draw.row, draw.temperature, -1.0 if draw.uniform is None else draw.uniform] for draw in draws],
-            dtype=torch.float64,
-        ).to(device)
-        parts += _draw_whole(logits, asked)
+    wanted = {"totals": torch.logsumexp(logits, dim=1), "values": values, "ids": ids}
+    if actual := [draw for draw in draws if draw]:
+        wanted["tokens"], wanted["logprobs"] = _draw_whole(logits, actual)
     if lookups:
-        index = torch.tensor(lookups).to(device)
-        parts.append(logits[index[:, 0], index[:, 1]].double())
-    flat = torch.cat(parts).cpu().numpy()
-    rows = len(logits)
-    totals, flat = flat[:rows], flat[rows:]
-    tops, flat = flat[: rows * count].reshape(rows, count), flat[rows * count :]
-    top_ids, flat = flat[: rows * count].reshape(rows, count).astype(np.int64), flat[rows * count :]
-    tokens, chances, found = np.split(flat, [len(draws), 2 * len(draws)])
-    result = [Row(top_ids[i], tops[i], float(totals[i])) for i in range(rows)]
-    for (row, token), logit in zip(lookups, found, strict=True):
-        result[row].others[token] = float(logit)
-    return result, [(int(token), float(chance)) for token, chance in zip(tokens, chances, strict=True)]
+        index = torch.tensor(lookups).to(logits.device)
+        wanted["lookups"] = logits[index[:, 0], index[:, 1]]
+    flat = torch.cat([part.flatten().double() for part in wanted.values()]).cpu().numpy()  # float64 is exact for ids
+    ends = np.cumsum([part.numel() for part in wanted.values()])
+    found = dict(zip(wanted, np.split(flat, ends[:-1]), strict=True))
+    tops = zip(
+        found["ids"].astype(np.int64).reshape(rows, count),
+        found["values"].reshape(rows, count),
+        found["totals"].tolist(),
+        strict=True,
+    )
+    result = [NextTokenDistribution(*row) for row in tops]
+    for (row, token), logit in zip(lookups, found.get("lookups", ()), strict=True):
+        result[row].extra_logits[token] = float(logit)
+    drawn = zip(found.get("tokens", ()), found.get("logprobs", ()), strict=True)
+    pairs = ((int(token), float(logprob)) for token, logprob in drawn)
+    return result, [next(pairs) if draw else None for draw in draws]
 
 
-def _draw_whole(logits: torch.Tensor, asked: torch.Tensor) -> list[torch.Tensor]:
-    """Invert cumulative distributions on the device; ``asked``: (draws, [row, temperature, uniform])."""
-    scaled = logits[asked[:, 0].long()].double() / asked[:, 1:2]
+def _draw_whole(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Invert cumulative distributions on the device; return ids and log-probabilities, (draws,) each."""
+    numbers = [[draw.row, draw.temperature, -1.0 if draw.uniform is None else draw.uniform] for draw in draws]
+    rows, temperatures, uniforms = torch.split(torch.tensor(numbers, dtype=torch.float64).to(logits.device), 1, dim=1)
+    scaled = logits[rows[:, 0].long()].double() / temperatures
     logprobs = torch.log_softmax(scaled, dim=1)
     cumulative = logprobs.exp().cumsum(dim=1)
-    drawn = torch.searchsorted(cumulative, asked[:, 2:] * cumulative[:, -1:], right=True)
+    drawn = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
     drawn = drawn.clamp(max=logits.shape[1] - 1)
-    tokens = torch.where(asked[:, 2:] < 0, scaled.argmax(dim=1, keepdim=True), drawn)
-    return [tokens[:, 0].double(), logprobs.gather(1, tokens)[:, 0]]
+    tokens = torch.where(uniforms < 0, scaled.argmax(dim=1, keepdim=True), drawn)
+    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]

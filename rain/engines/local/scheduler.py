@@ -4,227 +4,251 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import torch
 
-from rain.core.engine import Usage
+from rain.core.engine import EngineStats, Usage
 from rain.core.errors import RainError
-from rain.engines.local.attention import TreeQueries
+from rain.engines.local.attention import TreeBatch
 from rain.engines.local.kv_cache import ROOT, KvTree
-from rain.engines.local.model_runner import PackedModel
-from rain.engines.local.sampling import Draw, read_rows
-from rain.engines.local.sequence import Pending
+from rain.engines.local.model_runner import ModelRunner
+from rain.engines.local.sampling import NextTokenDistribution, read_rows
+from rain.engines.local.sequence import Sequence
 
-SETTLE = 8
+EVENT_LOOP_YIELDS = 8
+"""Turns of the event loop between two passes. A result wakes its search through nested gathers, one turn each, and the
+search then makes its next requests; a pass that started earlier would go out half full. The deepest chain takes six."""
 
 
-class Job:
-    """Sequences that are awaited together."""
+class Request:
+    """Sequences that are awaited together.
 
-    def __init__(self, pending: list[Pending]) -> None:
-        self.pending = pending
+    Attributes:
+        size: tokens that they may come to in the cache, their common beginning counted once.
+    """
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self.sequences = sequences
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        shared = min(len(item.tokens) for item in pending)
-        self.size = shared + sum(len(item.tokens) - shared + item.room for item in pending)
+        shared = min(len(sequence.tokens) for sequence in sequences)
+        self.size = shared + sum(len(sequence.tokens) - shared + sequence.remaining for sequence in sequences)
 
 
-class Plan:
+class Batch:
     """One pass.
 
     Attributes:
-        queries: by identity of the tree.
-        wanted: (identity of the tree, slot) of the logits rows -> the sequences that wait for it.
+        queries: by tree; rows of the pass count through them in order.
+        logits_rows: (tree, slot) of each row whose logits are needed -> the sequences that wait for it.
         tokens: query tokens so far.
-        payers: how many of them are whose, and how many of those are computed for the first time.
+        usage_shares: how many of them are whose, and how many of those are computed for the first time.
     """
 
     def __init__(self) -> None:
-        self.queries: dict[int, TreeQueries] = {}
-        self.wanted: dict[tuple[int, int], list[Pending]] = {}
+        self.queries: dict[KvTree, TreeBatch] = {}
+        self.logits_rows: dict[tuple[KvTree, int], list[Sequence]] = {}
         self.tokens = 0
-        self.payers: list[tuple[Usage, int, int]] = []
+        self.usage_shares: list[tuple[Usage, int, int]] = []
 
-    def place(self, pending: Pending, room: int) -> None:
-        """Append as many missing tokens of a sequence as there is room for, and ask for its logits if that is all."""
-        tree = pending.tree
-        queries = self.queries.setdefault(id(tree), TreeQueries(tree))
-        missing = pending.tokens[len(pending.chain) :]
-        count, distinct = min(len(missing), room), 0
-        for token in missing[:count]:
-            slot, fresh = tree.append(pending.chain[-1] if pending.chain else ROOT, token)
-            pending.chain.append(slot)
+    def add(self, sequence: Sequence, room: int) -> None:
+        """Compute as many missing tokens of a sequence as there is room for, and its logits if that is all."""
+        queries = self.queries.setdefault(sequence.tree, TreeBatch(sequence.tree))
+        if len(sequence.slots) < len(sequence.tokens):
+            self._extend_tree(queries, sequence, room)
+        elif sequence.slots[-1] not in queries.rows:
+            # Cached, but its distribution was not kept: compute the last token once more to have its logits.
+            self._query(queries, sequence, 1, distinct=0)
+        if len(sequence.slots) == len(sequence.tokens):
+            self.logits_rows.setdefault((sequence.tree, sequence.slots[-1]), []).append(sequence)
+
+    def _extend_tree(self, queries: TreeBatch, sequence: Sequence, room: int) -> None:
+        missing, distinct = sequence.tokens[len(sequence.slots) :][:room], 0
+        for token in missing:
+            slot, fresh = sequence.tree.append(sequence.slots[-1] if sequence.slots else ROOT, token)
+            sequence.slots.append(slot)
             distinct += fresh
-        if not missing and pending.chain[-1] not in queries.rows:
-            count = 1
-        if count:
-            queries.add(pending.chain, count)
-            self.tokens += count
-            self.payers.append((pending.usage, count, distinct))
-        if len(pending.chain) == len(pending.tokens):
-            self.wanted.setdefault((id(tree), pending.chain[-1]), []).append(pending)
+        self._query(queries, sequence, len(missing), distinct)
+
+    def _query(self, queries: TreeBatch, sequence: Sequence, count: int, distinct: int) -> None:
+        queries.add(sequence.slots, count)
+        self.tokens += count
+        self.usage_shares.append((sequence.usage, count, distinct))
 
     def rows(self) -> list[int]:
-        """Return the row in the pass of each wanted slot (one row at least, a model returns no fewer)."""
+        """Return the row in the pass of each slot whose logits are needed (at least one: a model returns no fewer)."""
         starts, start = {}, 0
-        for key, queries in self.queries.items():
-            starts[key], start = start, start + len(queries.rows)
-        return [starts[key] + self.queries[key].rows[slot] for key, slot in self.wanted] or [0]
+        for tree, queries in self.queries.items():
+            starts[tree], start = start, start + len(queries.rows)
+        return [starts[tree] + self.queries[tree].rows[slot] for tree, slot in self.logits_rows] or [0]
+
+    def undo(self) -> None:
+        """Forget the slots of a pass that failed; the sequences find their places again."""
+        for tree, queries in self.queries.items():
+            tree.truncate(queries.known)
 
 
 class Scheduler:
     """Advances all pending sequences together; those that finish leave at once, new ones join at the next pass.
 
     Args:
-        packed: runs the passes.
+        runner: runs the passes.
         max_batch_tokens: query tokens of one pass, at most.
-        cache_tokens: slots of all trees together, about; beyond it the least recently used trees are evicted, and
-            recomputed if they are needed again.
+        cache_tokens: approximate number of slots of all trees together; beyond it the least recently used trees are
+            evicted, and recomputed if they are needed again.
 
     Attributes:
-        steps, evictions, model_seconds: counted for ``rain bench``.
+        batch_limit: query tokens of the next pass, at most: less than ``max_batch_tokens`` after memory ran out.
+        trees: of all sessions.
     """
 
-    def __init__(self, packed: PackedModel, max_batch_tokens: int, cache_tokens: int) -> None:
-        self.packed = packed
+    def __init__(self, runner: ModelRunner, max_batch_tokens: int, cache_tokens: int) -> None:
+        self.runner = runner
         self.max_batch_tokens = self.batch_limit = max_batch_tokens
         self.cache_tokens = cache_tokens
         self.trees: list[KvTree] = []
-        self.jobs: list[Job] = []
-        self.steps = self.evictions = 0
-        self.model_seconds = 0.0
+        self.requests: list[Request] = []
+        self._steps = self._evictions = 0
+        self._model_seconds = 0.0
         self._task: asyncio.Task[None] | None = None
 
-    async def run(self, pending: list[Pending]) -> None:
+    @property
+    def stats(self) -> EngineStats:
+        """Totals over all sessions."""
+        return EngineStats(self._steps, self._model_seconds, self._evictions)
+
+    async def run(self, sequences: list[Sequence]) -> None:
         """Advance these sequences until all are done."""
-        job = Job(pending)
-        self.jobs.append(job)
+        request = Request(sequences)
+        self.requests.append(request)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._loop())
-        await job.future
+        await request.future
 
     async def _loop(self) -> None:
-        """Step while there are jobs; between steps every search takes its results and asks its next question."""
-        while self.jobs:
-            for _ in range(SETTLE):
+        """Step while there are requests; between steps every search takes its results and makes its next ones."""
+        while self.requests:
+            for _ in range(EVENT_LOOP_YIELDS):
                 await asyncio.sleep(0)
             try:
                 self.step()
             except Exception as error:  # whatever broke the pass is for those who wait for it
-                for job in self.jobs:
-                    if not job.future.done():
-                        job.future.set_exception(error)
-            self.jobs = [job for job in self.jobs if not job.future.done()]
+                for request in self.requests:
+                    if not request.future.done():
+                        request.future.set_exception(error)
+            self.requests = [request for request in self.requests if not request.future.done()]
 
     def step(self) -> None:
         """Run one pass, with fewer tokens if memory runs out, and hand out its results."""
-        self.steps += 1
-        active = [item for job in self._admitted() for item in job.pending if not item.done]
+        self._steps += 1
+        active = [item for request in self._admitted() for item in request.sequences if not item.done]
+        # A pass adds at most batch_limit slots, so that the cache stays within its budget after it.
         self._make_room(active, self.cache_tokens - self.batch_limit)
-        while True:
-            plan = self._plan(active)
-            try:
-                if plan.queries:
-                    self._run(plan)
-                break
-            except torch.OutOfMemoryError as error:
-                self._undo(plan)
-                if self.batch_limit == 1:
-                    raise RainError("out of memory with a single token; use a smaller model or --dtype") from error
-                self.batch_limit //= 2
-                self._make_room(active, 0)
-            except BaseException:
-                self._undo(plan)
-                raise
+        while not self._try_batch(active):
+            self.batch_limit //= 2
+            self._make_room(active, 0)
         self.batch_limit = min(self.max_batch_tokens, self.batch_limit * 2)
-        for job in self.jobs:
-            if not job.future.done() and all(item.done for item in job.pending):
-                job.future.set_result(None)
+        for request in self.requests:
+            if not request.future.done() and all(item.done for item in request.sequences):
+                request.future.set_result(None)
 
-    def _admitted(self) -> list[Job]:
-        """Return the oldest jobs whose tokens fit into the cache budget together; at least one."""
-        jobs = [job for job in self.jobs if not job.future.done()]
+    def _try_batch(self, active: list[Sequence]) -> bool:
+        """Plan and run one pass; return False if memory ran out."""
+        batch = self._plan(active)
+        try:
+            if batch.queries:
+                self._run(batch)
+            return True
+        except torch.OutOfMemoryError as error:
+            batch.undo()
+            if self.batch_limit == 1:
+                raise RainError("out of memory with a single token; use a smaller model or --dtype") from error
+            return False
+        except BaseException:
+            batch.undo()
+            raise
+
+    def _admitted(self) -> list[Request]:
+        """Return the oldest requests whose tokens fit into the cache budget together; at least one."""
+        requests = [request for request in self.requests if not request.future.done()]
         total = 0
-        for place, job in enumerate(jobs):
-            total += job.size
+        for place, request in enumerate(requests):
+            total += request.size
             if place and total > self.cache_tokens:
-                return jobs[:place]
-        return jobs
+                return requests[:place]
+        return requests
 
-    def _make_room(self, active: Sequence[Pending], budget: int) -> None:
-        """Evict idle trees, the least recently used first, then what no active sequence stands on."""
+    def _make_room(self, active: list[Sequence], budget: int) -> None:
+        """Evict idle trees, the least recently used first, then whatever no active sequence needs."""
         used = sum(map(len, self.trees))
         if used <= budget:
             return
-        busy = {id(item.tree) for item in active}
-        for tree in sorted((tree for tree in self.trees if id(tree) not in busy and len(tree)), key=lambda t: t.used):
+        busy = {item.tree for item in active}
+        idle = (tree for tree in self.trees if tree not in busy and len(tree))
+        for tree in sorted(idle, key=lambda tree: tree.last_used_step):
             used -= len(tree)
-            tree.keep_only([])
-            self.evictions += 1
+            tree.evict_except([])
+            self._evictions += 1
             if used <= budget:
                 return
-        for tree in [tree for tree in self.trees if id(tree) in busy]:
+        for tree in [tree for tree in self.trees if tree in busy]:
             here = [item for item in active if item.tree is tree]
             for item in here:
                 item.sync()
-            tree.keep_only([item.chain for item in here])
-            self.evictions += 1
+            tree.evict_except([item.slots for item in here])
+            self._evictions += 1
 
-    def _plan(self, active: Sequence[Pending]) -> Plan:
+    def _plan(self, active: list[Sequence]) -> Batch:
         """Choose the next tokens of every sequence, the oldest first, up to the limit of a pass."""
-        plan = Plan()
+        batch = Batch()
         for item in active:
-            item.tree.used = self.steps
-            if self._from_memory(item):
+            item.tree.last_used_step = self._steps
+            self._advance_from_cache(item)
+            if item.done:
                 continue
-            if plan.tokens >= self.batch_limit:
+            if batch.tokens >= self.batch_limit:
                 break
-            plan.place(item, self.batch_limit - plan.tokens)
-        return plan
+            batch.add(item, self.batch_limit - batch.tokens)
+        return batch
 
     @staticmethod
-    def _from_memory(item: Pending) -> bool:
-        """Go on as far as distributions that were brought back before allow; return whether the sequence is done."""
+    def _advance_from_cache(item: Sequence) -> None:
+        """Advance with cached distributions as far as possible."""
         item.sync()
-        while not item.done and len(item.chain) == len(item.tokens):
-            row = item.tree.tops.get(item.chain[-1])
-            if row is None or not item.satisfied_by(row):
-                break
-            item.done = item.take(row, None)
+        while not item.done and len(item.slots) == len(item.tokens):
+            found = item.tree.distributions.get(item.slots[-1])
+            if found is None or not item.can_reuse(found):
+                return
+            item.advance(found, None)
             item.sync()
-        return item.done
 
-    def _run(self, plan: Plan) -> None:
-        """Run the pass, bring the wanted rows back and advance the sequences that wait for them."""
+    def _run(self, batch: Batch) -> None:
+        """Run the pass, bring the needed rows back and advance the sequences that wait for them."""
         started = time.perf_counter()
-        logits = self.packed.forward(list(plan.queries.values()), plan.rows())
-        waiting = [(row, item) for row, items in enumerate(plan.wanted.values()) for item in items]
-        draws: list[Draw] = []
-        drawing: dict[int, int] = {}
-        for row, item in waiting:
-            draw = item.whole_draw(row)
-            if draw:
-                drawing[id(item)] = len(draws)
-                draws.append(draw)
+        logits = self.runner.forward(list(batch.queries.values()), batch.rows())
+        waiting = [(row, item) for row, items in enumerate(batch.logits_rows.values()) for item in items]
         lookups = [(row, token) for row, item in waiting for token in item.lookups]
         top = max((item.top for _, item in waiting), default=1)
-        rows, drawn = read_rows(logits, draws, lookups, top)
-        seconds = time.perf_counter() - started
-        self.model_seconds += seconds
-        for usage, count, distinct in plan.payers:
+        rows, drawn = read_rows(logits, [item.whole_draw(row) for row, item in waiting], lookups, top)
+        self._bill(batch, time.perf_counter() - started)
+        self._remember(batch, rows)
+        for (row, item), token in zip(waiting, drawn, strict=True):
+            item.advance(rows[row], token)
+
+    def _bill(self, batch: Batch, seconds: float) -> None:
+        """Count a pass for the sessions that took part, the time by their query tokens."""
+        self._model_seconds += seconds
+        for usage, count, distinct in batch.usage_shares:
             usage.tokens_computed += count
             usage.tokens_distinct += distinct
-            usage.model_seconds += seconds * count / plan.tokens
-        for usage in {id(usage): usage for usage, *_ in plan.payers}.values():
+            usage.model_seconds += seconds * count / batch.tokens
+        for usage in {id(usage): usage for usage, *_ in batch.usage_shares}.values():
             usage.forward_passes += 1
-        for (key, slot), found in zip(plan.wanted, rows, strict=bool(plan.wanted)):
-            tops = plan.queries[key].tree.tops
-            found.others.update(tops[slot].others if slot in tops else {})
-            tops[slot] = found
-        for row, item in waiting:
-            item.done = item.take(rows[row], drawn[drawing[id(item)]] if id(item) in drawing else None)
 
-    def _undo(self, plan: Plan) -> None:
-        """Forget the slots of a pass that failed; the sequences find their places again."""
-        for queries in plan.queries.values():
-            queries.tree.truncate(queries.known)
+    @staticmethod
+    def _remember(batch: Batch, rows: list[NextTokenDistribution]) -> None:
+        """Keep the distributions, with what was looked up of them earlier."""
+        for (tree, slot), found in zip(batch.logits_rows, rows, strict=False):  # one row too many if none is needed
+            known = tree.distributions.get(slot)
+            if known:
+                found.extra_logits.update(known.extra_logits)
+            tree.distributions[slot] = found

@@ -1,4 +1,4 @@
-"""A proof at start-up that a model computes on the tree cache what it computes by itself.
+"""A check at start-up that a model computes on the tree cache what it computes by itself.
 
 The tree cache replaces attention and nothing else. A model whose layers mix tokens in another way (state spaces,
 convolutions, linear or chunked attention), or whose code does not call the attention that it is given, would answer
@@ -11,69 +11,74 @@ import torch
 from transformers import PreTrainedModel
 
 from rain.core.errors import RainError
-from rain.engines.local.attention import TreeQueries
+from rain.engines.local.attention import TreeBatch
 from rain.engines.local.kv_cache import ROOT, KvTree
-from rain.engines.local.linear import pack_linears
-from rain.engines.local.model_runner import PREFIX, PackedModel
+from rain.engines.local.linear import pack_linears, unpack_linears
+from rain.engines.local.model_runner import PREFIX, ModelRunner
 
 LAYERS = {"full_attention", "sliding_attention"}
 COMMON, BRANCH = 8, 6
 TOLERANCE = 0.3
+"""Standard deviation of the differences of logits, in standard deviations of the logits; rounding stays far below."""
 
 
-def open_packed(model: PreTrainedModel) -> PackedModel:
+def verified_model(model: PreTrainedModel) -> ModelRunner:
     """Put a model on the tree cache, and its linear layers' weights into the order that its CPU multiplies fastest.
 
     Raises:
-        RainError: its attention cannot be replaced, or its answers there differ from those of a plain pass.
+        RainError: its attention cannot be replaced, or its answers there differ from those of a plain pass. The model
+            is left as it was.
     """
-    before = model.config.get_text_config()._attn_implementation
+    config, kind = model.config.get_text_config(), type(model).__name__
+    before = config._attn_implementation
     if str(before).startswith(PREFIX):
-        return PackedModel(model)  # proven when it was first opened
-    kind = type(model).__name__
-    other = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYERS
+        return ModelRunner(model)  # checked when it was first opened
+    other = set(getattr(config, "layer_types", None) or ()) - LAYERS
     if other:
         raise RainError(f"{kind} has layers of {', '.join(sorted(other))}; use --engine reference")
     size = model.get_input_embeddings().weight.shape[0]
     tokens = [(7919 * place + 13) % size for place in range(COMMON + 2 * BRANCH)]
     plain = _plain_logits(model, tokens[:COMMON] + tokens[-BRANCH:])
-    packed = PackedModel(model)
-    pack_linears(model)
     try:
-        cached = _packed_logits(packed, tokens)
-    except RainError:
-        model.set_attn_implementation(before)
-        raise
+        runner = ModelRunner(model)
+        pack_linears(model)
+        difference = (_tree_logits(runner, tokens) - plain).std() / plain.std()
+        if not float(difference) <= TOLERANCE:
+            raise RainError(f"{kind} gives other answers on the tree cache than by itself; use --engine reference")
     except Exception as error:  # whatever the model's code makes of a pass that it was not written for
+        unpack_linears(model)
+        model.tie_weights()
         model.set_attn_implementation(before)
+        if isinstance(error, RainError):
+            raise
         raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error
-    if float((cached - plain).std() / plain.std()) > TOLERANCE:
-        model.set_attn_implementation(before)
-        raise RainError(f"{kind} answers otherwise on the tree cache than by itself; use --engine reference")
-    return packed
+    return runner
 
 
 @torch.inference_mode()
 def _plain_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
-    """Return the logits behind the last token: (vocabulary,), float32."""
+    """Return the logits after the last token: (vocabulary,), float32."""
     inputs = torch.tensor([tokens], device=model.get_input_embeddings().weight.device)
     logits: torch.Tensor = model(inputs, use_cache=False).logits[0, -1]
     return logits.float()
 
 
-def _packed_logits(packed: PackedModel, tokens: list[int]) -> torch.Tensor:
-    """Return the same out of a tree whose root has another branch, which stands between: (vocabulary,), float32."""
+def _tree_logits(runner: ModelRunner, tokens: list[int]) -> torch.Tensor:
+    """Return the same logits, computed in a tree with a second branch: (vocabulary,), float32."""
     tree = KvTree()
-    common: list[int] = []
-    for token in tokens[:COMMON]:
-        common.append(tree.append(common[-1] if common else ROOT, token)[0])
-    first = TreeQueries(tree)
+    common = _append(tree, [], tokens[:COMMON])
+    first, branches = TreeBatch(tree), [tokens[COMMON:-BRANCH], tokens[-BRANCH:]]
     first.add(common, COMMON)
-    packed.forward([first], [0])
-    queries = TreeQueries(tree)
-    for branch in (tokens[COMMON:-BRANCH], tokens[-BRANCH:]):
-        chain = list(common)
-        for token in branch:
-            chain.append(tree.append(chain[-1], token)[0])
-        queries.add(chain, BRANCH)
-    return packed.forward([queries], [2 * BRANCH - 1])[0].float()
+    runner.forward([first], [0])
+    queries = TreeBatch(tree)
+    for branch in branches:
+        queries.add(_append(tree, common, branch), BRANCH)
+    return runner.forward([queries], [2 * BRANCH - 1])[0].float()
+
+
+def _append(tree: KvTree, chain: list[int], tokens: list[int]) -> list[int]:
+    """Append tokens after a chain of slots; return the longer chain."""
+    slots = list(chain)
+    for token in tokens:
+        slots.append(tree.append(slots[-1] if slots else ROOT, token)[0])
+    return slots

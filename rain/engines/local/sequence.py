@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Literal
 
-from rain.core.engine import Continuation, Stop, Usage
+from rain.core.engine import Continuation, Decode, SamplingParams, Usage
 from rain.engines.local.kv_cache import ROOT, KvTree
-from rain.engines.local.sampling import TOP, Draw, Row
+from rain.engines.local.sampling import TOP, Draw, NextTokenDistribution
 
 STREAMS = 1 << 20
+"""Random streams of one seed: continuation i of a request draws from stream ``seed * STREAMS + i``."""
 
 
-class Pending(ABC):
-    """Tokens in a tree whose next-token distribution is wanted.
+class Sequence(ABC):
+    """A cursor into a tree: tokens whose next-token distribution is needed, and how far they are cached.
+
+    ``slots`` are the places of the first tokens, valid for one version of the tree: ``sync`` matches all tokens anew
+    after slots were renumbered (commit, eviction, a step that failed), and otherwise only moves forward over what other
+    sequences have computed in the meantime. The scheduler appends the missing slots, runs the pass and calls
+    ``advance`` with the distribution after the last of them.
 
     Attributes:
         tree: where the tokens are cached.
         tokens: ids after the tree's base.
-        chain: slots of the tokens that are cached already; valid for ``version`` of the tree.
+        slots: of the tokens that are cached already.
         usage: of the session that pays.
-        top: how many of the most likely ids are wanted.
-        lookups: ids whose log-probabilities are wanted besides.
+        top: how many of the most likely ids are needed.
+        lookups: further ids whose log-probabilities are needed.
+        remaining: tokens that may still be generated.
         done: whether the sequence needs nothing more.
-        room: tokens that may still be generated.
     """
 
     done = False
-    room = 0
+    remaining = 0
 
     def __init__(self, tree: KvTree, tokens: list[int], usage: Usage) -> None:
         self.tree = tree
         self.tokens = tokens
         self.usage = usage
-        self.chain: list[int] = []
+        self.slots: list[int] = []
         self.version = -1
         self.top = TOP
         self.lookups: Collection[int] = ()
@@ -43,14 +49,14 @@ class Pending(ABC):
     def sync(self) -> None:
         """Follow the tree: take over slots that other sequences computed, and forget renumbered ones."""
         if self.version != self.tree.version:
-            self.chain, self.version = self.tree.walk(self.tokens), self.tree.version
+            self.slots, self.version = self.tree.match_prefix(self.tokens), self.tree.version
             return
-        slot = self.chain[-1] if self.chain else ROOT
-        for token in self.tokens[len(self.chain) :]:
+        slot = self.slots[-1] if self.slots else ROOT
+        for token in self.tokens[len(self.slots) :]:
             found = self.tree.child(slot, token)
             if found is None:
                 return
-            self.chain.append(found)
+            self.slots.append(found)
             slot = found
 
     def whole_draw(self, row: int) -> Draw | None:
@@ -58,95 +64,76 @@ class Pending(ABC):
         return None
 
     @abstractmethod
-    def satisfied_by(self, row: Row) -> bool:
+    def can_reuse(self, found: NextTokenDistribution) -> bool:
         """Tell whether a distribution that was brought back before is enough."""
 
     @abstractmethod
-    def take(self, row: Row, drawn: tuple[int, float] | None) -> bool:
-        """Go on with the distribution (and the token drawn from the whole vocabulary); return whether it is done."""
+    def advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
+        """Continue with a distribution (and the token drawn from the whole vocabulary); set ``done`` at the end."""
 
 
-class Question(Pending):
-    """Asks for log-probabilities of the next token."""
+class LogprobsSequence(Sequence):
+    """Needs log-probabilities of the next token: the ``count`` most likely, and those of ``ids``."""
 
-    def __init__(self, tree: KvTree, tokens: list[int], usage: Usage, top: int, ids: Collection[int]) -> None:
+    def __init__(self, tree: KvTree, tokens: list[int], usage: Usage, count: int, ids: Collection[int] = ()) -> None:
         super().__init__(tree, tokens, usage)
-        self.asked, self.top, self.lookups = top, max(top, TOP), ids
-        self.answer: dict[int, float] = {}
+        self.count, self.top, self.lookups = count, max(count, TOP), ids
+        self.logprobs: dict[int, float] = {}
 
-    def satisfied_by(self, row: Row) -> bool:
+    def can_reuse(self, found: NextTokenDistribution) -> bool:
         """Check that every id was brought back."""
-        return len(row.top_ids) >= self.asked and all(row.logprob(token) is not None for token in self.lookups)
+        return len(found.top_ids) >= self.count and all(found.logprob(token) is not None for token in self.lookups)
 
-    def take(self, row: Row, drawn: tuple[int, float] | None) -> bool:
-        """Read the answer."""
-        self.answer = row.top(self.asked)
+    def advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
+        """Read the log-probabilities."""
+        self.logprobs = found.top(self.count)
         for token in self.lookups:
-            logprob = row.logprob(token)
-            assert logprob is not None, "the pass was asked for this id"
-            self.answer[token] = logprob
-        return True
+            logprob = found.logprob(token)
+            assert logprob is not None, "the pass looked this id up"
+            self.logprobs[token] = logprob
+        self.done = True
 
 
-class Continuing(Pending):
-    """Generates one continuation, token by token."""
+class GenerationSequence(Sequence):
+    """Generates continuation number ``index`` of a request, token by token."""
 
     def __init__(
-        self,
-        tree: KvTree,
-        tokens: list[int],
-        usage: Usage,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_k: int,
-        stop: Stop,
-        stream: int | None,
-        decode: Callable[[list[int]], str],
+        self, tree: KvTree, tokens: list[int], usage: Usage, params: SamplingParams, index: int, decode: Decode
     ) -> None:
-        """``stream``: seeds the draws; None takes the most likely token each time."""
         super().__init__(tree, tokens, usage)
-        self.prefix_length = len(tokens)
-        self.temperature, self.top_k, self.stop = temperature, top_k, stop
-        self.top = max(TOP, top_k)
-        self.random = None if stream is None else random.Random(stream)
-        self.uniform: float | None = None
-        self.decode = decode
+        self.params, self.decode = params, decode
+        self.top, self.remaining = max(TOP, params.top_k), params.max_tokens
+        greedy = params.greedy_first and index == 0
+        self.random = None if greedy else random.Random(params.seed * STREAMS + index)
+        self.uniform = self._next_uniform()
+        self.generated: list[int] = []
         self.logprobs: list[float] = []
         self.finish: Literal["stop", "length"] = "length"
-        self.room = max_tokens
-        self._tail = 4 * max((len(string) for string in stop.strings), default=0) + 4
-        self._roll()
 
-    def _roll(self) -> None:
-        self.uniform = None if self.random is None else self.random.random()
+    def _next_uniform(self) -> float | None:
+        """Return the number that decides the next token; a pass that is repeated after a failure uses it again."""
+        return self.random.random() if self.random else None
 
     def whole_draw(self, row: int) -> Draw | None:
-        """Without top-k the whole vocabulary is drawn from."""
-        return None if self.top_k else Draw(row, self.temperature, self.uniform)
+        """Without top-k, draw from the whole vocabulary."""
+        return None if self.params.top_k else Draw(row, self.params.temperature, self.uniform)
 
-    def satisfied_by(self, row: Row) -> bool:
+    def can_reuse(self, found: NextTokenDistribution) -> bool:
         """Only a truncated distribution can be kept."""
-        return bool(self.top_k) and len(row.top_ids) >= self.top_k
+        return 0 < self.params.top_k <= len(found.top_ids)
 
-    def take(self, row: Row, drawn: tuple[int, float] | None) -> bool:
+    def advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
         """Append a token."""
-        token, logprob = drawn or row.draw(self.temperature, self.top_k, self.uniform)
+        token, logprob = drawn or found.draw(self.params.temperature, self.params.top_k, self.uniform)
         self.tokens.append(token)
+        self.generated.append(token)
         self.logprobs.append(logprob)
-        self.room -= 1
-        self._roll()
-        if token in self.stop.token_ids or self._at_string():
-            self.finish = "stop"
-            return True
-        return self.room == 0
-
-    def _at_string(self) -> bool:
-        if not self.stop.strings:
-            return False
-        text = self.decode(self.tokens[self.prefix_length :][-self._tail :])
-        return any(string in text for string in self.stop.strings)
+        self.uniform = self._next_uniform()
+        self.remaining -= 1
+        self.done = self.remaining == 0
+        if self.params.stop.met_by(self.generated, self.decode):
+            self.finish, self.done = "stop", True
 
     def continuation(self) -> Continuation:
         """Return the result."""
-        return Continuation(tuple(self.tokens[self.prefix_length :]), tuple(self.logprobs), self.finish)
+        return Continuation(tuple(self.generated), tuple(self.logprobs), self.finish)

@@ -1,0 +1,68 @@
+"""The engines without a cache keep the contract; what one model's files say about its ends, every engine knows."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from engines.contract import CONTEXT, EngineContract, Subject
+from support.completions_server import serving
+from support.tiny_models import save_tiny_model, tiny_model
+
+from rain.core.engine import SamplingParams, Stop
+from rain.core.errors import RainError
+from rain.engines.reference import ReferenceEngine
+from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
+from rain.engines.toy import EOS, ToyEngine, ToyTokenizer
+
+SECOND_END = ord("e")
+
+
+class TestToyEngine(EngineContract):
+    @pytest.fixture
+    def subject(self):
+        engine = ToyEngine()
+        return Subject(engine, engine.tokenizer, context=engine.context)
+
+
+class TestReferenceEngine(EngineContract):
+    @pytest.fixture
+    def subject(self):
+        return Subject(ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
+
+
+@pytest.mark.parametrize("name", ["hf", "reference", "http"])
+def test_a_model_with_two_end_ids_ends_at_either_on_every_engine(name, tmp_path):
+    save_tiny_model(tmp_path, CONTEXT, eos=[EOS, SECOND_END])
+    with serving() as server:
+        model = ModelConfig(engine=name, modelname=str(tmp_path), dtype="float32")
+        engine, tokenizer = open_engine(model, PlacementConfig(base_url=server.url if name == "http" else ""))
+        params = SamplingParams(max_tokens=200, temperature=2.0, stop=Stop(frozenset(engine.eos)))
+        prefix = tuple(tokenizer.encode("Human: Is the sea salt"))
+        [answer] = asyncio.run(engine.session("s").generate(prefix, params))
+    assert engine.eos == (EOS, SECOND_END)
+    assert answer.finish == "stop"
+    assert answer.tokens[-1] in (EOS, SECOND_END)
+
+
+@pytest.mark.parametrize(
+    ("model", "placement", "flag"),
+    [
+        ({"engine": "http"}, {}, "--base-url"),
+        ({"engine": "hf"}, {"base_url": "http://x"}, "--base-url"),
+        ({"engine": "vllm", "quantization": "4bit"}, {}, "--quantization"),
+        ({"engine": "vllm"}, {"device_map": "auto"}, "--device-map"),
+        ({"engine": "gpt"}, {}, "--engine"),
+        ({"dtype": "int8"}, {}, "--dtype"),
+        ({}, {"max_batch_tokens": 0}, "--max-batch-tokens"),
+    ],
+)
+def test_a_setting_that_means_nothing_to_the_engine_is_refused_by_its_flag(model, placement, flag):
+    with pytest.raises(RainError, match=flag):
+        open_engine(ModelConfig(**model), PlacementConfig(**placement))
+
+
+def test_requests_for_no_continuations_or_no_tokens_are_errors():
+    for nothing in ({"n": 0, "max_tokens": 1}, {"n": 1, "max_tokens": 0}):
+        with pytest.raises(RainError, match="at least 1"):
+            SamplingParams(**nothing)
