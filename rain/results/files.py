@@ -30,7 +30,7 @@ def locked(path: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock; the kernel gives it up when the process ends, however it ends.
 
     Args:
-        path: a file that exists for the lock alone, created if need be; its directory must exist.
+        path: a file that exists for the lock alone, created if need be.
         busy: the error's message if another process keeps the lock.
         wait_s: how long to wait for that process (seconds).
 
