@@ -1,67 +1,61 @@
-"""The search and the command line start without the big libraries."""
+"""The search, ``import rain`` and the command line start without the big libraries."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.tiny_task import ROOT
 
-ROOT = Path(__file__).parents[1]
-IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); "
-HEAVY = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
-PURE = (
-    "rain.core.tree",
-    "rain.core.search",
-    "rain.core.problem",
-    "rain.core.config",
-    "rain.core.errors",
-    "rain.engines",
-    "rain.core.engine",
-    "rain.engines.scripted",
-    "rain.engines.toy",
-    "rain.engines.registry",
-    "rain.replay",
-    "rain.cli",
-)
+IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)"
+HEAVY = {"torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors"}
+CORE = [f"rain.core.{path.stem}" for path in sorted((ROOT / "rain" / "core").glob("[a-z]*.py"))]
+LIGHT = ["rain", "rain.cli", "rain.replay", "rain.settings", "rain.evaluators.labels", "rain.text"]
+LIGHT += [f"rain.engines.{name}" for name in ("scripted", "toy", "registry")]
+TOY = "--engine toy --max-simulations 2 --extra-simulations 1 --max-new-tokens 2".split()
 
 
-def python(code, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+def python(*arguments, path=ROOT):
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_a_pure_module_imports_no_heavy_library(module):
-    done = python(IMPORT + "print(*(name for name in sys.argv[2:] if name in sys.modules))", module, *HEAVY)
-    assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)
+@pytest.mark.parametrize("module", LIGHT)
+def test_a_light_module_imports_no_heavy_library(module):
+    assert HEAVY.isdisjoint(python("-c", IMPORT, module).split())
 
 
-@pytest.mark.parametrize("module", ["rain.core.tree", "rain.core.search", "rain.core.config"])
-def test_the_search_knows_no_tokenizer_model_or_task(module):
-    done = python(IMPORT + "print(*(name for name in sys.modules if name.startswith('rain.')))", module)
-    allowed = {"rain.core.tree", "rain.core.search", "rain.core.problem", "rain.core.config", "rain.core.errors"}
-    allowed |= {"rain.engines", "rain.core.engine"}
-    assert {module} <= set(done.stdout.split()) <= allowed
+def test_the_core_imports_nothing_else_of_rain_and_no_heavy_library():
+    imported = set(python("-c", f"import sys, {', '.join(CORE)}; print(*sys.modules)").split())
+    assert HEAVY.isdisjoint(imported)
+    assert {name for name in imported if name.startswith("rain.") and not name.startswith("rain.core")} == set()
+    assert set(CORE) <= imported
 
 
-def test_traces_are_replayed_where_torch_and_transformers_are_not_installed():
-    block = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'tokenizers'))); "
-    run = "from rain.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = python(block + run, "replay", "tests/golden/short_eos.json")
-    assert done.returncode == 0 and ": equal: " in done.stdout, done.stderr
-
-
-def test_the_allocation_command_dry_runs_where_torch_and_transformers_are_not_installed(tmp_path):
-    site = tmp_path / "site"
+@pytest.fixture
+def without_libraries(tmp_path):
+    """A search path on which torch and transformers cannot be imported."""
     for name in ("torch", "transformers"):
-        (site / name).mkdir(parents=True)
-        (site / name / "__init__.py").write_text(f"raise ImportError('no {name} here')")
-    flags = "--engine toy --e 1 --max-simulations 2 --extra-simulations 1 --max-new-tokens 2 --outdir".split()
-    command = [sys.executable, ROOT / "HH" / "allocation.py", *flags, tmp_path / "out"]
-    environment = {**os.environ, "PYTHONPATH": f"{site}:{ROOT}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0 and "1 prompts answered, 0 failed" in done.stdout, done.stderr
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('no {name} here')")
+    return f"{tmp_path}:{ROOT}"
+
+
+def test_traces_are_replayed_without_torch_and_transformers(without_libraries):
+    assert ": equal: " in python("-m", "rain.cli", "replay", "tests/golden/short_eos.json", path=without_libraries)
+
+
+def test_the_allocation_command_dry_runs_without_torch_and_transformers(without_libraries, tmp_path):
+    script = str(ROOT / "HH" / "allocation.py")
+    assert "1 prompts answered, 0 failed" in python(
+        script, "--e", "1", "--outdir", str(tmp_path / "out"), *TOY, path=without_libraries
+    )
+
+
+def test_the_library_dry_runs_without_torch_and_transformers(without_libraries):
+    code = "import rain; print(rain.Rain(engine='toy').generate('a', max_new_tokens=2).finish)"
+    assert python("-c", code, path=without_libraries).strip() in ("length", "eos")
