@@ -165,8 +165,8 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     if "templates" in given:
         preset.pop("calibration", None)  # it was learnt with the preset's template
     preset = {name: value for name, value in preset.items() if name not in given}
-    layers: list[Mapping[str, Any]] = [task_defaults(task), _resolve_target(task, given)]
-    layers += [layer for part in (preset, given) for layer in (_calibration(task, part), part)]
+    layers: list[Mapping[str, Any]] = [_in_folder(task, task_defaults(task)), _resolve_target(task, given)]
+    layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
     sources = build(SourcesConfig, *layers)
     prompting = build(PromptingConfig, *layers)
     aligner = AlignerConfig(
@@ -194,6 +194,12 @@ def check_names(names: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise RainError(f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _in_folder(task: Task, layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's own settings with its files as whole paths, so that the current folder has no say in them."""
+    files = {name: str(task.path(layer[name])) for name in ("templates", "calibration") if layer.get(name)}
+    return {**layer, **files}
 
 
 def _calibration(task: Task, layer: Mapping[str, Any]) -> dict[str, float]:
