@@ -79,7 +79,7 @@ class Preflight:
         return [
             ("texts", f"{self.texts} ({self.good} good)"),
             ("accuracy, paper's votes", f"{share(self.accuracy, self.accuracy_interval)}; abstentions count as wrong"),
-            ("abstentions", f"{self.abstentions} (the two option orders disagree)"),
+            ("abstentions", "-" if bias is None else f"{self.abstentions} (the two option orders disagree)"),
             ("accuracy, calibrated", f"{share(self.held_out_accuracy, self.held_out_interval)}; five-fold, held out"),
             ("AUC of the log-odds", f"{self.auc:.3f}"),
             ("position bias (nats)", "-" if bias is None else f"{bias:.2f}"),

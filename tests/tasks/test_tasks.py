@@ -118,8 +118,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     entries = {"mine": "my_task:TASK", "broken": "my_missing:TASK", "odd": "my_task:NAME", "hh": "my_task:TASK"}
     lines = [f"{name} = {value}" for name, value in entries.items()]
     (info / "entry_points.txt").write_text("\n".join(["[rain.tasks]", *lines]))
-    text = 'from dataclasses import replace\nfrom rain.tasks.hh import TASK\nNAME = "x"\nTASK = replace(TASK, name="mine")\n'
-    (tmp_path / "my_task.py").write_text(text)
+    code = ["from dataclasses import replace", "from rain.tasks.hh import TASK as HH"]
+    code += ['NAME = "x"', "TASK = replace(HH, name='mine')"]
+    (tmp_path / "my_task.py").write_text("\n".join(code))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_task", raising=False)
     return tmp_path

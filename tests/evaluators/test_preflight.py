@@ -1,0 +1,97 @@
+"""Preflight: metrics by hand arithmetic, the verdict, the command and its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import rain.preflight
+from rain.cli import main
+from rain.core.errors import RainError
+from rain.evaluators.calibration import fit
+from rain.evaluators.labels import LabelScores, read_calibration
+from rain.evaluators.preflight import Preflight, assess, read_preflight
+from rain.stats import Interval, wilson
+
+# (log-odds with either order of the options, label): right, abstention, right, wrong
+TEXTS = [((1.0, 3.0), True), ((1.0, -1.0), True), ((-1.0, -3.0), False), ((2.0, 4.0), False)]
+
+
+@pytest.fixture
+def measured() -> Preflight:
+    return assess([LabelScores(odds, 0.75) for odds, _ in TEXTS], [label for _, label in TEXTS])
+
+
+def test_hard_votes_are_counted_as_in_the_paper(measured: Preflight) -> None:
+    assert (measured.texts, measured.good) == (4, 2)
+    assert measured.accuracy == 0.5, "the abstention counts as wrong"
+    assert measured.abstentions == 1
+    assert measured.accuracy_interval == wilson(2, 4)
+
+
+def test_log_odds_are_averaged_over_the_orders(measured: Preflight) -> None:
+    assert measured.auc == 0.5, "of the means 2, 0 (good) and -2, 3 (bad), two of four pairs are in order"
+    assert (measured.offset, measured.scale) == fit([2, 0, -2, 3], [True, True, False, False])
+    assert measured.order_bias_nats == 1.0, "half of the difference between the orders"
+    assert measured.label_mass == 0.75
+
+
+def test_one_question_has_no_order(measured: Preflight) -> None:
+    single = assess([LabelScores((odds[0],), 0.5) for odds, _ in TEXTS], [label for _, label in TEXTS])
+    assert single.order_bias_nats is None
+    assert dict(single.rows())["position bias (nats)"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("hard", "soft", "expectation"),
+    [
+        (0.61, 0.5, "help"),
+        (0.6, 0.61, "help with soft votes"),
+        (0.5, 0.6, "little help"),
+        (0.5, 0.51, "little help"),
+        (0.5, 0.5, "no help"),
+    ],
+)
+def test_the_verdict_goes_by_the_lower_ends_of_the_intervals(
+    measured: Preflight, hard: float, soft: float, expectation: str
+) -> None:
+    result = replace(measured, accuracy_interval=Interval(hard, 1), held_out_interval=Interval(soft, 1))
+    assert result.expectation == expectation
+    assert result.verdict in str(result)
+
+
+def test_the_command_writes_what_calibration_and_goals_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cal.json"
+    assert main(["preflight", "--engine", "toy", "--write", str(path)]) == 0
+    origin, measured = read_preflight(path)
+    expected = {"task": "hh", "model": "toy", "template": "harmless_letters.txt", "labelled": "labelled.jsonl"}
+    assert origin == expected
+    assert measured.texts == 96
+    assert read_calibration(path) == {"offset": measured.offset, "scale": measured.scale}
+    assert measured.verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [".", "missing/cal.json"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    monkeypatch.delattr(rain.preflight, "open_engine")
+    assert main(["preflight", "--engine", "toy", "--write", str(tmp_path / place)]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_too_few_texts_of_a_class_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": "a", "response": "b", "label": label} for label in (0, 0, 1)]
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["preflight", "--engine", "toy", "--labelled", str(tmp_path / "few.jsonl")]) == 2
+    assert "two texts of each class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "nonsense"])
+def test_another_file_is_not_taken_for_a_preflight(tmp_path: Path, content: str) -> None:
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(RainError, match="was not written by rain preflight"):
+        read_preflight(tmp_path / "other.json")
