@@ -15,7 +15,7 @@ from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id
 from rain.data.readers import ADV, HH, TRUTH, first_human_turn, imdb
 from rain.data.rows import BadRow
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not at ../shared/data")
 
 
@@ -69,7 +69,7 @@ def test_a_skipped_row_does_not_move_the_ids_of_others(tmp_path: Path, capsys: p
     path = saved(tmp_path, "data.jsonl", b'{"question": "a"}\n\nnonsense\n{"question": "b"}\n')
     kept = load_prompts(path, HH, skip_bad=True)
     assert [prompt.id[:8] for prompt in kept] == ["hh-00000", "hh-00002"]
-    assert capsys.readouterr().err == f"rain: skipped: {path}, line 3 is not JSON (Expecting value, column 1)\n"
+    assert capsys.readouterr().err == f"rain: skipped: {path}, line 3: not JSON (Expecting value, column 1)\n"
 
 
 def test_texts_come_through_unchanged(tmp_path: Path) -> None:
@@ -137,20 +137,17 @@ def test_reviews_are_cut_to_their_first_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reader", "row", "fault"),
     [
-        (HH, {"text": "x"}, "lacks the field 'question'"),
-        (HH, {"question": 3}, "has a number in the field 'question' where a text belongs"),
-        (HH, {"question": None}, "has null in the field 'question' where a text belongs"),
-        (HH, {"transcript": ["x"]}, "has a list in the field 'transcript' where a text belongs"),
-        (HH, ["x"], "is a list, not an object"),
-        (ADV, {"controls": "x"}, "lacks the field 'goal'"),
-        (ADV, {"goal": "x", "controls": {}}, "has an object in the field 'controls' where a text belongs"),
-        (TRUTH, {"Best Answer": "x"}, "lacks the field 'question'"),
-        (
-            TRUTH,
-            {"question": "x", "correct_answers": [1]},
-            "has something else than texts in the list 'correct_answers'",
-        ),
-        (imdb(), {"text": " <br />"}, "has no words in the field 'text'"),
+        (HH, {"text": "x"}, "field 'question' is missing"),
+        (HH, {"question": 3}, "field 'question' must be text, not a number"),
+        (HH, {"question": None}, "field 'question' must be text, not null"),
+        (HH, {"transcript": ["x"]}, "field 'transcript' must be text, not a list"),
+        (HH, {"transcript": "x"}, "field 'transcript' must begin with 'Human:'"),
+        (HH, ["x"], "must be an object, not a list"),
+        (ADV, {"controls": "x"}, "field 'goal' is missing"),
+        (ADV, {"goal": "x", "controls": {}}, "field 'controls' must be text, not an object"),
+        (TRUTH, {"Best Answer": "x"}, "field 'question' is missing"),
+        (TRUTH, {"question": "x", "correct_answers": [1]}, "field 'correct_answers' must be a list of texts only"),
+        (imdb(), {"text": " <br />"}, "field 'text' has no words"),
     ],
 )
 def test_a_broken_row_is_refused_with_its_line_and_field(
@@ -159,7 +156,7 @@ def test_a_broken_row_is_refused_with_its_line_and_field(
     path = lines(tmp_path, {"question": "fine", "goal": "fine"}, row)
     with pytest.raises(RainError) as caught:
         load_prompts(path, reader)
-    assert str(caught.value) == f"{path}, line 2 {fault}; mend it or pass --skip-bad"
+    assert str(caught.value) == f"{path}, line 2: {fault}; fix it or pass --skip-bad"
 
 
 def test_many_broken_rows_are_counted_and_the_first_five_named(tmp_path: Path) -> None:
@@ -167,9 +164,9 @@ def test_many_broken_rows_are_counted_and_the_first_five_named(tmp_path: Path) -
     with pytest.raises(RainError) as caught:
         load_prompts(path, HH)
     assert str(caught.value) == (
-        f"{path} has 7 broken rows: line 2 is not JSON (Expecting value, column 14); "
-        "line 3 is not UTF-8 (byte 1 of the line); line 4 is a number, not an object; "
-        "line 5 lacks the field 'question'; line 6 lacks the field 'question'; and 2 more; mend them or pass --skip-bad"
+        f"{path} has 7 broken rows: line 2: not JSON (Expecting value, column 14); line 3: not UTF-8 (byte 1 of the "
+        "line); line 4: must be an object, not a number; line 5: field 'question' is missing; line 6: field 'question' "
+        "is missing; and 2 more; fix them or pass --skip-bad"
     )
 
 
@@ -180,20 +177,20 @@ def test_many_broken_rows_are_counted_and_the_first_five_named(tmp_path: Path) -
         ("a.jsonl", b"\n \n", " has no prompts"),
         ("a.json", b"[]", " has no prompts"),
         ("a.csv", b"question\n", " has no prompts"),
-        ("a.json", b'[{"question": "x"},\n]', ", line 2 is not JSON ("),
+        ("a.json", b'[{"question": "x"},\n]', ", line 2: not JSON ("),
         ("a.json", b'{"question": "x"}\n{"question": "y"}', ".jsonl"),
-        ("a.json", b'{"question": "x"}', ": the file must hold a list of prompts"),
-        ("a.json", b"[\n\xff]", ", line 2 is not UTF-8"),
-        ("a.json", b"[" * 100_000, " is not readable JSON ("),
-        ("a.json", b'[{"question": "x"}, 7]', ", item 2 is a number, not an object"),
-        ("a.csv", b"question,b\nx,y\nx\n", ", line 3 has 1 cells, but the header names 2"),
-        ("a.csv", b'question\n"x" y\n', ", line 2 is not CSV ("),
-        ("a.csv", b'question\n"x\n', ", line 2 is not CSV ("),
-        ("a.csv", b"question\n\xe9\n", ", line 2 is not UTF-8"),
+        ("a.json", b'{"question": "x"}', ": the file must contain a list of prompts"),
+        ("a.json", b"[\n\xff]", ", line 2: not UTF-8"),
+        ("a.json", b"[" * 100_000, ": unreadable JSON ("),
+        ("a.json", b'[{"question": "x"}, 7]', ", item 2: must be an object, not a number"),
+        ("a.csv", b"question,b\nx,y\nx\n", ", line 3: 1 cells, but the header has 2"),
+        ("a.csv", b'question\n"x" y\n', ", line 2: not CSV ("),
+        ("a.csv", b'question\n"x\n', ", line 2: not CSV ("),
+        ("a.csv", b"question\n\xe9\n", ", line 2: not UTF-8"),
         (
             "a.txt",
             b"x",
-            " is of an unknown kind; give a .jsonl, .json or .csv file or one of these names: Anthropic/hh-rlhf, hh",
+            " has an unknown extension; give a .jsonl, .json or .csv file or one of these names: Anthropic/hh-rlhf, hh",
         ),
     ],
 )
@@ -206,6 +203,12 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(
     assert str(caught.value).startswith(str(path)) and fault in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_nothing_after_a_fault_in_a_csv_file_is_taken_for_prompts(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", b'question\n"' + b"x\n" * 70_000 + b'"\nfine\n')
+    with pytest.raises(RainError, match="line 2: not CSV .field larger than field limit"):
+        load_prompts(path, HH, skip_bad=True)
+
+
 @pytest.mark.parametrize("name", ["none.jsonl", "hhh", "."])
 def test_a_missing_file_is_named_with_the_data_sets_that_exist(tmp_path: Path, name: str) -> None:
     with pytest.raises(RainError, match=r"there is no file .*; give a .* or one of these names: Anthropic/hh-rlhf, hh"):
@@ -216,7 +219,7 @@ def test_lists_of_different_length_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, "log.json", {"params": {"goals": ["a", "b"]}, "controls": ["x", "y", "z"]})
     with pytest.raises(RainError) as caught:
         load_prompts(path, ADV)
-    assert str(caught.value) == f"{path}: 2 goals stand beside 3 controls; give one each, or one text for all"
+    assert str(caught.value) == f"{path}: 2 goals, but 3 controls; give one each, or one text for all"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Labelled texts: what counts as good, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rain.core.errors import RainError
+from rain.data.labelled import Labelled, load_labelled
+
+GOOD, BAD = {"question": "q", "response": "yes", "label": 1}, {"question": "q", "response": "no", "label": 0}
+
+
+def saved(folder: Path, *rows: object) -> Path:
+    path = folder / "labelled.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_a_jailbroken_answer_is_a_bad_one_and_fields_have_two_names(tmp_path: Path) -> None:
+    path = saved(tmp_path, GOOD, {"goal": "g", "answer": "a", "jailbroken": True}, {**GOOD, "label": False})
+    assert load_labelled(path) == [Labelled("q", "yes", True), Labelled("g", "a", False), Labelled("q", "yes", False)]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"question": "q", "response": "r"}, "field 'label' is missing"),
+        ({**GOOD, "label": "good"}, "field 'label' must be true or false"),
+        ({"question": "q", "label": 1}, "field 'response' is missing"),
+    ],
+)
+def test_a_faulty_row_is_named(tmp_path: Path, row: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RainError, match=f"line 2: {fault}"):
+        load_labelled(saved(tmp_path, GOOD, row))
+
+
+def test_a_judge_can_be_checked_with_less_than_a_preflight_needs(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"response": "r", "jailbroken": False})
+    assert load_labelled(path, complete=False) == [Labelled("", "r", True)]
+    with pytest.raises(RainError, match="'question'"):
+        load_labelled(path)
+    with pytest.raises(RainError, match="one label only"):
+        load_labelled(saved(tmp_path, GOOD, GOOD))
