@@ -6,49 +6,44 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pool_workers import obedient, unstartable
 from support.ray_nodes import ENVIRONMENT, STORE, Nodes
-from support.ray_workers import distant, unfit
 
 from rain.core.errors import RainError
-from rain.pool.pool import Pool, PoolSummary
+from rain.pool.pool import Pool, PoolConfig, PoolSummary
 from rain.pool.ray_launcher import RayLauncher
 from rain.pool.worker import Event, Job, WorkerMain
 from rain.results.jsonl import Record
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("time_limit")]
+pytestmark = pytest.mark.ray
 
 
 class Run:
-    """Jobs on a cluster, all that was told about them and what their workers had written."""
+    """Jobs on a cluster, all that was reported about them and the records that arrived."""
 
     def __init__(
-        self, folder: Path, nodes: Nodes, *payloads: str, main: WorkerMain = distant, nump: int = 2, **options: Any
+        self, folder: Path, nodes: Nodes, *payloads: str, main: WorkerMain = obedient, nump: int = 2, **options: Any
     ) -> None:
         self.events: list[Event] = []
-        self.lost: list[str] = []
-        self.records: list[tuple[int, Record]] = []
+        self.records: list[tuple[int | str, Record]] = []
         self.jobs = [Job(f"job-{number:03d}", payload) for number, payload in enumerate(payloads)]
         self.watch: Callable[[Event], None] = options.pop("watch", lambda event: None)
-        self.launcher = RayLauncher(
-            main, options.pop("settings", str(folder)), nump, self._write, nodes.cluster.address
-        )
-        self.pool = Pool(
-            self.launcher,
-            nump,
-            is_done=lambda job: job in self.written(),
-            on_lost=lambda job, message: self.lost.append(message),
-            on_event=self._note,
-            **options,
-        )
+        self.before_write: Callable[[Record], None] = options.pop("before_write", lambda record: None)
+        self.launcher = RayLauncher(main, options.pop("settings", str(folder)), nump, nodes.cluster.address)
+        self.pool = Pool(self.launcher, PoolConfig(nump, **options), self._write, self._lost, self._note)
 
-    def _write(self, worker: int, record: Record) -> None:
+    def _write(self, worker: int | str, record: Record) -> None:
+        self.before_write(record)
         self.records.append((worker, record))
+
+    def _lost(self, job: Job, reason: str) -> Record:
+        return {"id": job.id, "error": reason}
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
@@ -65,73 +60,74 @@ class Run:
         return [event for event in self.events if event.kind == kind]
 
 
-def test_each_worker_has_a_node_and_its_records_come_before_its_word(tmp_path: Path, nodes: Nodes) -> None:
+@contextmanager
+def gate(folder: Path) -> Iterator[int]:
+    """Make the pipe that `wait` jobs read one byte from; its end to write to."""
+    os.mkfifo(folder / "gate")
+    way = os.open(folder / "gate", os.O_RDWR)
+    yield way
+    os.close(way)
+
+
+def both_begun(run: Run, event: Event) -> bool:
+    """Tell whether with this event two workers have a job."""
+    return event.kind == "progress" and len(run.of("progress")) == 2
+
+
+def test_each_worker_has_a_node_and_its_records_are_written_before_they_count(tmp_path: Path, nodes: Nodes) -> None:
     written: list[bool] = []
 
     def look(event: Event) -> None:
         if event.kind == "done":
             written.append(event.job in run.written())
-
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    way = os.open(gate, os.O_RDWR)
-
-    def open_for_both(event: Event) -> None:
-        look(event)
-        if event.kind == "progress" and len(run.of("progress")) == 2:
+        elif both_begun(run, event):
             os.write(way, b"go")
 
-    run = Run(tmp_path, nodes.grow(2), *["wait", *["ok"] * 5] * 2, watch=open_for_both, concurrency=6)
-    assert run.go() == (12, 0, 0, False)
-    os.close(way)
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, nodes.grow(2), *["wait", *["ok"] * 5] * 2, watch=look, concurrency=6)
+        assert run.go() == (12, 0, 0, False)
     assert run.written() == [job.id for job in run.jobs] and all(written)
     assert {event.data["node"] for event in run.of("progress")} == set(nodes.nodes)
     assert {worker for worker, _ in run.records} == {0, 1}
-    assert run.records[0][1]["raina"].endswith("\ud800")
+    assert run.records[0][1]["raina"].startswith("\ud800")
 
 
 def test_a_worker_whose_node_is_killed_starts_on_another_and_its_jobs_are_done_once(
     tmp_path: Path, nodes: Nodes
 ) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    way = os.open(gate, os.O_RDWR)
     before = set(nodes.grow(2).nodes)
 
     def disturb(event: Event) -> None:
-        if event.kind == "progress" and len(run.of("progress")) == 2:  # both workers have a job and wait
+        if both_begun(run, event):
             nodes.kill(event.data["node"])
             nodes.grow(2)
-        elif event.kind == "ready" and len(run.of("ready")) == 3:  # the worker that was started anew
+        elif event.kind == "ready" and len(run.of("ready")) == 3:  # the worker that was started again
             os.write(way, b"g" * 6)
 
-    run = Run(tmp_path, nodes, *["wait"] * 6, watch=disturb)
-    assert run.go() == (6, 0, 1, False)
-    os.close(way)
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, nodes, *["wait"] * 6, watch=disturb)
+        assert run.go() == (6, 0, 1, False)
     assert run.written() == [job.id for job in run.jobs]
     [died] = run.of("died")
     assert died.data in ("was lost with its node", "cannot be reached any more")
     [new] = set(nodes.nodes) - before
     assert new in {event.data["node"] for event in run.of("progress")}
     killed = run.of("progress")[1].job
-    assert [event.job for event in run.of("started")].count(killed) == 2
+    assert [event.job for event in run.of("progress")].count(killed) == 2
 
 
 def test_without_room_for_a_new_worker_the_others_do_its_jobs_and_the_run_ends(tmp_path: Path, nodes: Nodes) -> None:
     nodes.grow(2)
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    way = os.open(gate, os.O_RDWR)
 
     def disturb(event: Event) -> None:
-        if event.kind == "progress" and len(run.of("progress")) == 2:
+        if both_begun(run, event):
             nodes.kill(event.data["node"])
         elif event.kind == "died":
             os.write(way, b"go")
 
-    run = Run(tmp_path, nodes, "wait", "wait", *["ok"] * 8, watch=disturb, grace_s=3600)
-    assert run.go() == (10, 0, 1, False)
-    os.close(way)
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, nodes, "wait", "wait", *["ok"] * 8, watch=disturb, grace_s=3600)
+        assert run.go() == (10, 0, 1, False)
     assert run.written() == [job.id for job in run.jobs]
     assert len(nodes.nodes) == 1 and len(run.of("ready")) == 2
 
@@ -141,22 +137,23 @@ def test_a_job_that_kills_its_actor_three_times_is_given_up_without_its_neighbou
 ) -> None:
     run = Run(tmp_path, nodes.grow(1), "ok", "kill", "ok", "ok", nump=1, concurrency=4)
     assert run.go()[:2] == (3, 1)
-    assert run.lost == ["the worker died 3 times on this prompt (the last one was killed)"]
-    assert run.written() == ["job-000", "job-002", "job-003"]
+    [(job, reason)] = [(record["id"], record["error"]) for worker, record in run.records if worker == "lost"]
+    assert job == "job-001" and "died 3 times" in reason and "was killed" in reason
+    assert run.written() == [job.id for job in run.jobs]
 
 
 @pytest.mark.parametrize(
     ("main", "settings", "message"),
     [
-        (unfit, "error", "^unknown model: llama-9$"),
-        (unfit, "exception", "^worker 0 ended with exit code 1 before it could start; see what it printed above$"),
-        (distant, "unpicklable", "^worker 0 could not be made .*ModuleNotFoundError: No module named 'nowhere'.*"),
+        (unstartable, "error", "^unknown model: llama-9$"),
+        (unstartable, "exception", "worker 0 .*code 1 during start-up"),
+        (obedient, "unpicklable", "worker 0 .*No module named 'nowhere'"),
     ],
 )
 def test_a_worker_that_cannot_work_ends_the_run(
     tmp_path: Path, nodes: Nodes, main: WorkerMain, settings: str, message: str
 ) -> None:
-    run = Run(tmp_path, nodes.grow(1), "ok", nump=1, main=main, settings=Absent() if main is distant else settings)
+    run = Run(tmp_path, nodes.grow(1), "ok", nump=1, main=main, settings=Absent() if main is obedient else settings)
     with pytest.raises(RainError, match=message):
         run.go()
 
@@ -170,8 +167,7 @@ class Absent:
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused(tmp_path: Path, nodes: Nodes) -> None:
     nodes.grow(1)
-    message = "^--nump is 2, too many workers for the 1 CPUs of the Ray cluster; use fewer$"
-    with pytest.raises(RainError, match=message):
+    with pytest.raises(RainError, match="--nump is 2.* 1 CPUs"):
         Run(tmp_path, nodes, "ok", "ok").go()
 
 
@@ -187,7 +183,7 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
             pids[event.worker] = event.data["pid"], event.data["node"]
         elif event.kind == "died":
             pids.pop(event.worker, None)
-        if pids and rng.random() < 1 / 40:
+        if pids and rng.random() < 1 / 20:
             pid, node = pids.pop(rng.choice(sorted(pids)))
             if kills["nodes"] < 3 and node in nodes.nodes and rng.random() < 0.3:
                 kills["nodes"] += 1
@@ -207,15 +203,11 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
 
 
 def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, nodes: Nodes) -> None:
-    run = Run(tmp_path, nodes.grow(1), *["ok"] * 3, nump=1)
-    keep = run.launcher._write
-
-    def write(worker: int, record: Record) -> None:
+    def fill_up(record: Record) -> None:
         if run.records:
-            raise RainError("cannot write res_0.jsonl: No space left on device")
-        keep(worker, record)
+            raise RainError("No space left")
 
-    run.launcher._write = write
+    run = Run(tmp_path, nodes.grow(1), *["ok"] * 3, nump=1, before_write=fill_up)
     with pytest.raises(RainError, match="No space left"):
         run.go()
     assert run.written() == ["job-000"]
@@ -226,17 +218,14 @@ def test_every_worker_sees_gpus_of_its_own_and_uses_its_part_of_the_cores(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     node = nodes.grow(0).cluster.add_node(num_cpus=4, num_gpus=4, object_store_memory=STORE, env_vars=ENVIRONMENT)
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    way = os.open(gate, os.O_RDWR)
 
     def open_for_both(event: Event) -> None:
-        if event.kind == "progress" and len(run.of("progress")) == 2:
+        if both_begun(run, event):
             os.write(way, b"go")
 
-    run = Run(tmp_path, nodes, "wait", "wait", watch=open_for_both)
-    assert run.go() == (2, 0, 0, False)
-    os.close(way)
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, nodes, "wait", "wait", watch=open_for_both)
+        assert run.go() == (2, 0, 0, False)
     nodes.cluster.remove_node(node)
     seen = [event.data["gpus"].split(",") for event in run.of("progress")]
     assert [len(gpus) for gpus in seen] == [2, 2] and sorted(sum(seen, [])) == ["0", "1", "2", "3"]

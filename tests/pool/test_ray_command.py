@@ -18,9 +18,9 @@ from support.ray_nodes import Nodes, children, command
 from rain.results.jsonl import scan
 from rain.results.run_dir import read_results, result_paths
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("time_limit")]
+pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # outlive a killed node for a while; they do no work
 TOY = ("--engine", "toy", "--max-new-tokens", "12", "--max-simulations", "4", "--concurrency", "2")
 
@@ -30,11 +30,9 @@ def write_prompts(path: Path, count: int) -> Path:
     return path
 
 
-def start(
-    *arguments: object, before: tuple[str, ...] = (), folder: Path = ROOT / "HH", cwd: Path = ROOT
-) -> subprocess.Popen[str]:
+def start(*arguments: object, before: tuple[str, ...] = (), cwd: Path = ROOT) -> subprocess.Popen[str]:
     """Start the allocation command in a process group of its own."""
-    words = [*before, sys.executable, "-u", str(folder / "allocation.py"), *TOY, *map(str, arguments)]
+    words = [*before, sys.executable, "-u", str(ROOT / "HH" / "allocation.py"), *TOY, *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(words, **options, start_new_session=True, env=env, cwd=cwd)
@@ -77,7 +75,7 @@ def test_the_command_survives_a_lost_node_and_answers_as_without_ray(
     nodes.grow(3)
     out, _ = run.communicate()
     assert run.returncode == 0, out
-    assert "; its prompts are done again" in out
+    assert "its prompts will be retried" in out
     assert answers(tmp_path / "out") == expected
     assert len(expected) == 60
 
@@ -85,20 +83,21 @@ def test_the_command_survives_a_lost_node_and_answers_as_without_ray(
 def test_workers_need_no_disk_of_the_command(
     tmp_path: Path, nodes: Nodes, local: tuple[Path, list[tuple[Any, ...]]]
 ) -> None:
-    """The command sees a folder that nobody else does: with its benchmark, its data and its results."""
+    """The command sees a folder that nobody else does: with its template, its data and its results."""
     private = ("unshare", "--mount", "--map-root-user", "sh", "-c")
     if subprocess.run([*private, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
         pytest.skip("this machine permits no private mounts")
     prompts, expected = local
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    begin = f"mount -t tmpfs none {hidden}; cp -r {ROOT}/HH {prompts} {hidden}; " + '"$@"; code=$?; '
+    template = ROOT / "HH" / "templates" / "harmless_letters.txt"
+    begin = f"mount -t tmpfs none {hidden}; cp {template} {prompts} {hidden}; " + '"$@"; code=$?; '
     script = begin + f"cp -r {hidden}/out {tmp_path}/out; exit $code"
     options = ("--launcher", "ray", "--ray-address", nodes.grow(2).cluster.address, "--nump", 2)
     run = start(
-        *("--dataset", hidden / prompts.name, "--outdir", hidden / "out", *options),
+        *("--dataset", hidden / prompts.name, "--outdir", hidden / "out", "--templates", hidden / template.name),
+        *options,
         before=(*private, script, "sh"),
-        folder=hidden / "HH",
     )
     out, _ = run.communicate()
     assert run.returncode == 0, out
@@ -112,7 +111,7 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_goes_on(
+def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_can_be_resumed(
     tmp_path: Path, local: tuple[Path, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch, how: int, code: int
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 STORE = 100 << 20
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
 
 
