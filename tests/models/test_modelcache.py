@@ -71,7 +71,7 @@ def test_a_damaged_wheel_is_reported(cache, content):
         fetch_fake(requirements, into)
         (into / "rain_fake_two-1.0-py3-none-any.whl").write_bytes(content)
 
-    with pytest.raises(RainError, match="rain_fake_two-1.0-py3-none-any.whl holds no readable"):
+    with pytest.raises(RainError, match="rain_fake_two-1.0-py3-none-any.whl has no readable"):
         build_once("fake", lambda scratch: build_fake(scratch, fetch_damaged))
 
 

