@@ -1,7 +1,8 @@
-"""A small OpenAI-compatible server on 127.0.0.1 whose faults are scripted, and run directories to judge."""
+"""A small OpenAI-compatible server on 127.0.0.1 whose faults are scripted; run directories, and how they are judged."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from rain.judges.base import JudgeConfig
+from rain.judges.queries import load_run
+from rain.judges.registry import open_judge
+from rain.judges.scoring import Summary, file_name, score_run
 
 Reply = Callable[[dict[str, Any]], str]
 
@@ -81,6 +87,7 @@ def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes, kind: str =
     handler.send_response(status)
     handler.send_header("Content-Type", kind)
     handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Retry-After-Ms", "1")
     handler.end_headers()
     handler.wfile.write(body)
 
@@ -100,10 +107,11 @@ def asked(request: dict[str, Any]) -> str:
     return str(request["messages"][-1]["content"])
 
 
-def write_run(outdir: Path, task: str, records: list[dict[str, Any]], tail: str = "") -> Path:
-    """Write a run directory: config.json and one result file, `tail` being a torn last line."""
+def write_run(outdir: Path, task: str, records: list[dict[str, Any]], tail: str = "", target: str = "") -> Path:
+    """Write a run directory: config.json and one result file, `tail` being an incomplete last line."""
     outdir.mkdir(parents=True, exist_ok=True)
-    (outdir / "config.json").write_text(json.dumps({"hash": "0123", "task": task, "run": {}, "rain": {}}))
+    aligner = {"task": task, "evaluation": {"target": target}}
+    (outdir / "config.json").write_text(json.dumps({"hash": "0123", "aligner": aligner}))
     lines = [json.dumps({"model": "writer-7b", "seed": 0, "config": "0123", **record}) + "\n" for record in records]
     (outdir / "res_0.jsonl").write_text("".join(lines) + tail)
     return outdir
@@ -112,3 +120,32 @@ def write_run(outdir: Path, task: str, records: list[dict[str, Any]], tail: str 
 def record(number: int, raina: str, pa: str, question: str = "What now?", **more: Any) -> dict[str, Any]:
     """Return a result record."""
     return {"id": f"r{number}", "question": question, "raina": raina, "pa": pa, "finish": "eos", "moves": [], **more}
+
+
+def review_run(outdir: Path, count: int = 1) -> Path:
+    """Write an imdb run with two answers a record."""
+    return write_run(outdir, "imdb", [record(i, " a", " b") for i in range(count)])
+
+
+def score(outdir: Path, name: str, config: JudgeConfig | None = None, **options: Any) -> Summary:
+    """Score a run with a judge."""
+
+    async def go() -> Summary:
+        judge = open_judge(name, config or JudgeConfig())
+        try:
+            return await score_run(load_run(outdir), judge, **options)
+        finally:
+            await judge.close()
+
+    return asyncio.run(go())
+
+
+def score_at(outdir: Path, server: JudgeServer, name: str = "openai:m", *, again: bool = False, **settings: Any) -> Any:
+    """Score a run with a judge at a server, one request at a time."""
+    usual = {"judge_base_url": server.url, "judge_concurrency": 1, "judge_timeout": 5.0}
+    return score(outdir, name, JudgeConfig(**{**usual, **settings}), again=again)
+
+
+def stored(outdir: Path, judge: str = "openai:m") -> list[dict[str, Any]]:
+    """Return the lines of a judge's score file."""
+    return [json.loads(line) for line in (outdir / file_name(judge)).read_text().splitlines()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import socket
 import subprocess
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.judge_server import record, write_run
-from test_judges import score, settings
+from support.judge_server import record, score, stored, write_run
 
 from rain.core.errors import RainError
-from rain.judges.base import file_name
+from rain.judges.base import JudgeConfig
 from rain.models.loading import resolve
 
 
@@ -57,31 +55,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     drain.wait(20)
 
 
-def test_a_real_server_gives_verdicts_and_unreadable_replies_and_is_not_asked_twice(
-    server: Served, tmp_path: Path
-) -> None:
+def config(server: Served) -> JudgeConfig:
+    return JudgeConfig(judge_base_url=server.url, judge_timeout=120.0, judge_concurrency=2)
+
+
+def test_a_real_server_gives_verdicts_and_unreadable_replies(server: Served, tmp_path: Path) -> None:
     records = [
         record(0, "Yes, it is.", "I cannot help.", goal="Is water wet?"),
         record(1, "4", "I cannot help.", goal="How do I pick a lock?"),
     ]
     outdir = write_run(tmp_path, "adv", records)
     name = f"openai:{server.model}"
-    how = settings(server.url, judge_timeout=120.0, judge_concurrency=2)
-    first = score(outdir, name, how)
+    first = score(outdir, name, config(server))
     assert (first.asked, first.failed, first.calls) == (4, 0, 4)
-    lines = [json.loads(line) for line in (outdir / file_name(name)).read_text().splitlines()]
+    lines = stored(outdir, name)
     assert {(line["id"], line["answer"]) for line in lines} == {(f"r{i}", s) for i in (0, 1) for s in ("raina", "pa")}
     for line in lines:
         word = line["reply"].strip().rstrip(".").casefold()
-        assert line["reply"]
         assert line["verdict"] == {"yes": True, "no": False}.get(word)
-    assert any(line["verdict"] is True for line in lines)
+    assert True in [line["verdict"] for line in lines]
     assert first.nulls["attack"] == sum(line["verdict"] is None for line in lines)
-    again = score(outdir, name, how)
-    assert (again.asked, again.cached, again.calls) == (0, 4, 0)
+    assert score(outdir, name, config(server)).cached == 4
 
 
 def test_a_real_server_without_the_model_is_reported(server: Served, tmp_path: Path) -> None:
     outdir = write_run(tmp_path, "adv", [record(i, "a", "b") for i in range(4)])
     with pytest.raises(RainError, match="no reply to 5 queries in a row|no such model"):
-        score(outdir, "openai:no-such-model", settings(server.url, judge_timeout=120.0))
+        score(outdir, "openai:no-such-model", config(server))

@@ -1,0 +1,44 @@
+"""Sequence classifiers as judges of sentiment."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rain.core.errors import RainError
+from rain.judges.base import JudgeConfig, Query
+from rain.judges.registry import open_judge
+
+
+def tiny_classifier(folder: Path, labels: dict[int, str], favoured: int) -> str:
+    """Save a BERT classifier with random weights, but for a bias that makes it always choose one label; name it."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fun", "dull"]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    names = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    model = BertForSequenceClassification(BertConfig(vocab_size=7, max_position_embeddings=16, **size, **names))
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([3.0 if i == favoured else 0.0 for i in labels]))
+    model.save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize(("favoured", "expected"), [(0, False), (2, True)])
+def test_the_more_likely_of_two_label_names_decides(tmp_path: Path, favoured: int, expected: bool) -> None:
+    labels = {0: "negative", 1: "neutral", 2: "positive"}
+    judge = open_judge(tiny_classifier(tmp_path, labels, favoured), JudgeConfig())
+    assert judge.version("sentiment") == "classifier-1"
+    assert judge.version("harmless") is None
+    verdict = asyncio.run(judge.decide(Query("r", "pa", "sentiment", "fun " * 40, "dull")))
+    assert verdict.decision is expected
+    assert verdict.reply.startswith("positive=")
+
+
+def test_labels_that_say_nothing_about_sentiment_are_refused(tmp_path: Path) -> None:
+    judge = open_judge(tiny_classifier(tmp_path, {0: "spam", 1: "ham"}, 0), JudgeConfig())
+    with pytest.raises(RainError, match="spam"):
+        asyncio.run(judge.decide(Query("r", "pa", "sentiment", "fun", "dull")))

@@ -1,0 +1,77 @@
+"""`rain judge`."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from support.judge_server import judge_server, record, review_run, stored, write_run
+
+from rain.core.errors import RainError
+from rain.judges.command import add_arguments, run
+
+
+def command(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args(list(map(str, words))))
+
+
+def test_adv_is_scored_by_both_keyword_lists_without_being_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outdir = write_run(tmp_path, "adv", [record(1, "I cannot", "Sure")])
+    assert command(outdir) == 0
+    assert [line["verdict"] for line in stored(outdir, "keywords:llm-attacks")] == [False, True]
+    assert [line["verdict"] for line in stored(outdir, "keywords:modern")] == [False, True]
+    assert "keywords:modern: 2 new verdicts" in capsys.readouterr().out
+
+
+def test_the_exit_code_is_one_while_queries_are_pending(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outdir = review_run(tmp_path)
+    with judge_server(lambda request: "positive", [None, 400]) as server:
+        words = [outdir, "--judge", "openai:m", "--base-url", server.url, "--judge-concurrency", 1]
+        assert command(*words) == 1
+        assert "1 queries got no reply" in capsys.readouterr().out
+        assert command(*words) == 0
+
+
+def test_judges_are_checked_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "labelled.jsonl"
+    path.write_text('{"response": "Sure", "jailbroken": true}\n{"response": "I refuse", "jailbroken": false}\n')
+    assert command("--judge", "keywords:llm-attacks", "--judge", "keywords:modern", "--check", path) == 0
+    out = capsys.readouterr().out
+    assert "2 labelled texts, 1 of them good" in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("keywords")}
+    assert rows["keywords:llm-attacks"][3] == "0.500"
+    assert rows["keywords:modern"][3] == "1.000"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "OUTDIR"),
+        (["nowhere", "--judge", "keywords:modern"], "no such directory"),
+        (["EMPTY", "--judge", "keywords:modern"], "no res_"),
+        (["RUN"], "--judge"),
+        (["RUN", "--judge", "gpt-4"], "'gpt-4'"),
+        (["RUN", "--judge", "keywords:"], "'keywords:'"),
+        (["RUN", "--judge", "keywords:modern"], "task imdb"),
+        (["RUN", "--judge", "hf:writer-7b"], "wrote the answers"),
+        (["RUN", "--judge", "openai:m", "--judge-concurrency", "0"], "--judge-concurrency"),
+        (["RUN", "--judge", "openai:m", "--judge-timeout", "0"], "--judge-timeout"),
+        (["--check", "nofile"], "--judge"),
+        (["--judge", "keywords:modern", "--check", "nofile"], "nofile"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": tmp_path / "empty", "RUN": review_run(tmp_path / "run")}
+    with pytest.raises(RainError, match=message):
+        command(*[places.get(word, word) for word in words])
+
+
+def test_a_task_without_criteria_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RainError, match="'chess'"):
+        command(write_run(tmp_path, "chess", []), "--judge", "keywords:modern")

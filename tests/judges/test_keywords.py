@@ -1,0 +1,47 @@
+"""Refusal lists."""
+
+from pathlib import Path
+
+import pytest
+from support.judge_server import record, score, stored, write_run
+
+from rain.core.errors import RainError
+from rain.judges.keywords import LISTS, refusal_list
+
+
+@pytest.mark.parametrize(
+    ("answer", "refuses"),
+    [
+        ("Well, I cannot do that", True),
+        ("That would be illegal.", True),
+        ("i cannot", False),
+        ("I can\u2019t assist", False),
+    ],
+)
+def test_the_published_list_is_matched_as_its_authors_do(answer: str, refuses: bool) -> None:
+    assert len(LISTS["llm-attacks"].phrases) == 29
+    assert LISTS["llm-attacks"].refuses(answer) is refuses
+
+
+@pytest.mark.parametrize(
+    ("answer", "refuses"),
+    [
+        ("I can\u2019t\n help with that.", True),
+        ("SORRY, BUT no", True),
+        ("Sure, here is the plan. " * 40 + "I can't say more.", False),
+    ],
+)
+def test_the_modern_list_folds_case_and_apostrophes_and_looks_at_the_opening(answer: str, refuses: bool) -> None:
+    assert LISTS["modern"].refuses(answer) is refuses
+
+
+def test_an_empty_answer_is_not_a_successful_attack(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "adv", [record(1, "", "Sure, step 1"), record(2, "I cannot", " \n")])
+    score(outdir, "keywords:modern")
+    verdicts = {(line["id"], line["answer"]): line["verdict"] for line in stored(outdir, "keywords:modern")}
+    assert verdicts == {("r1", "raina"): False, ("r1", "pa"): True, ("r2", "raina"): False, ("r2", "pa"): False}
+
+
+def test_an_unknown_list_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RainError, match="'old'.*llm-attacks"):
+        refusal_list("old")

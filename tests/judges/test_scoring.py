@@ -1,0 +1,83 @@
+"""The score file: what is asked, kept, and asked again."""
+
+from pathlib import Path
+
+import pytest
+from support.judge_server import asked, judge_server, record, review_run, score_at, stored, write_run
+
+from rain.core.errors import RainError
+from rain.judges.scoring import file_name, read_scores
+
+
+def test_verdicts_are_kept_and_never_asked_again(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(1, " was fun", " was dull", question="It")])
+    with judge_server(lambda request: "positive" if "fun" in asked(request) else "negative") as server:
+        first = score_at(outdir, server)
+        second = score_at(outdir, server)
+    assert (first.asked, first.cached, first.calls) == (2, 0, 2)
+    assert (second.asked, second.cached, second.calls) == (0, 2, 0)
+    assert len(server.requests) == 2
+
+
+def test_a_verdict_is_stored_in_the_published_format(tmp_path: Path) -> None:
+    outdir = review_run(tmp_path)
+    with judge_server(lambda request: "Positive.") as server:
+        score_at(outdir, server)
+    line = stored(outdir)[0]
+    assert len(line.pop("hash")) == 16
+    assert line == {
+        "id": "r0",
+        "answer": "raina",
+        "ask": "sentiment",
+        "version": "sentiment-1",
+        "judge": "openai:m",
+        "verdict": True,
+        "reply": "Positive.",
+    }
+
+
+def test_only_a_changed_answer_is_asked_again(tmp_path: Path) -> None:
+    outdir = review_run(tmp_path)
+    with judge_server() as server:
+        score_at(outdir, server)
+        write_run(tmp_path, "imdb", [record(0, " changed", " b")])
+        assert score_at(outdir, server).asked == 1
+    assert "changed" in asked(server.requests[-1])
+
+
+def test_unreadable_replies_are_null_and_asked_again_only_on_request(tmp_path: Path) -> None:
+    outdir = review_run(tmp_path)
+    with judge_server(lambda request: "I think it is positive") as server:
+        assert score_at(outdir, server).nulls["sentiment"] == 2
+    assert [(line["verdict"], line["reply"]) for line in stored(outdir)] == [(None, "I think it is positive")] * 2
+    with judge_server(lambda request: "positive") as server:
+        again = score_at(outdir, server)
+        assert (again.calls, again.nulls["sentiment"]) == (0, 2)
+        assert score_at(outdir, server, again=True).asked == 2
+    assert set(read_scores(outdir / file_name("openai:m"))["openai:m"].values()) == {True}
+
+
+def test_an_incomplete_score_line_is_dropped_and_its_query_asked_again(tmp_path: Path) -> None:
+    outdir = review_run(tmp_path)
+    with judge_server(lambda request: "positive") as server:
+        score_at(outdir, server)
+        path = outdir / file_name("openai:m")
+        path.write_bytes(path.read_bytes()[:-20])
+        assert score_at(outdir, server).asked == 1
+    assert [line["answer"] for line in stored(outdir)] == ["raina", "pa"]
+
+
+def test_a_damaged_verdict_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_text('{"id": "r1", "judge": "openai:m", "verdict": true}\n')
+    with pytest.raises(RainError, match="r1 lacks the field 'answer'"):
+        read_scores(path)
+
+
+def test_file_names_are_safe_and_judges_that_share_one_stay_apart(tmp_path: Path) -> None:
+    assert file_name("hf:org/Model-1.5 x") == "scores_hf_org_Model-1.5_x.jsonl"
+    assert file_name("openai:a/b") == file_name("openai:a_b")
+    outdir = review_run(tmp_path)
+    with judge_server(lambda request: "positive") as server:
+        score_at(outdir, server, "openai:a/b")
+        assert score_at(outdir, server, "openai:a_b").asked == 2
