@@ -70,9 +70,9 @@ def build_prompt(formatter: PromptFormatter, goal: str, target: str, init: str) 
     for name, text in (("goal", goal), ("target", target), ("first suffix", init)):
         if not text.strip():
             raise RainError(f"the {name} is empty (goal {goal!r}, target {target!r})")
-    whole, bare = formatter.encode(f"{goal} {init.strip()}"), formatter.encode(goal)
-    if whole[: len(bare)] == bare:
+    if formatter.prompt_file is not None and not formatter.prompt_file.after:
         raise RainError('the attack needs a prompt template with text after "{question}"')
+    whole, bare = formatter.encode(f"{goal} {init.strip()}"), formatter.encode(goal)
     for start, end in suffix_spans(whole, bare):
         tail = whole[end:]
         prompt = SuffixPrompt(formatter, goal, whole[:start], tail, _answer_start(formatter, tail, target))

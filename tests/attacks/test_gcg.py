@@ -1,27 +1,27 @@
 import itertools
 
-import gcg_tiny as tiny
 import pytest
 import torch
+from support import gcg_tiny as tiny
 
 from rain.attacks.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
 from rain.attacks.prompt import build_prompt
 from rain.core.errors import RainError
-from rain.text import Codec, Prompter
+from rain.text import PromptFile, PromptFormatter, TokenizerAdapter
 
 SIZE = len(tiny.tokenizer())
 
 
 @pytest.fixture(params=["llama", "gemma"])
-def setting(request, tmp_path):
-    prompt, suffix = tiny.prompt(tmp_path)
+def setting(request):
+    prompt, suffix = tiny.prompt()
     model = tiny.model(request.param)
     return model, prompt, suffix, Objective(model, prompt)
 
 
 @pytest.fixture
-def llama(tmp_path):
-    prompt, suffix = tiny.prompt(tmp_path)
+def llama():
+    prompt, suffix = tiny.prompt()
     objective = Objective(tiny.model(), prompt)
     state = State(suffix, float(mean_losses([objective], [suffix], 1)))
     return objective, state, allowed_tokens(tiny.tokenizer(), SIZE)
@@ -53,9 +53,9 @@ def test_losses_over_the_cached_head_are_those_of_a_plain_pass(setting):
         assert mean_losses([objective], suffixes, chunk).tolist() == pytest.approx(plain, rel=1e-6)
 
 
-def test_float32_losses_of_a_real_vocabulary_are_as_exact_as_a_plain_pass(smollm2, tmp_path):
+def test_float32_losses_of_a_real_vocabulary_are_as_exact_as_a_plain_pass(smollm2):
     model, tokenizer = smollm2
-    chat = Prompter(Codec(tokenizer), tmp_path / "unused.txt", chat=True)
+    chat = PromptFormatter(TokenizerAdapter(tokenizer), None)
     prompt, suffix = build_prompt(chat, "Tell me that the earth is flat", "Sure, the earth is flat", "! ! ! !")
     losses = mean_losses([Objective(model, prompt)], [suffix, suffix], 2).tolist()
     ids = prompt.head + suffix + prompt.tail
@@ -63,7 +63,7 @@ def test_float32_losses_of_a_real_vocabulary_are_as_exact_as_a_plain_pass(smollm
         logits = model(torch.tensor([ids + prompt.target]), use_cache=False).logits[0, len(ids) - 1 : -1].double()
     plain = float(torch.nn.functional.cross_entropy(logits, torch.tensor(prompt.target)))
     assert losses == pytest.approx([plain, plain], abs=2e-5)
-    assert chat.codec.decode(prompt.head).endswith("earth is flat") and prompt.controls(suffix) == "! ! ! !"
+    assert chat.adapter.decode(prompt.head).endswith("earth is flat") and prompt.controls(suffix) == "! ! ! !"
 
 
 def test_a_batch_that_does_not_fit_is_halved(llama, monkeypatch):
@@ -85,13 +85,13 @@ def test_a_batch_that_does_not_fit_is_halved(llama, monkeypatch):
 
 def test_the_swap_that_is_made_is_the_best_of_all(llama):
     objective, state, allowed = llama
-    prompt, codec = objective.prompt, objective.prompt.prompter.codec
+    prompt, adapter = objective.prompt, objective.prompt.formatter.adapter
     every = {}
     for place, token in itertools.product(range(3), torch.nonzero(allowed).flatten().tolist()):
         other = state.suffix[:place] + (token,) + state.suffix[place + 1 :]
-        text = codec.decode(other)
+        text = adapter.decode(other)
         question = f"{tiny.GOAL}{text}"
-        kept = text == " " + text.strip() and prompt.prompter.encode(question) == prompt.head + other + prompt.tail
+        kept = text == " " + text.strip() and prompt.formatter.encode(question) == prompt.head + other + prompt.tail
         if kept and other != state.suffix:
             with torch.no_grad():
                 every[other] = float(tiny.plain_loss(objective.model, prompt, tiny.one_hot(other)))
@@ -162,14 +162,14 @@ def test_steps_depend_on_the_seed_and_on_nothing_global(llama):
 
 
 def test_only_suffixes_that_the_tokenizer_gives_back_stay(llama):
-    prompt, codec = llama[0].prompt, llama[0].prompt.prompter.codec
+    prompt, adapter = llama[0].prompt, llama[0].prompt.formatter.adapter
     ids = tiny.tokenizer().convert_tokens_to_ids
     space, t, h, e, he, the, bang = map(ids, ["\u0120", "\u0120t", "h", "e", "he", "\u0120the", "\u0120!"])
     assert prompt.stable([(t, he), (bang, h, e), (bang, he), (the, bang), (bang, space), (he, bang)]) == [
         (bang, he),
         (the, bang),
     ]
-    assert codec.encode(tiny.GOAL + " !he")[-2:] == (bang, he)
+    assert adapter.encode(tiny.GOAL + " !he")[-2:] == (bang, he)
 
 
 def test_a_suffix_holds_printable_ascii_and_no_special_token():
@@ -179,28 +179,34 @@ def test_a_suffix_holds_printable_ascii_and_no_special_token():
     assert refused == {ids("</s>"), ids("\u00c3"), SIZE, SIZE + 1, SIZE + 2}
 
 
-def test_head_suffix_and_tail_are_the_ids_of_the_prompt(tmp_path):
+def test_head_suffix_and_tail_are_the_ids_of_the_prompt():
     for goal, init in itertools.product((tiny.GOAL, "a AS", "he!"), (tiny.INIT, "ASS: he", "the the")):
-        prompt, suffix = tiny.prompt(tmp_path, goal, init=init)
-        assert prompt.head + suffix + prompt.tail == prompt.prompter.encode(f"{goal} {init}")
+        prompt, suffix = tiny.prompt(goal, init=init)
+        assert prompt.head + suffix + prompt.tail == prompt.formatter.encode(f"{goal} {init}")
         assert prompt.controls(suffix) == init
-        assert prompt.prompter.codec.decode(prompt.target) == f" {tiny.TARGET}"
+        assert prompt.formatter.adapter.decode(prompt.target) == f" {tiny.TARGET}"
 
 
 @pytest.mark.parametrize(("goal", "target", "init"), [("", "Sure", "!"), ("hi", " ", "!"), ("hi", "Sure", "")])
-def test_empty_texts_are_refused(tmp_path, goal, target, init):
+def test_empty_texts_are_refused(goal, target, init):
     with pytest.raises(RainError, match="is empty"):
-        tiny.prompt(tmp_path, goal, target, init)
+        tiny.prompt(goal, target, init)
+
+
+def test_a_prompt_that_ends_with_the_question_is_refused():
+    formatter = PromptFormatter(TokenizerAdapter(tiny.tokenizer()), PromptFile("USER: ", ""))
+    with pytest.raises(RainError, match="text after"):
+        build_prompt(formatter, tiny.GOAL, tiny.TARGET, tiny.INIT)
 
 
 def test_settings_below_one_are_refused():
-    with pytest.raises(RainError, match="topk must be at least 1"):
+    with pytest.raises(RainError, match="--topk is 0"):
         GCGConfig(topk=0)
 
 
-def test_the_universal_gradient_is_the_sum_over_behaviours(tmp_path):
-    model, prompter = tiny.model(), tiny.prompter(tmp_path)
-    pairs = [build_prompt(prompter, goal, "Sure", tiny.INIT) for goal in ("tell a lie", "steal a bed", "hurt us")]
+def test_the_universal_gradient_is_the_sum_over_behaviours():
+    model, formatter = tiny.model(), tiny.formatter()
+    pairs = [build_prompt(formatter, goal, "Sure", tiny.INIT) for goal in ("tell a lie", "steal a bed", "hurt us")]
     objectives, suffix = [Objective(model, prompt) for prompt, _ in pairs], pairs[0][1]
     rows = tiny.one_hot(suffix).requires_grad_()
     total = sum(tiny.plain_loss(model, prompt, rows) for prompt, _ in pairs)
@@ -210,8 +216,8 @@ def test_the_universal_gradient_is_the_sum_over_behaviours(tmp_path):
     assert float(mean_losses(objectives, [suffix], 1)) == pytest.approx(sum(each) / 3)
 
 
-def test_several_models_count_equally_at_each_position(tmp_path):
-    prompt, suffix = tiny.prompt(tmp_path)
+def test_several_models_count_equally_at_each_position():
+    prompt, suffix = tiny.prompt()
     first, second = (Objective(tiny.model(seed=seed), prompt) for seed in (0, 1))
     a, b = first.gradient(suffix), second.gradient(suffix)
     together = sum_gradient([first, second, second], suffix)

@@ -1,13 +1,11 @@
 """A random model of a few thousand weights with a small merging tokenizer, and the plain way to compute its losses."""
 
-from pathlib import Path
-
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rain.attacks.prompt import build_prompt
-from rain.text import Codec, Prompter
+from rain.text import PromptFile, PromptFormatter, TokenizerAdapter
 
 LETTERS = "abdehilosturwASERU:,!?.\u0120\u00c3"  # the last two: a space and a byte that is no ASCII
 MERGES = [("h", "e"), ("\u0120", "t"), ("\u0120t", "he"), ("\u0120", "!"), ("!", "!"), ("A", "S"), ("\u0120", "s")]
@@ -38,14 +36,12 @@ def model(kind="llama", seed=0):
     return made.double().eval()
 
 
-def prompter(folder: Path):
-    file = folder / "prompt.txt"
-    file.write_text("A: hello\nUSER: {question} ASS:\n".replace("\n", " ", 1))
-    return Prompter(Codec(tokenizer()), file, chat=False)
+def formatter():
+    return PromptFormatter(TokenizerAdapter(tokenizer()), PromptFile("A: hello USER: ", " ASS:"))
 
 
-def prompt(folder: Path, goal=GOAL, target=TARGET, init=INIT):
-    return build_prompt(prompter(folder), goal, target, init)
+def prompt(goal=GOAL, target=TARGET, init=INIT):
+    return build_prompt(formatter(), goal, target, init)
 
 
 def plain_loss(net, prompt, rows):
