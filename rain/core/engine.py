@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 from rain.core.errors import RainError
-from rain.core.types import Tokens
+from rain.core.types import Tokens, Vector
 
 Decode = Callable[[Sequence[int]], str]
 """Turns token ids into text, special tokens left out."""
@@ -146,6 +146,18 @@ class EngineStats(NamedTuple):
     evictions: int = 0
 
 
+class ReadOut(NamedTuple):
+    """A number for each token: the product of its hidden state with a vector.
+
+    Attributes:
+        layer: number of the decoder layer whose output is taken, from 1 (before the final norm).
+        weights: shape (hidden size,).
+    """
+
+    layer: int
+    weights: Vector
+
+
 def check_request(prefix: Sequence[int], context: int, max_tokens: int = 1) -> None:
     """Refuse a request that no engine with this context (tokens) can answer.
 
@@ -190,6 +202,14 @@ class Session(ABC):
             ids: ... and these ids.
         """
 
+    async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
+        """Return for each read-out of the engine its mean over the tokens ``prefix[start:]``, at least one.
+
+        Raises:
+            RainError: the engine has no read-outs.
+        """
+        raise RainError("this engine cannot read hidden states; use --engine hf")
+
     def commit(self, prefix: Sequence[int]) -> None:
         """Announce that later requests of this session that share a root with ``prefix`` contain it whole.
 
@@ -226,6 +246,14 @@ class Engine(ABC):
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
         """Compute a prefix that requests of many sessions begin with, once for all of them."""
         return None
+
+    def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
+        """Compute these numbers for every token from now on; called once, before the first request.
+
+        Raises:
+            RainError: the engine cannot read hidden states, or the model has no such layer or size.
+        """
+        raise RainError("this engine cannot read hidden states; use --engine hf")
 
     def stats(self) -> EngineStats:
         """Return totals over all sessions; zeros where the model runs in another program."""

@@ -11,10 +11,22 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from rain.core.engine import Continuation, Engine, EngineStats, SamplingParams, Session, Usage, check_request
+from rain.core.engine import (
+    Continuation,
+    Engine,
+    EngineStats,
+    ReadOut,
+    SamplingParams,
+    Session,
+    Usage,
+    check_request,
+)
+from rain.core.errors import RainError
+from rain.core.types import Vector
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sampling import read_rows
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
@@ -36,6 +48,7 @@ class ReferenceEngine(Engine):
         self.context = context_length(model)
         self.eos = end_ids(model.generation_config, tokenizer)
         self.dtype = dtype_name(model)
+        self.read_outs: list[ReadOut] = []
         self._total = Usage()
 
     def session(self, name: str) -> ReferenceSession:
@@ -45,6 +58,19 @@ class ReferenceEngine(Engine):
     def stats(self) -> EngineStats:
         """See ``Engine.stats``."""
         return EngineStats(self._total.forward_passes, self._total.model_seconds)
+
+    def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
+        """See ``Engine.set_read_outs``."""
+        self.read_outs = list(read_outs)
+
+    @torch.inference_mode()
+    def hidden_states(self, tokens: Sequence[int], usage: Usage) -> tuple[torch.Tensor, ...]:
+        """Return the output of each decoder layer, the embeddings first: (1, tokens, hidden size) each."""
+        usage.forward_passes += 1
+        usage.tokens_computed += len(tokens)
+        inputs = torch.tensor([list(tokens)], device=self.model.device)
+        states: tuple[torch.Tensor, ...] = self.model(inputs, output_hidden_states=True, use_cache=False).hidden_states
+        return states
 
     @torch.inference_mode()
     def forward(self, tokens: Sequence[int], cache: DynamicCache | None, usage: Usage) -> torch.Tensor:
@@ -96,3 +122,11 @@ class ReferenceSession(Session):
         [row], _ = read_rows(logits, [], [(0, token) for token in ids], question.top)
         question.advance(row, None)
         return question.logprobs
+
+    async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
+        """See ``Session.read_out``: one plain pass."""
+        if not self.engine.read_outs:
+            raise RainError("the engine has no read-outs; Engine.set_read_outs comes before the first request")
+        states = self.engine.hidden_states(prefix, self.usage)
+        found = [states[layer][0, start:].float().mean(0).cpu().numpy() @ w for layer, w in self.engine.read_outs]
+        return np.array(found)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rain.core.errors import RainError
 from rain.models.hub import hub_reachable
 from rain.models.loading import resolve
 
@@ -20,6 +21,21 @@ UNLIMITED = 1 << 30
 def context_length(model: PreTrainedModel) -> int:
     """Return the longest sequence that a model was made for (tokens)."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or UNLIMITED)
+
+
+def decoder_layers(model: PreTrainedModel) -> Sequence[Any]:
+    """Return the decoder layers of a model in order.
+
+    Raises:
+        RainError: they cannot be found.
+    """
+    from torch.nn import ModuleList
+
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, ModuleList) and len(module) == count:
+            return list(module)
+    raise RainError(f"the decoder layers of {type(model).__name__} cannot be found")
 
 
 def dtype_name(model: PreTrainedModel) -> str:

@@ -6,14 +6,25 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
-from rain.core.engine import Continuation, Engine, EngineStats, SamplingParams, Session, Usage, check_request
-from rain.core.types import Tokens
+from rain.core.engine import (
+    Continuation,
+    Engine,
+    EngineStats,
+    ReadOut,
+    SamplingParams,
+    Session,
+    Usage,
+    check_request,
+)
+from rain.core.errors import RainError
+from rain.core.types import Tokens, Vector
 from rain.engines.local import sequence
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.scheduler import Scheduler
-from rain.engines.local.self_check import verified_model
+from rain.engines.local.self_check import restore_model, verified_model
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
 from rain.models.info import context_length, decoder, dtype_name, end_ids
 
@@ -68,14 +79,19 @@ class HfEngine(Engine):
                     found = task.result()
         return found
 
+    def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
+        """See ``Engine.set_read_outs``: one number a token is kept with its keys and values."""
+        self.scheduler.runner.set_read_outs(read_outs)
+
     def stats(self) -> EngineStats:
         """See ``Engine.stats``."""
         return self.scheduler.stats
 
     async def close(self) -> None:
-        """Drop all cached tokens."""
+        """Drop all cached tokens and leave the model as it was."""
         self._prefixes.clear()
         self.scheduler.trees.clear()
+        restore_model(self.scheduler.runner)
 
 
 class HfSession(Session):
@@ -104,6 +120,19 @@ class HfSession(Session):
         question = LogprobsSequence(*self._locate(prefix), self.usage, top, ids)
         await self._run([question])
         return question.logprobs
+
+    async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
+        """See ``Session.read_out``: mostly the last token alone has to be computed for it."""
+        if not self.engine.scheduler.runner.read_outs:
+            raise RainError("the engine has no read-outs; Engine.set_read_outs comes before the first request")
+        tree, tokens = self._locate(prefix)
+        slots = tree.match_prefix(tokens)
+        while len(slots) < len(tokens):  # once more if memory ran out and the tree was evicted in the meantime
+            await self.next_logprobs(prefix, top=1)
+            slots = tree.match_prefix(tokens)
+        first = start - tree.base_length
+        mean: Vector = np.mean([tree.readings[slot] for slot in slots[first:]], axis=0)
+        return mean
 
     def commit(self, prefix: Sequence[int]) -> None:
         """Prune the tree to what continues ``prefix``."""

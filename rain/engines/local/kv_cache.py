@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
+from rain.core.types import Vector
 from rain.engines.local.sampling import NextTokenDistribution
 
 ROOT = -1
+NOTHING_READ = np.zeros(0)
 
 
 def capacity_for(slots: int) -> int:
@@ -62,13 +65,14 @@ class KvTree:
     Attributes:
         tokens, parents, positions: by slot; positions count from the start of the base.
         layers: key-value stores by layer, filled by the model's first pass.
+        readings: by slot, the engine's read-outs of the token's hidden states, filled by the pass that computes it.
         distributions: by slot, what is known of the next token's distribution.
         last_used_step: number of the last step that read the tree.
         computed_paths: a hash for each path from the root that was ever computed. They serve to tell first
             computations from repeated ones in ``Usage`` and therefore survive evictions; a collision only miscounts.
     """
 
-    _columns = ("tokens", "parents", "positions", "_hashes")
+    _columns = ("tokens", "parents", "positions", "readings", "_hashes")
 
     def __init__(self, base: KvTree | None = None) -> None:
         self.base = base
@@ -76,6 +80,7 @@ class KvTree:
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.positions: list[int] = []
+        self.readings: list[Vector] = []
         self.layers: list[LayerStore] = []
         self.distributions: dict[int, NextTokenDistribution] = {}
         self.computed_paths: set[int] = set()
@@ -110,6 +115,7 @@ class KvTree:
         self.tokens.append(token)
         self.parents.append(parent)
         self.positions.append(self.positions[parent] + 1 if parent != ROOT else self.base_length)
+        self.readings.append(NOTHING_READ)
         self._children[parent, token] = slot
         path = hash((self._hashes[parent] if parent != ROOT else 0, token))
         self._hashes.append(path)

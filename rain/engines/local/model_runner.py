@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from rain.core.engine import ReadOut
 from rain.core.errors import RainError
 from rain.engines.local.attention import TreeAttentionInput, TreeBatch
+from rain.models.info import decoder_layers
 
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
 PREFIX = "rain_packed_"
@@ -85,16 +87,23 @@ class ModelRunner:
     Args:
         model: any causal model that takes its attention from transformers' attention interface and ``position_ids``.
 
+    Attributes:
+        original: the attention that the model came with; None if another runner had replaced it before.
+
     Raises:
         RainError: the model's attention cannot be replaced.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self.original: str | None = None
         self.device = model.get_input_embeddings().weight.device
         # The pass in progress. transformers calls the attention with tensors alone, so the trees come this way.
         self._parts: list[TreeAttentionInput] = []
-        name = f"{PREFIX}{next(_names)}"
+        self._read: dict[int, torch.Tensor] = {}
+        self._hooks: list[Any] = []
+        self.read_outs: list[ReadOut] = []
+        self.name = name = f"{PREFIX}{next(_names)}"
         forward = inspect.signature(model.forward).parameters
         try:
             if "position_ids" not in forward or "logits_to_keep" not in forward:
@@ -134,6 +143,37 @@ class ModelRunner:
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return out.transpose(0, 1).unsqueeze(0), None
 
+    def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
+        """Multiply hidden states with vectors in every pass; see ``Engine.set_read_outs``."""
+        layers, size = decoder_layers(self.model), self.model.config.get_text_config().hidden_size
+        by_layer: dict[int, list[int]] = {}
+        for index, (layer, weights) in enumerate(read_outs):
+            if not 1 <= layer < len(layers) or len(weights) != size:
+                raise RainError(
+                    f"a read-out of layer {layer} and size {len(weights)} does not fit the model, whose layers 1 to "
+                    f"{len(layers) - 1} have size {size}"
+                )
+            by_layer.setdefault(layer, []).append(index)
+        self.read_outs = list(read_outs)
+        for layer, indices in by_layer.items():
+            matrix = torch.tensor(np.stack([read_outs[i].weights for i in indices]), dtype=torch.float32)
+            self._hooks.append(layers[layer - 1].register_forward_hook(self._reader(indices, matrix)))
+
+    def _reader(self, indices: Sequence[int], matrix: torch.Tensor) -> Callable[..., None]:
+        """Return a hook that keeps (tokens,) products for each read-out of a layer."""
+
+        def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output  # (1, tokens, hidden size)
+            products = hidden[0].float() @ matrix.to(hidden.device).T
+            self._read.update(zip(indices, products.T, strict=True))
+
+        return read
+
+    def release(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
     @torch.inference_mode()
     def forward(self, batch: Sequence[TreeBatch], rows: Sequence[int]) -> torch.Tensor:
         """Compute keys and values of all query slots, and the logits of some.
@@ -163,5 +203,10 @@ class ModelRunner:
             )
         finally:
             self._parts = []
+        if self.read_outs:
+            readings = torch.stack([self._read.pop(i).cpu() for i in range(len(self.read_outs))], dim=1).numpy()
+            slots = ((queries.tree, slot) for queries in batch for slot in queries.rows)
+            for (tree, slot), reading in zip(slots, readings, strict=True):
+                tree.readings[slot] = reading
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -46,13 +46,26 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
         if not float(difference) <= TOLERANCE:
             raise RainError(f"{kind} gives other answers on the tree cache than by itself; use --engine reference")
     except Exception as error:  # whatever the model's code makes of a pass that it was not written for
-        unpack_linears(model)
-        model.tie_weights()
-        model.set_attn_implementation(before)
+        _restore(model, before)
         if isinstance(error, RainError):
             raise
         raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error
+    runner.original = before
     return runner
+
+
+def restore_model(runner: ModelRunner) -> None:
+    """Give the model its own attention and linear layers back, unless another engine has taken it over."""
+    runner.release()
+    model = runner.model
+    if runner.original is not None and model.config.get_text_config()._attn_implementation == runner.name:
+        _restore(model, runner.original)
+
+
+def _restore(model: PreTrainedModel, attention: str) -> None:
+    unpack_linears(model)
+    model.tie_weights()
+    model.set_attn_implementation(attention)
 
 
 @torch.inference_mode()
