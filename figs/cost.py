@@ -1,4 +1,4 @@
-"""How RAIN's time grows: the picture of `rain bench --growth --json`."""
+"""How RAIN's time grows: the figure of `rain bench --growth --json`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from rain.core.errors import RainError
 
 PANELS = (
-    ("prompts", "prompts, all at a time"),
-    ("simulations", "simulations per commit, at most (T)"),
-    ("length", "tokens of the response, at most"),
+    ("prompts", "prompts, all at once"),
+    ("simulations", "maximum simulations per commit (T)"),
+    ("length", "maximum tokens of the response"),
 )
 
 
@@ -27,7 +27,7 @@ def load_growth(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise RainError(f"cannot read {path}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise RainError(f"{path} is no result of rain bench --growth --json ({error})") from error
+        raise RainError(f"{path} is not a result of rain bench --growth --json ({error})") from error
 
 
 def cost(growth: Mapping[str, Any], path: Path) -> None:

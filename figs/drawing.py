@@ -26,7 +26,7 @@ class Bar(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Two bars side by side, plain and RAIN (None: not known), with what stands below them."""
+    """Two bars side by side, baseline and RAIN (None: not known), with their label."""
 
     label: str
     plain: Bar | None
@@ -72,7 +72,7 @@ def wrap(label: str, width: int = 17) -> str:
 
 
 def finish(figure: Figure, path: Path, title: str, measured: bool, handles: Sequence[Any]) -> None:
-    """Put title and legend in place and write a picture; the legend takes as many rows as its texts need."""
+    """Put title and legend in place and write a figure; the legend takes as many rows as its texts need."""
     figure.suptitle(title if measured else f"{title}\n(no measured data: the paper's values alone)", fontsize=12)
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.085 * longest + 0.6))))
@@ -83,12 +83,12 @@ def finish(figure: Figure, path: Path, title: str, measured: bool, handles: Sequ
 
 
 def bar_legend(groups: Sequence[Group]) -> list[Patch]:
-    """Return the legend of a bar picture: only what it shows."""
+    """Return the legend of a bar chart: only what it shows."""
     handles = []
     for paper in (True, False):
         for side, colour in SIDES:
             if any(group.paper == paper and getattr(group, side) for group in groups):
-                who = "RAIN" if side == "rain" else ("vanilla" if paper else "plain")
+                who = "RAIN" if side == "rain" else ("vanilla" if paper else "baseline")
                 look: dict[str, Any] = {"color": colour}
                 if paper:
                     look = {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///"}
@@ -96,8 +96,8 @@ def bar_legend(groups: Sequence[Group]) -> list[Patch]:
     return handles
 
 
-def bar_picture(path: Path, title: str, panels: Mapping[str, Sequence[Group]], unit: str, decimals: int = 0) -> None:
-    """Write a picture of one or more panels of bars beside each other."""
+def bar_figure(path: Path, title: str, panels: Mapping[str, Sequence[Group]], unit: str, decimals: int = 0) -> None:
+    """Write a figure of one or more panels of bars side by side."""
     widths = [sum(1.0 if group.paper else 1.4 for group in groups) + 0.7 for groups in panels.values()]
     figure = Figure(figsize=(max(7.0, sum(widths)), 4.8))
     axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths})[0]

@@ -1,8 +1,8 @@
-"""Draw the paper's pictures beside what was measured: python figs/plot.py REPORT.json... [--out FOLDER].
+"""Draw the paper's figures with what was measured: python figs/plot.py REPORT.json... [--out FOLDER].
 
-Reads files of `rain report --json` (schema 1) and figs/paper_results.json, and writes hh.png, adv.png, truth.png,
-time.png and imdb.png. The paper's values are pale or hollow and say so in the legend; measured ones are saturated and
-carry 95 % intervals. A picture without measured data says that in its title.
+Reads files of `rain report --json` (schema 1) and the paper's numbers, and writes hh.png, adv.png, truth.png, time.png
+and imdb.png. The paper's values are pale or hollow and say so in the legend; measured ones are saturated and have 95 %
+intervals. A figure without measured data says so in its title.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from cost import cost, load_growth
-from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_picture, finish
+from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_figure, finish
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rain.core.errors import RainError
-from rain.report.paper import load_paper, model_size, paper_path
+from rain.report.paper import load_paper, model_size
 
 Json = Mapping[str, Any]
 
@@ -29,12 +29,12 @@ MARKS = ("D", "^", "v", "P", "X", "*")
 
 
 def percent(share: Json) -> Bar | None:
-    """Return a share of a report as a bar in percent, None where no verdict is known."""
+    """Return a share of a report as a bar in percent, None if no verdict is known."""
     return None if share["rate"] is None else Bar(100 * share["rate"], 100 * share["low"], 100 * share["high"])
 
 
 def rows(runs: Sequence[Json], task: str, metric: str) -> list[tuple[Json, Json]]:
-    """Return the runs of a task, each with its rows of a metric that hold a verdict."""
+    """Return the runs of a task, each with its rows of a metric that have a verdict."""
     found = [(run, row) for run in runs if run["task"] == task for row in run["scores"] if row["metric"] == metric]
     return [(run, row) for run, row in found if row["rain"]["of"] or row["plain"]["of"]]
 
@@ -46,7 +46,7 @@ def short(name: str) -> str:
 
 
 def measured_label(run: Json, row: Json) -> str:
-    """Return what stands below a measured pair of bars: the model, then the judge."""
+    """Return the label of a measured pair of bars: the model, then the judge."""
     judges = "\n".join(short(judge) for judge in row["judge"].split(" + "))
     return f"{short(run['model'])}\n{judges}\nn = {max(row['rain']['of'], row['plain']['of'])}"
 
@@ -73,7 +73,7 @@ def adv(runs: Sequence[Json], paper: Json, path: Path) -> None:
     measured = measured_groups(runs, "adv", "attack")
     if measured:
         panels["measured"] = measured
-    bar_picture(path, "AdvBench under attack: attack success rate (lower is better)", panels, "% of attacks")
+    bar_figure(path, "AdvBench under attack: attack success rate (lower is better)", panels, "% of attacks")
 
 
 def truth(runs: Sequence[Json], paper: Json, path: Path) -> None:
@@ -84,7 +84,7 @@ def truth(runs: Sequence[Json], paper: Json, path: Path) -> None:
         values = {side: sides[side][metric] for side in sides}
         panels[name] = [Group("LLaMA-2-chat\n13B", *sides_of(values), paper=True)]
         panels[name] += measured_groups(runs, "truth", metric)
-    bar_picture(path, "TruthfulQA", panels, "% of answers", decimals=1)
+    bar_figure(path, "TruthfulQA", panels, "% of answers", decimals=1)
 
 
 def imdb(runs: Sequence[Json], paper: Json, path: Path) -> None:
@@ -94,11 +94,11 @@ def imdb(runs: Sequence[Json], paper: Json, path: Path) -> None:
     negative = measured_groups(runs, "imdb", "negative")
     if negative:
         panels["steered to negative: % negative"] = negative
-    bar_picture(path, "IMDB: controlled sentiment generation", panels, "% of reviews")
+    bar_figure(path, "IMDB: controlled sentiment generation", panels, "% of reviews")
 
 
 def time(runs: Sequence[Json], paper: Json, path: Path) -> None:
-    """Time of RAIN over plain generation; the paper's baseline has no KV cache, the measured one does."""
+    """Time of RAIN relative to the baseline; the paper's has no KV cache, the measured one does."""
     table = {key: value for key, value in paper["time_ratio_rain_over_vanilla"].items() if key != "note"}
     panels = {"HH, baseline without KV cache": [Group(key, None, Bar(value), True) for key, value in table.items()]}
     measured = []
@@ -106,34 +106,35 @@ def time(runs: Sequence[Json], paper: Json, path: Path) -> None:
         for side, ratios in run["cost"]["ratios"].items():
             if "seconds" in ratios:
                 found = ratios["seconds"]
-                label = f"{run['task']}\n{short(run['model'])}\nvs {side}"
+                label = f"{run['task']}\n{short(run['model'])}\nvs {'baseline' if side == 'plain' else side}"
                 measured.append(Group(label, None, Bar(found["value"], found["low"], found["high"]), False))
     if measured:
-        panels["measured, plain with KV cache"] = measured
-    bar_picture(path, "Time of RAIN over plain generation", panels, "ratio of seconds", decimals=1)
+        panels["measured, baseline with KV cache"] = measured
+    bar_figure(path, "Time of RAIN relative to the baseline", panels, "ratio of seconds", decimals=1)
 
 
 def hh(runs: Sequence[Json], paper: Json, path: Path) -> None:
-    """Harmlessness and helpfulness over model size."""
-    figure = Figure(figsize=(10.5, 5.0))
+    """Harmlessness and helpfulness over model size; once one of them is measured, only what is measured."""
+    panels = {"Harmlessness": rows(runs, "hh", "harmless"), "Helpfulness": rows(runs, "hh", "helpful")}
+    panels = {name: found for name, found in panels.items() if found} or panels
+    figure = Figure(figsize=(0.9 + 4.8 * len(panels), 5.0))
     handles: dict[str, Any] = {}
     marks: dict[tuple[str, str], str] = {}
-    axes = figure.subplots(1, 2)
-    for one, (metric, name) in zip(axes, (("harmless", "Harmlessness"), ("helpful", "Helpfulness")), strict=True):
-        key = f"hh_{name.lower()}_approx"
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for one, (name, found) in zip(axes, panels.items(), strict=True):
         for family, mark in (("LLaMA", "o"), ("LLaMA-2", "s")):
-            draw_family(one, family, mark, paper[key][family], handles)
-        found = rows(runs, "hh", metric)
+            draw_family(one, family, mark, paper[f"hh_{name.lower()}_approx"][family], handles)
         for run, row in found:
             beside = [other for run2, other in found if run2["size"] == run["size"]]
             mark = marks.setdefault((run["outdir"], row["judge"]), MARKS[len(marks) % len(MARKS)])
             draw_measured(one, run, row, beside.index(row) - (len(beside) - 1) / 2, mark, handles)
         dress(one, name, [run["size"] for run, _ in found])
-    finish(figure, path, "HH: harmlessness and helpfulness over model size", bool(marks), list(handles.values()))
+    title = f"HH: {' and '.join(panels).lower()} over model size"
+    finish(figure, path, title, bool(marks), list(handles.values()))
 
 
 def dress(axes: Axes, name: str, sizes: Sequence[float | None]) -> None:
-    """Give a panel over model size its title, scales and ticks; a size too near another one has no tick."""
+    """Give a panel over model size its title, scales and ticks; a size too near another one gets no tick."""
     axes.set_xscale("log")
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("model size, billions of parameters (log scale)")
@@ -159,13 +160,13 @@ def draw_family(axes: Axes, family: str, mark: str, table: Json, handles: dict[s
 
 
 def draw_measured(axes: Axes, run: Json, row: Json, rank: float, mark: str, handles: dict[str, Any]) -> None:
-    """Draw a measured pair of points with intervals at the model's size (0.1 where the name does not tell it)."""
+    """Draw a measured pair of points with intervals at the model's size (0.1 if the name does not tell it)."""
     size = run["size"] or 0.1
     for shift, (side, colour) in zip((-1, 1), SIDES, strict=True):
         bar = percent(row[side])
         if bar is None or bar.low is None or bar.high is None:
             continue
-        label = f"{'RAIN' if side == 'rain' else 'plain'}, measured: {short(run['model'])}, {short(row['judge'])}"
+        label = f"{'RAIN' if side == 'rain' else 'baseline'}, measured: {short(run['model'])}, {short(row['judge'])}"
         place = size * 1.09 ** (shift + 3 * rank)
         ends = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
         style: dict[str, Any] = {"color": colour, "fmt": mark, "markersize": 7, "capsize": 4}
@@ -183,7 +184,7 @@ PICTURES: Mapping[str, Callable[[Sequence[Json], Json, Path], None]] = {
 
 
 def load_reports(paths: Sequence[Path]) -> list[Json]:
-    """Return the runs of several report files; RainError names a file that is none."""
+    """Return the runs of several report files; a RainError names a file that is not one."""
     runs: list[Json] = []
     for path in paths:
         try:
@@ -191,17 +192,17 @@ def load_reports(paths: Sequence[Path]) -> list[Json]:
         except (OSError, ValueError) as error:
             raise RainError(f"{path}: cannot be read as a report ({error}); make it with rain report --json") from error
         if not isinstance(report, dict) or report.get("schema") != 1:
-            raise RainError(f"{path}: is no report of schema 1; make it with rain report --json")
+            raise RainError(f"{path}: is not a report of schema 1; make it with rain report --json")
         runs += report["runs"]
     return runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw every picture; exit code 2 for bad input."""
-    parser = argparse.ArgumentParser(description="Draw the paper's pictures with what was measured.")
+    """Draw every figure; exit code 2 for bad input."""
+    parser = argparse.ArgumentParser(description="Draw the paper's figures with what was measured.")
     parser.add_argument("report", nargs="*", type=Path, help="files of rain report --json")
     parser.add_argument("--bench", type=Path, help="file of rain bench --growth --json, for cost.png")
-    parser.add_argument("--out", type=Path, default=paper_path().parent, help="folder for the pictures")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="output folder")
     args = parser.parse_args(argv)
     try:
         runs, paper = load_reports(args.report), load_paper()

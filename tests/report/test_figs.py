@@ -1,6 +1,4 @@
-"""The pictures: what is drawn for given reports, read off matplotlib's own objects and the files."""
-
-from __future__ import annotations
+"""The figures: what is drawn for given reports, read off matplotlib's own objects and the files."""
 
 import json
 import sys
@@ -8,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
-FIGS = Path(__file__).resolve().parents[1] / "figs"
+FIGS = Path(__file__).resolve().parents[2] / "figs"
 sys.path.insert(0, str(FIGS))
 
 import drawing  # noqa: E402
 import plot  # noqa: E402
 
-PNG = b"\x89PNG\r\n\x1a\n"
+from rain.report.paper import load_paper  # noqa: E402
+
+RED = (0xC0 / 255, 0x39 / 255, 0x2B / 255)
 
 
 def share(yes: int, of: int) -> dict[str, Any]:
@@ -32,74 +34,84 @@ def run(task: str, metric: str, judge: str = "openai:m") -> dict[str, Any]:
 
 
 @pytest.fixture
-def titles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Collects (file, title) of every picture that is written."""
-    seen: list[tuple[str, str]] = []
-    write = Figure.savefig
+def titles(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, list[str]]]:
+    """Collects the title of every figure that is written, and those of its panels, by file; nothing is drawn."""
+    seen: dict[str, tuple[str, list[str]]] = {}
 
     def savefig(self: Figure, path: Path, **options: Any) -> None:
-        seen.append((Path(path).name, self.get_suptitle()))
-        write(self, path, **{**options, "dpi": 40})
+        seen[Path(path).name] = (self.get_suptitle(), [axes.get_title() for axes in self.axes])
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     return seen
 
 
-def test_without_reports_every_picture_says_that_it_holds_the_papers_values_alone(
-    tmp_path: Path, titles: list[tuple[str, str]]
+def test_a_measured_run_is_really_drawn(tmp_path: Path) -> None:
+    plot.imdb([run("imdb", "positive")], load_paper(), tmp_path / "imdb.png")
+    pixels = imread(tmp_path / "imdb.png")[..., :3]
+    assert pixels.shape[0] > 500
+    assert (abs(pixels - RED).max(axis=-1) < 0.01).mean() > 0.01, "the bar of the measured run is saturated"
+
+
+def test_without_reports_every_figure_says_that_it_has_only_the_papers_values(
+    tmp_path: Path, titles: dict[str, tuple[str, list[str]]]
 ) -> None:
     assert plot.main(["--out", str(tmp_path)]) == 0
-    assert [name for name, _ in titles] == ["hh.png", "adv.png", "truth.png", "time.png", "imdb.png"]
-    assert all("no measured data" in title for _, title in titles)
-    assert all((tmp_path / name).read_bytes().startswith(PNG) for name, _ in titles)
+    assert sorted(titles) == ["adv.png", "hh.png", "imdb.png", "time.png", "truth.png"]
+    assert [name for name, (title, _) in titles.items() if "no measured data" not in title] == []
 
 
-def test_with_reports_no_title_says_so(tmp_path: Path, titles: list[tuple[str, str]]) -> None:
+def test_with_reports_no_title_says_so_and_hh_leaves_out_what_was_not_measured(
+    tmp_path: Path, titles: dict[str, tuple[str, list[str]]]
+) -> None:
     runs = [run("hh", "harmless"), run("adv", "attack"), run("truth", "true"), run("imdb", "positive")]
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, "runs": runs}))
     assert plot.main([str(tmp_path / "report.json"), "--out", str(tmp_path)]) == 0
-    assert len(titles) == 5 and not any("no measured data" in title for _, title in titles)
+    assert [name for name, (title, _) in titles.items() if "no measured data" in title] == []
+    assert titles["hh.png"][1] == ["Harmlessness"]
+
+
+def test_growth_is_drawn_from_a_bench(tmp_path: Path) -> None:
+    growth = {name: [[2, 1.0, 5], [4, 2.0, 9]] for name in ("prompts", "simulations", "length")}
+    (tmp_path / "bench.json").write_text(json.dumps({"growth": growth}))
+    assert plot.main(["--bench", str(tmp_path / "bench.json"), "--out", str(tmp_path)]) == 0
+    assert imread(tmp_path / "cost.png").std() > 0
+
+
+def bar_heights(axes: Axes, hatched: bool) -> list[float]:
+    return [bar.get_height() for bar in axes.patches if bool(bar.get_hatch()) == hatched]
 
 
 def test_measured_bars_are_solid_with_intervals_and_the_papers_are_hatched_without() -> None:
     axes = Figure().subplots()
-    bars = {"plain": drawing.Bar(50, 40, 55), "rain": drawing.Bar(75, 65, 80)}
-    groups = [
-        drawing.Group("paper", drawing.Bar(60), drawing.Bar(80), True),
-        drawing.Group("mine", **bars, paper=False),
-    ]
-    drawing.draw_groups(axes, groups)
-    assert [bar.get_height() for bar in axes.patches] == [60, 80, 50, 75]
-    assert [bool(bar.get_hatch()) for bar in axes.patches] == [True, True, False, False]
-    ends = [line.get_paths()[0].vertices[:, 1].tolist() for line in axes.collections]
-    assert ends == [[40, 55], [65, 80]]
-    labels = [patch.get_label() for patch in drawing.bar_legend(groups)]
-    assert labels == [
-        "vanilla, paper",
-        "RAIN, paper",
-        "plain, measured, 95 % interval",
-        "RAIN, measured, 95 % interval",
-    ]
+    paper = drawing.Group("paper", drawing.Bar(60), drawing.Bar(80), True)
+    mine = drawing.Group("mine", drawing.Bar(50, 40, 55), drawing.Bar(75, 65, 80), False)
+    drawing.draw_groups(axes, [paper, mine])
+    assert (bar_heights(axes, hatched=True), bar_heights(axes, hatched=False)) == ([60, 80], [50, 75])
+    assert [line.get_paths()[0].vertices[:, 1].tolist() for line in axes.collections] == [[40, 55], [65, 80]]
+    labels = [patch.get_label().split(",")[:2] for patch in drawing.bar_legend([paper, mine])]
+    sides = [("vanilla", "paper"), ("RAIN", "paper"), ("baseline", "measured"), ("RAIN", "measured")]
+    assert labels == [[who, f" {what}"] for who, what in sides]
 
 
 def test_groups_name_model_judge_and_number() -> None:
     [group] = plot.measured_groups([run("adv", "attack", "hf:org/guard-8B"), run("imdb", "positive")], "adv", "attack")
     assert group.label == "some-model-7b\nhf:guard-8B\nn = 20"
     assert group.rain == drawing.Bar(75.0, 65.0, 80.0)
+
+
+def test_a_run_without_verdicts_is_left_out() -> None:
     empty = run("adv", "attack")
     empty["scores"][0].update(rain={"of": 0}, plain={"of": 0})
     assert plot.measured_groups([empty], "adv", "attack") == []
 
 
-def test_points_stand_at_the_models_size() -> None:
-    axes = Figure().subplots()
-    found = run("hh", "harmless")
-    handles: dict[str, Any] = {}
+def test_points_are_at_the_models_size() -> None:
+    axes, found, handles = Figure().subplots(), run("hh", "harmless"), {}
     plot.draw_measured(axes, found, found["scores"][0], 0.0, "D", handles)
     plain, rain = (axes.containers[i].lines[0].get_xydata()[0].tolist() for i in (0, 1))
-    assert plain[0] < 7.0 < rain[0] and rain[0] / plain[0] < 1.3
+    assert plain[0] < 7.0 < rain[0] < 1.3 * plain[0]
     assert (plain[1], rain[1]) == (50.0, 75.0)
-    assert sorted(handles) == [f"{side}, measured: some-model-7b, openai:m" for side in ("RAIN", "plain")]
+    assert sorted(handles) == [f"{side}, measured: some-model-7b, openai:m" for side in ("RAIN", "baseline")]
 
 
 def test_long_labels_are_broken() -> None:
@@ -107,7 +119,7 @@ def test_long_labels_are_broken() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", '{"schema": 2, "runs": []}', "[]"])
-def test_a_file_that_is_no_report_is_named(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_report_is_named(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     assert plot.main([str(path), "--out", str(tmp_path)]) == 2

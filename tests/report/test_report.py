@@ -1,4 +1,4 @@
-"""The report: outcomes to rows by hand arithmetic, pairwise orders, cost, the paper's nearest figures, both formats."""
+"""The report: outcomes to rows by hand arithmetic, pairwise orders, cost, and both formats."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 from support.judge_server import record, write_run
 
 from rain.core.errors import RainError
-from rain.judges import load_run, queries_for
-from rain.judges.base import file_name
+from rain.judges.queries import load_run, queries_for
+from rain.judges.scoring import file_name
 from rain.report.command import add_arguments, build, run
-from rain.report.measures import pair_result
-from rain.report.paper import load_paper, model_size, nearest_size, paper_figures, paper_path
-from rain.report.tables import markdown, p_value, table
+from rain.report.markdown import markdown, p_value
+from rain.report.measures import Outcome, both, pair_result
 
 JUDGE = "openai:m"
 
@@ -24,7 +23,7 @@ JUDGE = "openai:m"
 def write_scores(outdir: Path, verdicts: dict[tuple[str, str, str], Any], judge: str = JUDGE, wording: int = 1) -> None:
     """Append verdicts by (record id, answer, ask), as `rain judge` would."""
     found = load_run(outdir)
-    queries = {(q.record, q.answer, q.ask): q for one in found.records for q in queries_for(found.task, one)}
+    queries = {(q.record, q.side, q.criterion): q for one in found.records for q in queries_for(found.task, one)}
     with (outdir / file_name(judge)).open("a") as file:
         for key, verdict in verdicts.items():
             names = dict(zip(("id", "answer", "ask"), key, strict=True))
@@ -61,12 +60,26 @@ def test_rates_intervals_and_the_paired_test(tmp_path: Path) -> None:
 
 
 def test_steering_to_negative_counts_the_reviews_that_are_not_positive(tmp_path: Path) -> None:
-    outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}", target="negative") for i in range(3)])
+    records = [record(i, f" a{i}", f" b{i}", target="Sure, here is") for i in range(3)]
+    outdir = write_run(tmp_path, "imdb", records, target="negative")
     binary(outdir, "sentiment", [False, False, None], [True, True, True])
-    [row] = only(outdir)["scores"]
-    assert row["metric"] == "negative"
+    found = only(outdir)
+    [row] = found["scores"]
+    assert (found["target"], row["metric"], row["paper"]) == ("negative", "negative", [])
     assert (row["rain"]["yes"], row["rain"]["of"], row["rain"]["null"], row["plain"]["yes"]) == (2, 2, 1, 0)
-    assert row["paper"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (Outcome.YES, Outcome.YES, Outcome.YES),
+        (Outcome.NO, Outcome.YES, Outcome.NO),
+        (Outcome.NO, Outcome.UNREADABLE, Outcome.UNREADABLE),
+        (Outcome.OPEN, Outcome.NO, Outcome.OPEN),
+    ],
+)
+def test_what_is_unknown_of_two_outcomes_stays_unknown(first: Outcome, second: Outcome, expected: Outcome) -> None:
+    assert both(first, second) is expected
 
 
 def test_true_and_info_of_one_judge_and_of_two_that_share_the_work(tmp_path: Path) -> None:
@@ -159,36 +172,6 @@ def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path: Path) -> None:
     assert found["cost"]["paper"][0]["setting"] == "LLaMA-30B, baseline without a KV cache"
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("meta-llama/Llama-2-13b-chat-hf", 13.0),
-        ("lmsys/vicuna-7b-v1.5", 7.0),
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.135),
-        ("Qwen/Qwen2.5-0.5B", 0.5),
-        ("/models/llama-70b/", 70.0),
-        ("smollm2", 0.135),
-        ("gemma3-270m", 0.27),
-        ("gpt2", None),
-    ],
-)
-def test_model_sizes_are_read_off_names(name: str, size: float | None) -> None:
-    assert model_size(name) == size
-
-
-def test_the_papers_nearest_setting_is_named() -> None:
-    paper = load_paper()
-    assert paper_path().read_bytes()
-    assert nearest_size({"7B": 0, "13B": 0, "70B": 0}, 34.0) == "70B"
-    [found] = paper_figures(paper, "hh", "harmless", "meta-llama/Llama-2-70b-hf")
-    assert found == ("LLaMA-2 70B", 0.995, 1.0, True)
-    [found] = paper_figures(paper, "imdb", "positive", "my-alpaca-7b")
-    assert (found.setting, found.vanilla, found.rain) == ("Alpaca-7B", 0.725, 0.944)
-    [found] = paper_figures(paper, "truth", "true_info", "anything")
-    assert (found.vanilla, found.rain) == (0.685, 0.728)
-    assert paper_figures({}, "hh", "harmless", "x") == [] == paper_figures(paper, "imdb", "seconds", "x")
-
-
 def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outdir = write_run(tmp_path / "out", "imdb", [record(i, f" a{i}", f" b{i}", **costs(3, 1)) for i in range(4)])
     binary(outdir, "sentiment", [True] * 4, [True, False, False, None])
@@ -209,9 +192,8 @@ def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.
     assert "| seconds" in text and "3.00 [3.00, 3.00]" in text
 
 
-def test_tables_escape_bars_and_pad_cells() -> None:
-    assert table(["a", "b"], [["x|y", "1"]]).splitlines() == ["| a    | b   |", "|------|-----|", "| x\\|y | 1   |"]
-    assert (p_value(None), p_value(0.25), p_value(0.00123)) == ("-", "0.25", "0.0012")
+def test_p_values_have_two_significant_digits() -> None:
+    assert [p_value(p) for p in (None, 0.25, 0.00123)] == ["-", "0.25", "0.0012"]
 
 
 def test_a_run_that_was_not_judged_says_so(tmp_path: Path) -> None:
