@@ -1,4 +1,4 @@
-"""The allocation command as a user runs it: results, worker counts, broken input, kills and going on."""
+"""The allocation command as a user runs it: results, worker counts, broken input, kills and resuming."""
 
 from __future__ import annotations
 
@@ -10,70 +10,26 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.tiny_task import LETTERS, decisions
+from support.commands import QUICK, ROOT, allocate, answers, read_until_commit, refusal, running, save_questions
+from support.tiny_task import LETTERS
 
-from rain.results.run_dir import read_results
+from rain import cli
+from rain.results.run_dir import read_config, read_results, result_paths
 
-ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, str(ROOT / "HH" / "allocation.py")]
-TOY = ["--engine", "toy"]
-QUICK = (
-    "--max-simulations 6 --extra-simulations 3 --min-visits 2 --candidates 4 --max-draws 3 --max-new-tokens 12".split()
-)
-QUESTIONS = ["Is the sea salty?", "Why", "How do I mend a bike?", "Human: what?", "What is kind?", "\u00fc \U0001f600?"]
 MANY = 40
-FIELDS = {"id", "question", "raina", "pa", "finish", "moves", "cost", "model", "seed", "config"}
+FIELDS = {"id", "question", "raina", "pa", "finish", "moves", "cost", "dtype", "model", "seed", "config"}
 COSTS = {"forward_passes", "tokens_computed", "tokens_reused", "seconds"}
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def allocate(*flags):
-    command = [*COMMAND, *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
-
-
-def save_questions(path, questions):
-    path.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions))
-    return path
-
-
-@pytest.fixture
-def data(tmp_path):
-    return save_questions(tmp_path / "data.jsonl", QUESTIONS)
-
-
-@pytest.fixture
-def many(tmp_path):
-    """So many prompts that a run is far from its end when it is seen to have begun."""
-    return save_questions(tmp_path / "many.jsonl", [f"What is {number}?" for number in range(MANY)])
-
-
-@pytest.fixture
-def template(tmp_path):
-    path = tmp_path / "letters.txt"
-    path.write_text(LETTERS)
-    return path
-
-
-def answers(outdir):
-    """Return what all records decide, by id; there is one record for each prompt."""
-    found = read_results(outdir)
-    lines = [line for path in outdir.glob("res_*.jsonl") for line in path.read_text().splitlines()]
-    assert len(lines) == len(found)
-    return {record["id"]: decisions(record) for record in found}
-
-
-def test_a_run_writes_a_record_for_each_prompt_and_the_whole_configuration(tmp_path):
+def test_a_run_writes_a_record_for_each_prompt_and_the_whole_configuration(tmp_path: Path) -> None:
     outdir = tmp_path / "out"
-    done = allocate(*TOY, *QUICK, "--e", 3, "--outdir", outdir)
+    done = allocate(*QUICK, "--e", 3, "--outdir", outdir)
     assert done.returncode == 0, done.stderr
-    assert "3 prompts answered, 0 failed" in done.stdout and str(outdir) in done.stdout
+    assert "3 prompts answered, 0 failed" in done.stdout
+    assert str(outdir) in done.stdout
     assert {path.name for path in outdir.iterdir()} >= {"config.json", "res_0.jsonl"}
     demo = [json.loads(line)["question"] for line in (ROOT / "HH" / "demo.jsonl").read_text().splitlines()]
-    config = json.loads((outdir / "config.json").read_text())
+    config = read_config(outdir)
     for i, record in enumerate(read_results(outdir)):
         assert set(record) >= FIELDS and record["question"] == demo[i]
         assert record["id"].startswith(f"hh-{i:05d}-") and (record["model"], record["seed"]) == ("toy", 0)
@@ -83,12 +39,35 @@ def test_a_run_writes_a_record_for_each_prompt_and_the_whole_configuration(tmp_p
         assert set(plain) >= COSTS and set(rain) >= COSTS | {"simulations", "evaluations"}
         assert rain["simulations"] == sum(move["simulations"] for move in record["moves"]) > 0
         assert rain["tokens_computed"] > plain["tokens_computed"] > 0
-    assert config["task"] == "hh" and config["rain"]["max_simulations"] == 6 and config["run"]["e"] == 3
-    assert {"run", "engine", "evaluation", "rain", "files"} <= set(config)
+    assert config["format"] == 2 and config["task"] == "hh"
+    assert config["search"]["max_simulations"] == 6 and config["run"]["e"] == 3
+    assert {"model", "prompting", "evaluation", "template", "placement"} <= set(config)
 
 
-def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(data, template, tmp_path):
-    flags = [*TOY, *QUICK, "--dataset", data, "--templates", template]
+def test_the_run_ends_with_the_two_answers_of_one_prompt_and_progress_in_lines(data: Path, tmp_path: Path) -> None:
+    done = allocate(*QUICK, "--dataset", data, "--outdir", tmp_path / "out")
+    record = next(record for record in read_results(tmp_path / "out") if record["raina"] != record["pa"])
+    shown = done.stdout[: done.stdout.index("6 prompts answered")]
+    for label, field in (("prompt:", "question"), ("plain:", "pa"), ("RAIN:", "raina")):
+        [line] = [line for line in shown.splitlines() if line.startswith(label)]
+        assert line.removeprefix(label).split()[:1] == record[field].split()[:1]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("rain: ")]
+    assert "6 of 6 prompts" in lines[-1] and len(lines) <= 3
+    assert "\r" not in done.stderr
+
+
+def test_rain_run_is_the_same_command(data: Path, template: Path, tmp_path: Path) -> None:
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir"]
+    command = [sys.executable, "-m", "rain", "run", "hh", *map(str, flags), str(tmp_path / "rain")]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert allocate(*flags, tmp_path / "script").returncode == 0
+    assert answers(tmp_path / "rain") == answers(tmp_path / "script")
+
+
+def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
+    data: Path, template: Path, tmp_path: Path
+) -> None:
+    flags = [*QUICK, "--dataset", data, "--templates", template]
     runs = {"one": ["--concurrency", 1], "two": ["--nump", 2, "--concurrency", 1], "six": ["--concurrency", 6]}
     found = []
     for name, more in runs.items():
@@ -96,44 +75,32 @@ def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(data, 
         assert done.returncode == 0, done.stderr
         found.append(answers(tmp_path / name))
     assert found[0] == found[1] == found[2]
-    assert len({record["raina"] for record in found[0].values()}) == len(QUESTIONS)
-    assert {path.name for path in (tmp_path / "two").glob("res_*")} == {"res_0.jsonl", "res_1.jsonl"}
+    assert len({record["raina"] for record in found[0].values()}) == 6
+    assert {path.name for path in result_paths(tmp_path / "two")} == {"res_0.jsonl", "res_1.jsonl"}
 
 
-def test_a_range_gives_the_same_records_as_the_whole(data, template, tmp_path):
-    flags = [*TOY, *QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path, tmp_path: Path) -> None:
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
     assert allocate(*flags, "--s", 2, "--e", 4).returncode == 0
     part = answers(tmp_path / "out")
-    assert [record["question"] for record in part.values()] == QUESTIONS[2:4]
+    assert [record["question"] for record in part.values()] == ["How do I mend a bike?", "Human: what?"]
     done = allocate(*flags)
     assert done.returncode == 0 and "2 of 6 prompts are done already" in done.stdout
     whole = answers(tmp_path / "out")
     assert len(whole) == 6 and part.items() <= whole.items()
 
 
-def start_until(flags, ids):
-    """Start a run of which the last of these prompts has committed something when this returns."""
-    command = [*COMMAND, *map(str, flags), "--verbose"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment(), start_new_session=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if any(line.startswith(f"[hh-{number:05d}-") for number in ids):
-            return process
-    raise AssertionError("the run ended before it was killed")
-
-
 @pytest.mark.parametrize("nump", [1, 2])
-def test_a_run_killed_at_once_goes_on_where_it_stopped_to_the_same_results(nump, many, template, tmp_path):
-    flags = [*TOY, *QUICK, "--dataset", many, "--templates", template, "--nump", nump, "--concurrency", 1]
+def test_a_run_killed_at_once_resumes_where_it_stopped_to_the_same_results(
+    nump: int, many: Path, template: Path, tmp_path: Path
+) -> None:
+    flags = [*QUICK, "--dataset", many, "--templates", template, "--nump", nump, "--concurrency", 1]
     assert allocate(*flags, "--outdir", tmp_path / "whole").returncode == 0
     outdir = tmp_path / "killed"
-    process = start_until([*flags, "--outdir", outdir], ids=[2 + nump])
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    before = {path: path.read_bytes() for path in outdir.glob("res_*.jsonl")}
+    with running(*flags, "--outdir", outdir, "--verbose") as process:
+        read_until_commit(process, [2 + nump])
+        os.killpg(process.pid, signal.SIGKILL)
+    before = {path: path.read_bytes() for path in result_paths(outdir)}
     done = {record["id"] for record in read_results(outdir)}
     assert 1 <= len(done) < MANY
     with next(iter(before)).open("ab") as file:
@@ -147,28 +114,36 @@ def test_a_run_killed_at_once_goes_on_where_it_stopped_to_the_same_results(nump,
     assert f"{MANY} of {MANY} prompts are done already" in allocate(*flags, "--outdir", outdir).stdout
 
 
-def test_another_configuration_in_the_same_directory_is_refused_and_changes_nothing(data, template, tmp_path):
+def test_another_configuration_in_the_same_directory_is_refused_and_changes_nothing(
+    data: Path, template: Path, tmp_path: Path
+) -> None:
     outdir = tmp_path / "out"
-    flags = [*TOY, *QUICK, "--dataset", data, "--templates", template, "--outdir", outdir, "--e", 1]
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", outdir, "--e", 1]
     assert allocate(*flags).returncode == 0
-    before = {path.name: path.read_bytes() for path in outdir.iterdir() if path.suffix != ".lock"}
+    before = {path.name: path.read_bytes() for path in outdir.iterdir() if path.name != ".lock"}
     for more in (["--seed", 1], ["--exploration", 0], ["--no-node-addition"], ["--votes", "soft"]):
-        refused = allocate(*flags, *more)
-        assert refused.returncode == 2
-        assert refused.stderr.startswith("rain: error: ") and refused.stderr.count("\n") == 1
-        assert more[0].removeprefix("--").removeprefix("no-").replace("-", "_") in refused.stderr
+        assert more[0].removeprefix("--").removeprefix("no-").replace("-", "_") in refusal(*flags, *more)
     template.write_text(LETTERS.replace("Is it kind?", "Is it nice?"))
-    assert allocate(*flags).returncode == 2
+    assert "template" in refusal(*flags)
     template.write_text(LETTERS)
-    for name in set(before) - {".lock"}:
-        assert (outdir / name).read_bytes() == before[name]
+    assert {path.name: path.read_bytes() for path in outdir.iterdir() if path.name != ".lock"} == before
     assert allocate(*flags, "--nump", 2, "--concurrency", 2, "--e", 2).returncode == 0
 
 
-def test_a_prompt_that_fails_is_a_record_with_its_error_and_the_exit_code_says_so(data, template, tmp_path):
-    rows = [json.dumps({"question": question}) for question in ("a", "b" * 3000, "c")]
-    data.write_text("\n".join(rows))
-    flags = [*TOY, *QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+def test_a_folder_of_an_earlier_version_is_not_continued(data: Path, tmp_path: Path) -> None:
+    flags = [*QUICK, "--dataset", data, "--e", 1, "--outdir", tmp_path / "out"]
+    assert allocate(*flags).returncode == 0
+    file = tmp_path / "out" / "config.json"
+    file.write_text(json.dumps({name: value for name, value in read_config(file.parent).items() if name != "format"}))
+    sentence = refusal(*flags)
+    assert str(tmp_path / "out") in sentence and "'format'" in sentence
+
+
+def test_a_prompt_that_fails_is_a_record_with_its_error_and_the_exit_code_says_so(
+    template: Path, tmp_path: Path
+) -> None:
+    data = save_questions(tmp_path / "data.jsonl", ("a", "b" * 3000, "c"))
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
     done = allocate(*flags)
     assert done.returncode == 1 and "2 prompts answered, 1 failed" in done.stdout
     first, failed, last = read_results(tmp_path / "out")
@@ -185,28 +160,18 @@ BROKEN_DATA = {
     "missing field": ("data.jsonl", '{"question": "a"}\n{"quest": "b"}\n', "question"),
     "no text": ("data.jsonl", '{"question": 5}\n', "question"),
     "empty": ("data.jsonl", "", "no prompts"),
-    "unknown kind": ("data.xml", "<a/>", "kind"),
+    "unknown extension": ("data.xml", "<a/>", "extension"),
     "no such file": (None, "", "none.jsonl"),
 }
 
 
-def refusal(*flags):
-    """Return the sentence with which a command refuses; there is nothing else on standard error."""
-    done = allocate(*flags)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("rain: error: ")]
-    assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0])
-    return lines[0]
-
-
 @pytest.mark.parametrize("what", BROKEN_DATA)
-def test_a_broken_data_set_is_named_in_one_sentence(what, tmp_path):
+def test_a_broken_data_set_is_named_in_one_sentence(what: str, tmp_path: Path) -> None:
     name, content, named = BROKEN_DATA[what]
     path = tmp_path / (name or "none.jsonl")
     if name:
         path.write_text(content)
-    sentence = refusal(*TOY, "--dataset", path, "--outdir", tmp_path / "out")
+    sentence = refusal(*QUICK, "--dataset", path, "--outdir", tmp_path / "out")
     assert named in sentence and path.name in sentence
     assert not (tmp_path / "out").exists(), "nothing is written before the input is known to be good"
 
@@ -221,62 +186,65 @@ def test_a_broken_data_set_is_named_in_one_sentence(what, tmp_path):
         (["--s", -1], "--s is -1"),
         (["--s", 1000], "--s is 1000"),
         (["--e", 1000], "--e is 1000"),
-        (["--max-simulations", 0], "max_simulations is 0"),
-        (["--value-threshold", 3], "value_threshold is 3"),
-        (["--engine", "abacus"], "abacus"),
-        (["--preset", "fast"], "--preset"),
+        (["--max-simulations", 0], "--max-simulations is 0"),
+        (["--value-threshold", 3], "--value-threshold is 3"),
+        (["--engine", "abacus"], "--engine is 'abacus'"),
+        (["--preset", "fast"], "--preset is 'fast'"),
         (["--templates", "none.txt"], "none.txt"),
         (["--calibration", "none.json"], "none.json"),
-        (["--cache-tokens", 0], "cache_tokens"),
+        (["--cache-tokens", 0], "--cache-tokens is 0"),
+        (["--modelname", "./no/such/model", "--engine", "hf", "--e", 1], "./no/such/model"),
     ],
 )
-def test_a_setting_out_of_range_is_named_in_one_sentence(flags, named, tmp_path):
-    assert named in refusal(*TOY, "--outdir", tmp_path / "out", *flags)
-
-
-def test_a_model_that_does_not_exist_is_named_in_one_sentence(tmp_path):
-    sentence = refusal("--modelname", "./no/such/model", "--e", 1, "--outdir", tmp_path / "out")
-    assert "./no/such/model" in sentence
+def test_a_setting_that_cannot_work_is_named_in_one_sentence(flags: list[object], named: str, tmp_path: Path) -> None:
+    assert named in refusal(*QUICK, "--outdir", tmp_path / "out", *flags)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "named"),
-    [
-        ("=== ask", "=== task", "line 11"),
-        ("{question}", "", "question"),
-        ("letters\n", "words\n", "'kind' is no single token"),
-    ],
+    [("=== ask", "=== task", "line 11"), ("{question}", "", "question"), ("letters\n", "words\n", "'kind'")],
     ids=["unknown section", "no question", "label of several tokens"],
 )
-def test_a_bad_template_is_named_in_one_sentence(old, new, named, template, tmp_path):
+def test_a_bad_template_is_named_in_one_sentence(
+    old: str, new: str, named: str, template: Path, tmp_path: Path
+) -> None:
     template.write_text(LETTERS.replace(old, new, 1))
-    sentence = refusal(*TOY, "--templates", template, "--e", 1, "--outdir", tmp_path / "out")
-    assert named in sentence and str(template) in sentence
+    sentence = refusal(*QUICK, "--templates", template, "--e", 1, "--outdir", tmp_path / "out")
+    assert named in sentence and template.name in sentence
 
 
-def test_a_directory_that_cannot_be_made_and_one_that_is_in_use_are_named(many, template, tmp_path):
+def test_a_directory_that_cannot_be_made_and_one_that_is_in_use_are_named(
+    many: Path, template: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    assert "file" in refusal(*TOY, "--outdir", tmp_path / "file" / "out")
-    flags = [*TOY, *QUICK, "--dataset", many, "--templates", template, "--outdir", tmp_path / "out"]
-    process = start_until(flags, ids=range(MANY))
-    try:
+    assert "file" in refusal(*QUICK, "--outdir", tmp_path / "file" / "out")
+    flags = [*QUICK, "--dataset", many, "--templates", template, "--outdir", tmp_path / "out"]
+    with running(*flags, "--verbose") as process:
+        read_until_commit(process, range(MANY))
         process.send_signal(signal.SIGSTOP)
         assert "another run" in refusal(*flags)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
-def test_help_explains_every_flag_with_its_default(tmp_path):
+def test_help_explains_every_flag_with_its_default_and_choices_and_begins_with_the_usual_ones() -> None:
     done = allocate("--help")
     assert done.returncode == 0 and done.stderr == ""
     for flag in "--nump --s --e --outdir --modelname --dataset --maxlen --max-new-tokens --dtype".split():
         assert f"\n  {flag} " in done.stdout
     text = " ".join(done.stdout.split())
-    assert "(default: 50)" in text and "(default: smollm2)" in text and "(default: demo.jsonl)" in text
+    for part in ("(default: 50)", "(default: smollm2)", "(default: demo.jsonl)", "{local,ray}", "{hard,soft}"):
+        assert part in text
+    assert text.index("--modelname MODELNAME") < text.index("--launcher") < text.index("--exploration")
 
 
-def test_a_flag_that_is_unknown_or_no_number_is_refused_by_usage(tmp_path):
+def test_a_flag_that_is_unknown_or_no_number_is_refused_by_usage() -> None:
     for flags in (["--nonsense"], ["--nump", "two"]):
-        done = allocate(*TOY, *flags)
+        done = allocate(*QUICK, *flags)
         assert done.returncode == 2 and "Traceback" not in done.stderr and "usage:" in done.stderr
+
+
+def test_rain_tells_its_version_and_refuses_unknown_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("rain ")
+    assert cli.main(["run", "chess", "--nump", "2"]) == 2
+    assert "chess" in capsys.readouterr().err
