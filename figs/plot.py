@@ -117,7 +117,7 @@ def hh(runs: Sequence[Json], paper: Json, path: Path) -> None:
     """Harmlessness and helpfulness over model size; once one of them is measured, only what is measured."""
     panels = {"Harmlessness": rows(runs, "hh", "harmless"), "Helpfulness": rows(runs, "hh", "helpful")}
     panels = {name: found for name, found in panels.items() if found} or panels
-    figure = Figure(figsize=(0.9 + 4.8 * len(panels), 5.0))
+    figure = Figure(figsize=(max(8.0, 5.25 * len(panels)), 5.0))
     handles: dict[str, Any] = {}
     marks: dict[tuple[str, str], str] = {}
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
