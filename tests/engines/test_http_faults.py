@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.completions_server import fleet_of, serving
+from support.completions_server import engine_on, serving
 
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
-from rain.engines.remote.client import Patience, Unreachable
+from rain.engines.remote.client import RetryPolicy, Unreachable
 from rain.engines.toy import ToyTokenizer
 
 pytestmark = pytest.mark.faults
@@ -20,30 +21,32 @@ def test_a_server_that_fails_a_fifth_of_requests_costs_time_but_changes_no_answe
         return ("500", "cut", "429", "503")[number // 5 % 4] if number % 5 == 3 else ""
 
     async def work(engine):
-        jobs = [engine.generate(PREFIX[i:], n=4, max_tokens=5, top_k=15, greedy_first=True, seed=i) for i in range(20)]
-        return await asyncio.gather(*jobs, *(engine.next_logprobs(PREFIX[i:], top=3) for i in range(20)))
+        session = engine.session("s")
+        params = [SamplingParams(n=4, max_tokens=5, top_k=15, greedy_first=True, seed=i) for i in range(20)]
+        jobs = [session.generate(PREFIX[i:], each) for i, each in enumerate(params)]
+        return await asyncio.gather(*jobs, *(session.next_logprobs(PREFIX[i:], top=3) for i in range(20)))
 
     with serving() as sound, serving(fault=fault) as broken:
-        expected = asyncio.run(work(fleet_of(sound)))
-        assert asyncio.run(work(fleet_of(broken))) == expected
+        expected = asyncio.run(work(engine_on(sound)))
+        assert asyncio.run(work(engine_on(broken))) == expected
         assert len(broken.requests) >= 60 / 0.8 - 1, "a fifth was asked again"
 
 
 def test_a_server_that_hangs_is_given_up_after_the_timeout_and_asked_again():
-    patience = Patience(reply=0.3, retry=10.0, pause=0.01)
+    policy = RetryPolicy(reply=0.3, retry=10.0, pause=0.01)
     with serving(fault=lambda number: "hang" if number == 2 else "") as server:
-        engine = fleet_of(server, patience=patience)
-        answer = asyncio.run(engine.next_logprobs(PREFIX, top=1))
+        session = engine_on(server, policy=policy).session("s")
+        answer = asyncio.run(session.next_logprobs(PREFIX, top=1))
         assert len(server.requests) == 4 and len(answer) == 1
 
 
-def test_a_server_that_is_started_anew_goes_on_answering():
+def test_a_request_waits_for_a_server_that_restarts():
     with serving() as before:
-        engine, port = fleet_of(before), before.port
-        first = asyncio.run(engine.next_logprobs(PREFIX, top=5))
+        session, port = engine_on(before).session("s"), before.port
+        first = asyncio.run(session.next_logprobs(PREFIX, top=5))
 
     async def while_it_is_away():
-        waiting = asyncio.create_task(engine.next_logprobs(PREFIX, top=5))
+        waiting = asyncio.create_task(session.next_logprobs(PREFIX, top=5))
         done, _ = await asyncio.wait({waiting}, timeout=0.2)
         assert not done
         with serving(port=port):
@@ -53,25 +56,25 @@ def test_a_server_that_is_started_anew_goes_on_answering():
 
 
 def test_a_server_that_never_answers_is_an_error_that_says_where_and_how_often():
-    impatient = Patience(reply=1.0, retry=0.1, pause=0.02)
+    impatient = RetryPolicy(reply=1.0, retry=0.1, pause=0.02)
     with serving(fault=lambda number: "503" if number > 1 else "") as server:
-        engine = fleet_of(server, patience=impatient)
-        with pytest.raises(Unreachable, match=rf"{server.url} does not answer: HTTP 503 .*\(\d tries\)"):
-            asyncio.run(engine.generate(PREFIX, max_tokens=3))
+        session = engine_on(server, policy=impatient).session("s")
+        with pytest.raises(Unreachable, match=rf"{server.url} .*HTTP 503 .*\(\d tries\)"):
+            asyncio.run(session.generate(PREFIX, SamplingParams(max_tokens=3)))
 
 
 def test_a_lost_server_leaves_its_searches_to_the_others():
-    impatient = Patience(reply=1.0, retry=0.1, pause=0.02)
+    impatient = RetryPolicy(reply=1.0, retry=0.1, pause=0.02)
     with serving() as staying, serving() as leaving:
-        engine = fleet_of(staying, leaving, patience=impatient)
+        engine = engine_on(staying, leaving, policy=impatient)
         sessions = [engine.session(str(i)) for i in range(6)]
         leaving.close()
         answers = [asyncio.run(session.next_logprobs(PREFIX, top=3)) for session in sessions]
         assert all(answer == answers[0] for answer in answers)
-        assert [server.open for server in engine.fleet.servers] == [6, 0]
-        asyncio.run(engine.pin(PREFIX))
+        assert list(engine.pool.load().values()) == [6]
+        asyncio.run(engine.cache_prefix(PREFIX))
         staying.close()
         with pytest.raises(RainError, match="does not answer"):
             asyncio.run(sessions[0].next_logprobs(PREFIX, top=3))
-        with pytest.raises(RainError, match="no server answers any more"):
+        with pytest.raises(RainError, match=staying.url):
             engine.session("late")

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from rain.engines.remote.client import Patience, Server
-from rain.engines.remote.http import Fleet, HttpEngine
+from rain.engines.remote.client import RetryPolicy, ServerClient
+from rain.engines.remote.http import HttpEngine, ServerPool
 from rain.engines.remote.probe import probe
 from rain.engines.toy import EOS, ToyTokenizer, log_distribution
 
-QUICK = Patience(reply=5.0, retry=5.0, pause=0.01)
+QUICK = RetryPolicy(reply=5.0, retry=5.0, pause=0.01)
 Fault = Callable[[int], str]
 
 
@@ -170,13 +170,13 @@ def serving(*args: Any, **options: Any) -> Iterator[CompletionsServer]:
         server.close()
 
 
-def fleet_of(*servers: CompletionsServer, patience: Patience = QUICK) -> HttpEngine:
-    """Return an engine on servers, probed, that loses patience soon."""
+def engine_on(*servers: CompletionsServer, policy: RetryPolicy = QUICK) -> HttpEngine:
+    """Return an engine on servers, probed, that gives up soon."""
 
     async def probed() -> HttpEngine:
-        found = [Server(server.url, patience) for server in servers]
+        found = [ServerClient(server.url, policy) for server in servers]
         for server in found:
-            await probe(server, ToyTokenizer(), "toy", patience)
-        return HttpEngine(Fleet(found), ToyTokenizer())
+            await probe(server, ToyTokenizer(), "toy", policy)
+        return HttpEngine(ServerPool(found), ToyTokenizer())
 
     return asyncio.run(probed())

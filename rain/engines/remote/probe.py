@@ -4,50 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
-from rain.core.engine import Stop
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
-from rain.engines.remote.client import Patience, Server, Unreachable
-from rain.engines.remote.engine import TOP, Answer, Ask
+from rain.engines.remote.client import RetryPolicy, ServerClient, Unreachable
+from rain.engines.remote.engine import TOP, CompletionRequest, CompletionResult, greedy_request
 
 NEEDED = 15
 """Log-probabilities for each token without which candidates have no prior (top-k of the paper)."""
 
-PATIENCE = Patience(reply=120.0, retry=5.0)
+POLICY = RetryPolicy(reply=120.0, retry=5.0)
 TEXT = "The quick brown fox jumps over the"
 
 
-async def probe(server: Server, tokenizer: Any, modelname: str, patience: Patience = PATIENCE) -> None:
-    """Learn a server's model, context and ways, and make sure that it gives what RAIN needs.
+async def probe(server: ServerClient, tokenizer: Any, modelname: str, policy: RetryPolicy = POLICY) -> None:
+    """Learn a server's model, context and limitations, and make sure that it gives what RAIN needs.
 
     Args:
         server: is filled in.
         tokenizer: compared with the server's.
         modelname: the server's name of the model; it only matters if the server serves several.
-        patience: with a server that does not answer.
+        policy: with a server that does not answer.
 
     Raises:
         RainError: the server does not answer, cannot give what RAIN needs, or has another tokenizer.
     """
-    _describe(server, await server.ask("/models", None, patience), modelname)
+    _describe(server, await server.send("/models", None, policy), modelname)
     prefix = tuple(tokenizer.encode(TEXT))
-    answer = await _greedy(server, prefix, patience)
-    fewest = min(len(top) for sample in answer.samples for top in sample.tops)
+    result = await _greedy(server, prefix, policy)
+    fewest = min(len(top) for sample in result.samples for top in sample.tops)
     if fewest < NEEDED:
         raise RainError(
             f"server {server.url} cannot be used: it returns {fewest} log-probabilities for a token, and RAIN needs "
             f"{NEEDED} or more (vLLM: --max-logprobs {TOP})"
         )
-    [sample] = answer.samples
+    [sample] = result.samples
     here, there = tokenizer.decode(list(sample.tokens), skip_special_tokens=True).strip(), sample.text.strip()
     if here != there and "\ufffd" not in here + there:
         raise RainError(
             f"server {server.url} cannot be used: its tokens {list(sample.tokens)} are {there!r} there and {here!r} to "
             f"the tokenizer of --modelname {modelname}; give the model that the server runs ({server.model})"
         )
-    server.one_seed_one_text = not await _draws_several(server, prefix, patience)
+    server.one_seed_one_text = not await _draws_several(server, prefix, policy)
 
 
-def _describe(server: Server, listed: dict[str, Any], modelname: str) -> None:
+def _describe(server: ServerClient, listed: dict[str, Any], modelname: str) -> None:
     """Read the server's list of models."""
     cards = {str(card.get("id")): card for card in listed.get("data") or () if isinstance(card, dict)}
     if modelname not in cards and len(cards) != 1:
@@ -59,9 +59,9 @@ def _describe(server: Server, listed: dict[str, Any], modelname: str) -> None:
     server.bans_eos = card.get("owned_by") == "llamacpp"
 
 
-async def _greedy(server: Server, prefix: tuple[int, ...], patience: Patience) -> Answer:
+async def _greedy(server: ServerClient, prefix: tuple[int, ...], policy: RetryPolicy) -> CompletionResult:
     try:
-        return await server.complete(Ask(prefix, 1, 8, 0.0, 0, Stop(), 1, TOP), patience)
+        return await server.complete(greedy_request(prefix, 8, TOP), policy)
     except Unreachable:
         raise
     except RainError as error:
@@ -69,12 +69,13 @@ async def _greedy(server: Server, prefix: tuple[int, ...], patience: Patience) -
         raise RainError(f"{error}; {needs}") from error
 
 
-async def _draws_several(server: Server, prefix: tuple[int, ...], patience: Patience) -> bool:
+async def _draws_several(server: ServerClient, prefix: tuple[int, ...], policy: RetryPolicy) -> bool:
     """Return whether one request with one seed gives several samples that differ."""
+    params = SamplingParams(n=3, max_tokens=8, temperature=2.0, top_k=NEEDED, seed=1)
     try:
-        answer = await server.complete(Ask(prefix, 3, 8, 2.0, NEEDED, Stop(), 1, NEEDED), patience)
+        result = await server.complete(CompletionRequest(prefix, params, NEEDED), policy)
     except Unreachable:
         raise
     except RainError:
         return False
-    return len({sample.tokens for sample in answer.samples}) > 1
+    return len({sample.tokens for sample in result.samples}) > 1

@@ -6,35 +6,36 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from rain.core.errors import RainError
-from rain.engines.remote.engine import Answer, Ask, Sample
+from rain.engines.remote.engine import CompletionRequest, CompletionResult, Sample
 
 
-class Lacking(RainError):
-    """A reply is not what was asked for; the message is the rest of a sentence that names the server."""
+class ProtocolError(RainError):
+    """A reply is not what was requested; the message is the rest of a sentence that names the server."""
 
 
-def request_body(model: str, ask: Ask, ignore_eos: bool) -> dict[str, Any]:
+def request_body(model: str, request: CompletionRequest, ignore_eos: bool) -> dict[str, Any]:
     """Return a request in the words of vLLM and SGLang; what else shapes distributions is switched off.
 
     Args:
         model: the server's name of it.
-        ask: the request.
+        request: with ``greedy_first`` of one sample only.
         ignore_eos: say that the end of sequence ends nothing.
     """
+    params = request.params
     body = {
         "model": model,
-        "prompt": list(ask.prefix),
-        "n": ask.n,
-        "max_tokens": ask.max_tokens,
-        "temperature": ask.temperature,
-        "top_k": ask.top_k or -1,
+        "prompt": list(request.prefix),
+        "n": params.n,
+        "max_tokens": params.max_tokens,
+        "temperature": 0.0 if params.greedy_first else params.temperature,
+        "top_k": params.top_k or -1,
         "top_p": 1.0,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
-        "seed": ask.seed,
-        "logprobs": ask.logprobs,
-        "stop": list(ask.stop.strings),
-        "stop_token_ids": sorted(ask.stop.token_ids),
+        "seed": params.seed,
+        "logprobs": request.logprobs,
+        "stop": list(params.stop.strings),
+        "stop_token_ids": sorted(params.stop.token_ids),
         "include_stop_str_in_output": True,
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
@@ -42,11 +43,11 @@ def request_body(model: str, ask: Ask, ignore_eos: bool) -> dict[str, Any]:
     return {**body, "ignore_eos": True} if ignore_eos else body
 
 
-def read_reply(reply: Mapping[str, Any], n: int) -> Answer:
+def read_reply(reply: Mapping[str, Any], n: int) -> CompletionResult:
     """Return the samples of a reply in order.
 
     Raises:
-        Lacking: token ids, log-probabilities or samples are missing.
+        ProtocolError: token ids, log-probabilities or samples are missing.
     """
     try:
         choices = sorted(reply["choices"], key=lambda choice: int(choice.get("index", 0)))
@@ -54,16 +55,16 @@ def read_reply(reply: Mapping[str, Any], n: int) -> Answer:
         details = (reply.get("usage") or {}).get("prompt_tokens_details") or {}
         cached = int(details.get("cached_tokens") or 0)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Lacking(f"its completions are not in a known format ({type(error).__name__}: {error})") from error
+        raise ProtocolError(f"its completions are not in a known format ({type(error).__name__}: {error})") from error
     if len(samples) != n:
-        raise Lacking(f"it returns {len(samples)} completions where {n} were asked for")
-    return Answer(samples, cached)
+        raise ProtocolError(f"it returns {len(samples)} completions where {n} were requested")
+    return CompletionResult(samples, cached)
 
 
 def _sample(choice: Mapping[str, Any]) -> Sample:
     logprobs = choice.get("logprobs")
     if not logprobs:
-        raise Lacking("it returns no log-probabilities")
+        raise ProtocolError("it returns no log-probabilities")
     if logprobs.get("content"):  # llama.cpp
         tokens = tuple(int(item["id"]) for item in logprobs["content"])
         own = [float(item["logprob"]) for item in logprobs["content"]]
@@ -73,7 +74,7 @@ def _sample(choice: Mapping[str, Any]) -> Sample:
         own = logprobs["token_logprobs"]
         best = [top.items() for top in logprobs["top_logprobs"]]
     if not tokens or len(own) != len(tokens):
-        raise Lacking(f"it returns {len(own)} log-probabilities for {len(tokens)} tokens")
+        raise ProtocolError(f"it returns {len(own)} log-probabilities for {len(tokens)} tokens")
     tops = [_top(pairs) | {token: float(value)} for pairs, token, value in zip(best, tokens, own, strict=True)]
     finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") == "stop" else "length"
     return Sample(tokens, tops, finish, str(choice.get("text") or ""))
@@ -87,11 +88,11 @@ def _token_id(token: Any) -> int:
     """Read 17 and "token_id:17".
 
     Raises:
-        Lacking: it is a text.
+        ProtocolError: it is a text.
     """
     if isinstance(token, int):
         return token
     name, _, number = str(token).rpartition(":")
     if name != "token_id" or not number.isdecimal():
-        raise Lacking("it returns texts instead of token ids")
+        raise ProtocolError("it returns texts instead of token ids")
     return int(number)

@@ -10,12 +10,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rain.core.errors import RainError
-from rain.engines.remote.engine import Answer, Ask, Sample, ServedEngine
+from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine, Sample
 from rain.models.embedded.convert import first_line
 
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
@@ -36,12 +35,10 @@ sys.stdin.read()
 for pid in map(int, sys.argv[1:]):
     os.kill(pid, signal.SIGKILL)
 """
-"""Program that waits for the end of its parent, and then kills processes: vLLM's own live on, and keep the GPU."""
-
-T = TypeVar("T")
+"""Program that waits for the end of its parent, and then kills processes: vLLM's own would live on and keep the GPU."""
 
 
-class Core:
+class AsyncVllm:
     """A running vLLM with an event loop and thread of its own, so that callers may use any event loop.
 
     Args:
@@ -63,22 +60,20 @@ class Core:
         except (ValueError, RuntimeError, OSError) as error:
             raise RainError(f"vLLM cannot run {options['model']}: {first_line(error)}") from error
         self.limit = int(self._llm.model_config.max_model_len)
+        self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         processes = [str(child.pid) for child in multiprocessing.active_children() if child not in others]
         self._guard = subprocess.Popen(
             [sys.executable, "-c", GUARD, *processes], stdin=subprocess.PIPE, start_new_session=True
         )
         atexit.register(self._stop)
 
-    async def run(self, ask: Ask) -> Any:
+    async def run(self, request: CompletionRequest) -> Any:
         """Return vLLM's ``RequestOutput`` for a request."""
-        return await self._elsewhere(self._run(ask))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._run(request), self._loop))
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
         await asyncio.to_thread(self._stop)
-
-    async def _elsewhere(self, job: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(job, self._loop))
 
     async def _start(self, options: dict[str, Any]) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -87,7 +82,7 @@ class Core:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
     def _stop(self) -> None:
-        llm, self._llm = self._llm, None  # gone before the interpreter is, which vLLM cannot stand
+        llm, self._llm = self._llm, None  # vLLM must be gone before the interpreter is
         if llm is not None:
             atexit.unregister(self._stop)
             asyncio.run_coroutine_threadsafe(self._end(llm), self._loop).result()
@@ -99,26 +94,27 @@ class Core:
         llm.shutdown()
         await asyncio.sleep(0)  # lets its cancelled tasks end
 
-    async def _run(self, ask: Ask) -> Any:
+    async def _run(self, request: CompletionRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
+            wanted = request.params
             params = SamplingParams(
-                n=ask.n,
-                max_tokens=ask.max_tokens,
-                temperature=ask.temperature,
-                top_k=ask.top_k,
-                seed=ask.seed,
-                logprobs=ask.logprobs,
-                stop=list(ask.stop.strings),
-                stop_token_ids=sorted(ask.stop.token_ids),
+                n=wanted.n,
+                max_tokens=wanted.max_tokens,
+                temperature=0.0 if wanted.greedy_first else wanted.temperature,
+                top_k=wanted.top_k,
+                seed=wanted.seed,
+                logprobs=request.logprobs,
+                stop=list(wanted.stop.strings),
+                stop_token_ids=sorted(wanted.stop.token_ids),
                 ignore_eos=True,
-                detokenize=bool(ask.stop.strings),
+                detokenize=bool(wanted.stop.strings),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            prompt = {"prompt_token_ids": list(ask.prefix)}
+            prompt = {"prompt_token_ids": list(request.prefix)}
             answers = self._llm.generate(prompt, params, request_id=f"rain-{next(self._numbers)}")
             [output] = [answer async for answer in answers]
         except ValueError as error:  # how vLLM refuses a request
@@ -128,30 +124,27 @@ class Core:
         return output
 
 
-class VllmEngine(ServedEngine):
-    """A model that vLLM runs in process; a session is its own counters over the common prefix cache.
+class VllmEngine(RemoteEngine):
+    """A model that vLLM runs in process; all sessions share its prefix cache.
 
     Args:
-        core: running.
+        vllm: running.
         tokenizer: the model's.
-        owner: whether ``close`` stops vLLM.
+        eos: its end ids.
     """
 
-    def __init__(self, core: Core, tokenizer: Any, *, owner: bool = True) -> None:
-        super().__init__(tokenizer, core.limit)
-        self._core, self._owner = core, owner
-
-    def session(self, name: str) -> VllmEngine:
-        """Return an engine with counters of its own."""
-        return VllmEngine(self._core, self.tokenizer, owner=False)
+    def __init__(self, vllm: AsyncVllm, tokenizer: Any, eos: tuple[int, ...] = ()) -> None:
+        super().__init__(tokenizer, vllm.limit, eos)
+        self.dtype = vllm.dtype
+        self._vllm = vllm
 
     async def close(self) -> None:
-        """Stop vLLM, unless this is one search's view."""
-        if self._owner:
-            await self._core.close()
+        """Stop vLLM."""
+        await self._vllm.close()
 
-    async def _complete(self, ask: Ask) -> Answer:
-        output = await self._core.run(ask)
+    async def complete(self, request: CompletionRequest, name: str) -> CompletionResult:
+        """See ``RemoteEngine.complete``."""
+        output = await self._vllm.run(request)
         samples = [
             Sample(
                 tokens=tuple(part.token_ids),
@@ -160,16 +153,19 @@ class VllmEngine(ServedEngine):
             )
             for part in sorted(output.outputs, key=lambda part: part.index)
         ]
-        return Answer(samples, output.num_cached_tokens or 0)
+        return CompletionResult(samples, output.num_cached_tokens or 0)
 
 
-def open_vllm(model: Path | str, tokenizer: Any, dtype: str = "auto", **options: Any) -> VllmEngine:
+def open_vllm(
+    model: Path | str, tokenizer: Any, dtype: str = "auto", eos: tuple[int, ...] = (), **options: Any
+) -> VllmEngine:
     """Start vLLM over all visible GPUs, or on the CPU where there is none.
 
     Args:
         model: a folder or a hub name.
         tokenizer: the model's.
         dtype: "auto" is the checkpoint's on a GPU, and what the machine computes fastest on a CPU.
+        eos: the model's end ids.
         options: further ones of ``AsyncEngineArgs``.
 
     Raises:
@@ -188,4 +184,4 @@ def open_vllm(model: Path | str, tokenizer: Any, dtype: str = "auto", **options:
         settings |= CPU_OPTIONS
         if dtype == "auto":
             settings["dtype"] = str(auto_dtype("cpu")).removeprefix("torch.")
-    return VllmEngine(Core({**settings, **options}), tokenizer)
+    return VllmEngine(AsyncVllm({**settings, **options}), tokenizer, eos)
