@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeGuard
 
@@ -204,16 +205,18 @@ class Aligner:
             on_commit: called for each committed token set.
         """
         generation = self.begin(prompt, budget)
-        async for commit in generation.commits():
-            on_commit(commit)
+        async with aclosing(generation.commits()) as commits:
+            async for commit in commits:
+                on_commit(commit)
         return generation.answer()
 
     async def stream(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> AsyncIterator[str]:
         """Yield the answer's text as it becomes final; the pieces together are ``Answer.text``."""
         generation = self.begin(prompt, budget)
-        async for piece, _ in generation.pieces():
-            if piece:
-                yield piece
+        async with aclosing(generation.pieces()) as pieces:
+            async for piece, _ in pieces:
+                if piece:
+                    yield piece
 
     async def generate_baseline(self, prompt: PreparedPrompt) -> Answer:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules."""
@@ -292,7 +295,7 @@ class Generation:
         computed = self._session.usage.tokens_computed + self._scorer.usage.tokens_computed
         return self._budget.spent(self._search.simulations, computed, time.perf_counter() - self._started)
 
-    async def commits(self) -> AsyncIterator[CommittedText]:
+    async def commits(self) -> AsyncGenerator[CommittedText, None]:
         """Run the search; yield each committed token set. Caches are freed when it ends, fails or is closed."""
         try:
             async for commit in self._search.commits():
@@ -304,16 +307,17 @@ class Generation:
             await self._scorer.close()
             await self._session.close()
 
-    async def pieces(self) -> AsyncIterator[tuple[str, CommittedText | None]]:
+    async def pieces(self) -> AsyncGenerator[tuple[str, CommittedText | None], None]:
         """Run the search; yield text that has become final, with its commit (None: what was held back until the end).
 
         A piece may be empty, where all of a commit's text is held back.
         """
         shown = 0
-        async for commit in self.commits():
-            text = self.policy.final_text(self.tokens)
-            yield text[shown:], commit
-            shown = max(shown, len(text))
+        async with aclosing(self.commits()) as commits:
+            async for commit in commits:
+                text = self.policy.final_text(self.tokens)
+                yield text[shown:], commit
+                shown = max(shown, len(text))
         rest = self.answer().text[shown:]
         if rest:
             yield rest, None
@@ -328,9 +332,10 @@ class Generation:
             "evaluation": self._scorer.usage.as_dict(),
             "seconds": round(time.perf_counter() - self._started, 3),
         }
-        text = self.policy.text(self.tokens).strip()
-        finish = self._search.finish or "budget"
-        return Answer(text, finish, tuple(self._commits), cost, self.tokens)
+        finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
+        # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
+        text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
+        return Answer(text, finish, tuple(self._commits), cost, tokens)
 
 
 async def gather_or_cancel(*coroutines: Any) -> list[Any]:

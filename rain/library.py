@@ -12,9 +12,10 @@ import json
 import queue
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -53,6 +54,9 @@ class LoopThread:
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine in the loop."""
+        if self.loop.is_closed():
+            coroutine.close()
+            raise RainError("this Rain object is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -60,20 +64,24 @@ class LoopThread:
         future = self.submit(coroutine)
         try:
             return future.result()
+        except CancelledError:
+            raise RainError("this Rain object was closed while it was answering") from None
         except BaseException:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """Cancel what is running, then stop the loop and its thread."""
+    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
+        """Cancel what is running, run a last coroutine, then stop the loop and its thread."""
 
-        async def cancel() -> None:
+        async def finish() -> None:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if last:
+                await last
 
-        self.submit(cancel()).result()
+        self.submit(finish()).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -122,21 +130,23 @@ class Rain:
             settings["templates"] = str(template)
         made = make_goal_settings(goal, task, {"modelname": name, **settings})
         if search is not None:
+            if twice := {field.name for field in fields(RainConfig)} & set(settings):
+                raise RainError(f"{min(twice)} is a part of search; give it there, or leave search out")
             made = replace(made, aligner=replace(made.aligner, search=search))
         self.settings, self.concurrency, self.progress = made, concurrency, progress
         if made.preset:
             shown = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in made.preset.items())
             print(f"rain: preset for {name}: {shown} (preset='none': the paper's settings)", file=sys.stderr)
         self._closed = False
+        engine, tokenizer = _open(made, loaded, tokenizer)
         self._thread = LoopThread()
         try:
-            engine, tokenizer = _open(made, loaded, tokenizer)
             config = made.aligner if "chat_template" in settings else chat_config(made.aligner, tokenizer)
             evaluator = FunctionEvaluator(scorer) if scorer else None
             self.aligner = Aligner(config, engine, tokenizer, open_encoder(config), evaluator=evaluator)
             self._thread.run(self.aligner.warm_up())
         except BaseException:
-            self._thread.close()
+            self._thread.close(engine.close())
             raise
 
     @overload
@@ -182,7 +192,8 @@ class Rain:
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | BaseException | None]()
 
         def put(piece: str | BaseException | None) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+            with suppress(RuntimeError):  # the caller's loop has ended, and nobody is listening
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         future = self._thread.submit(self._pump(prompt, options, put))
         try:
@@ -204,6 +215,9 @@ class Rain:
             put(None)
         except Exception as error:
             put(error)
+        except asyncio.CancelledError:
+            put(RainError("this Rain object was closed while it was answering"))
+            raise
 
     def preflight(self, labelled: str | Path | None = None) -> Preflight:
         """Measure how well the model judges labelled texts; ``print(rain.preflight().verdict)``.
@@ -230,8 +244,7 @@ class Rain:
         """End everything that is in progress and free the model; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._thread.run(self.aligner.close())
-            self._thread.close()
+            self._thread.close(self.aligner.close())
 
     def __enter__(self) -> Rain:
         return self
@@ -242,6 +255,7 @@ class Rain:
     async def _generate(self, prompts: Any, options: Mapping[str, Any], baseline: bool = False) -> Any:
         if _is_one(prompts):
             return await self._answer(prompts, options, baseline)
+        prompts = list(prompts)
         gate = asyncio.Semaphore(self.concurrency)
         shown = sys.stderr.isatty() if self.progress is None else self.progress
         with tqdm(total=len(prompts), unit="prompt", disable=not shown) as bar:
@@ -269,9 +283,10 @@ class Rain:
         budget: Budget | None = None,
         question: str | None = None,
     ) -> tuple[PreparedPrompt, Budget | None]:
-        given = prompt if isinstance(prompt, (str, tuple)) else list(prompt)
-        id = f"text-{hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]}"
-        return self.aligner.prepare(id, given, seed=seed, max_new_tokens=max_new_tokens, question=question), budget
+        if not isinstance(prompt, Sequence):
+            raise RainError(f"{prompt!r} is not a prompt, which is a string, a list of messages or a tuple of token ids")
+        id = f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
+        return self.aligner.prepare(id, prompt, seed=seed, max_new_tokens=max_new_tokens, question=question), budget
 
 
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Any, **settings: Any) -> Any:
@@ -289,9 +304,9 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts
 
 def _is_one(prompts: Any) -> bool:
     """Tell one prompt from a list of prompts."""
-    if isinstance(prompts, str) or is_tokens(prompts):
+    if isinstance(prompts, (str, Mapping)) or is_tokens(prompts) or not isinstance(prompts, Iterable):
         return True
-    return bool(prompts) and all(isinstance(message, Mapping) for message in prompts)
+    return isinstance(prompts, Sequence) and bool(prompts) and all(isinstance(each, Mapping) for each in prompts)
 
 
 def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, Any]) -> Settings:

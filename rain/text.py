@@ -149,6 +149,11 @@ class TextStopPolicy:
         text = self.adapter.decode(kept)
         return tuple(kept), text, min((p for p in map(text.find, self.stop.strings) if p >= 0), default=-1)
 
+    def up_to_end(self, response: Tokens) -> Tokens:
+        """Return the ids up to the first that ends a response, which is kept."""
+        end = next((i for i, token in enumerate(response, 1) if token in self.adapter.eos), len(response))
+        return response[:end]
+
     def final_text(self, response: Tokens) -> str:
         """Return the part of an unfinished response's text that no later token can change.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from rain.core.engine import Engine
 from rain.core.errors import RainError
@@ -48,10 +49,13 @@ class FunctionScorer(SearchScorer):
         return self._scores[text]
 
     async def _call(self, text: str) -> float:
-        if inspect.iscoroutinefunction(self.function):
-            value = await self.function(self.question, text)
+        function: Callable[[str, str], Any] = self.function
+        if inspect.iscoroutinefunction(function):
+            value = function(self.question, text)
         else:
-            value = await asyncio.to_thread(self.function, self.question, text)
+            value = await asyncio.to_thread(function, self.question, text)
+        if inspect.isawaitable(value):
+            value = await value
         try:
             score = float(value)
         except (TypeError, ValueError):
