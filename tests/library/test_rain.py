@@ -1,0 +1,488 @@
+"""``Rain``: what it answers, how it streams, what it costs at most, and that it lets go of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import aclosing
+from types import SimpleNamespace
+
+import pytest
+from support.tiny_task import WORDS, saved
+
+from rain import Answer, Budget, Rain, RainConfig, RainError
+from rain.engines.toy import EOS, ToyTokenizer
+
+QUESTIONS = ["Is the sea salty?", "Why", "How do I mend a bicycle?"]
+NO_SCORE = {"scorer": lambda prompt, text: 0.0}
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A"}]
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
+
+
+def decided(answer):
+    return answer.text, answer.finish, answer.commits, answer.tokens
+
+
+def test_a_string_gives_an_answer_and_a_list_gives_a_list(rain):
+    answers = rain.generate(QUESTIONS)
+    assert [decided(answer) for answer in answers] == [decided(rain.generate(question)) for question in QUESTIONS]
+    assert {type(answer) for answer in answers} == {Answer}
+    assert len({answer.text for answer in answers}) == len(QUESTIONS)
+    assert rain.generate([]) == []
+    assert str(answers[0]) == answers[0].text == answers[0].text.strip() != ""
+
+
+def test_an_answer_tells_its_commits_and_what_it_cost(rain):
+    answer = rain.generate("Why?")
+    assert "".join(commit.text for commit in answer.commits).strip().startswith(answer.text)
+    assert all(-1 <= commit.value <= 1 for commit in answer.commits)
+    assert answer.cost["simulations"] == sum(commit.simulations for commit in answer.commits)
+    assert answer.cost["requests"] > answer.cost["evaluation"]["requests"] == 2 * answer.cost["evaluations"] > 0
+    assert answer.cost["tokens_computed"] > answer.cost["evaluation"]["tokens_computed"] > 0
+
+
+def test_no_token_follows_the_end_of_sequence(rain):
+    answers = [rain.generate(question) for question in QUESTIONS]
+    assert {"eos", "length"} == {answer.finish for answer in answers}
+    for answer in answers:
+        assert answer.tokens.count(EOS) == (answer.finish == "eos") == (answer.tokens[-1] == EOS)
+
+
+def test_a_baseline_is_the_greedy_answer(rain):
+    plain = rain.baseline("Why?")
+    assert plain.commits == ()
+    assert plain.cost["requests"] == 1
+    assert [answer.text for answer in rain.baseline(["Why?", "Why?"])] == [plain.text] * 2
+
+
+def test_token_ids_are_answered_as_the_prompt_that_they_are(rain):
+    tokens = rain.prepare("Why?").tokens
+    assert rain.prepare(tokens).tokens == tokens
+    assert rain.prepare(tokens, question="Why?").question == "Why?"
+    assert rain.baseline(tokens).text == rain.baseline("Why?").text
+
+
+@pytest.fixture
+def chat_rain(open_rain, monkeypatch):
+    """A model with a chat template, a special token and Jinja."""
+    jinja2 = pytest.importorskip("jinja2")
+
+    def render(self, messages, *, tokenize, add_generation_prompt):
+        return jinja2.Template(CHAT).render(messages=messages, add_generation_prompt=add_generation_prompt)
+
+    monkeypatch.setattr(ToyTokenizer, "chat_template", CHAT)
+    monkeypatch.setattr(ToyTokenizer, "apply_chat_template", render, raising=False)
+    return open_rain()
+
+
+def shown(rain, prompt):
+    return rain.aligner.adapter.decode(rain.prepare(prompt).tokens)
+
+
+def test_a_conversation_is_rendered_with_all_its_roles(chat_rain):
+    assert shown(chat_rain, "A") == "<user>A<me>"
+    assert shown(chat_rain, TALK) == "<user>Hi<assistant>Hello.<user>A<me>"
+    assert shown(chat_rain, [{"role": "system", "content": "S"}, *TALK[:1]]) == "<system>S<user>Hi<me>"
+    assert chat_rain.generate([TALK, "A"])[0].text == chat_rain.generate(TALK).text != ""
+
+
+def test_a_last_message_of_the_assistant_is_continued(chat_rain):
+    assert shown(chat_rain, TALK[:2]) == "<user>Hi<assistant>Hello."
+
+
+def test_the_evaluator_is_told_the_whole_conversation(chat_rain):
+    opening = chat_rain.aligner.config.template.head.rpartition("\n")[2]
+    middle = chat_rain.aligner.config.template.middle
+    assert chat_rain.prepare(TALK).question == f"Hi{middle} Hello.\n\n{opening}A"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ([{"role": "user"}], "'content'"),
+        ([{"content": "a"}], "'role'"),
+        ([{"role": "user", "content": b"bytes"}], "'content'"),
+        ([{"role": "user", "content": None}], "'content'"),
+        (["Why?", [{"role": "user", "content": 1}]], "message 0.*'content'"),
+        ("", "empty"),
+        ([""], "empty"),
+        ([[]], "empty"),
+        ((), "empty"),
+        ([7], "prompt"),
+        (7, "prompt"),
+        ("x" * 70_000, "tokens"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_refused_by_name(prompt, named, chat_rain):
+    with pytest.raises(RainError, match=named):
+        chat_rain.generate(prompt)
+
+
+def test_a_conversation_needs_a_chat_template(rain):
+    with pytest.raises(RainError, match="chat template"):
+        rain.generate(TALK)
+
+
+def test_the_prompt_file_is_used_where_asked_for(chat_rain, open_rain):
+    assert shown(open_rain(chat_template=False), "A").endswith("Human: A\n\nAssistant:")
+
+
+# Streams
+
+
+@pytest.mark.usefixtures("difficult")
+def test_the_pieces_of_a_stream_are_the_answer_whatever_it_contains(rain):
+    answers = {}
+    for seed in range(10):
+        answers[seed] = rain.generate("Hi", seed=seed)
+        pieces = list(rain.stream("Hi", seed=seed))
+        assert "".join(pieces) == answers[seed].text
+        assert "" not in pieces
+    commits = [commit.text for answer in answers.values() for commit in answer.commits]
+    assert any("\ufffd" in text for text in commits), "an emoji was split over two commits"
+    assert any("\U0001f600" in answer.text for answer in answers.values()), "and it arrived whole"
+    assert {"stop", "length"} <= {answer.finish for answer in answers.values()}
+    assert any(text.endswith(" ") for text in commits), "whitespace was held back"
+
+
+def test_pieces_arrive_while_the_search_is_running(open_rain):
+    scored, go_on = [], threading.Event()
+
+    def scorer(prompt, text):
+        scored.append(text)
+        assert len(scored) < 30 or go_on.wait(60)  # the first commits take fewer evaluations
+        return 0.0
+
+    rain = open_rain(scorer=scorer)
+    pieces = rain.stream("Why?")
+    first = next(pieces)
+    before = len(scored)
+    go_on.set()
+    assert first + "".join(pieces) == rain.generate("Why?").text
+    assert before <= 30 < len(scored)
+
+
+def test_async_methods_work_inside_a_running_loop(rain):
+    async def run():
+        answers = await asyncio.gather(rain.agenerate(QUESTIONS), *map(rain.agenerate, QUESTIONS))
+        return answers, [piece async for piece in rain.astream("Why")]
+
+    (together, *alone), pieces = asyncio.run(run())
+    assert [decided(answer) for answer in together] == [decided(answer) for answer in alone]
+    assert "".join(pieces) == rain.generate("Why").text
+
+
+def test_blocking_calls_work_inside_a_running_loop(rain):
+    async def notebook():
+        return rain.generate("Why?").text, "".join(rain.stream("Why?")), rain.baseline("Why?").text
+
+    assert asyncio.run(notebook()) == (rain.generate("Why?").text,) * 2 + (rain.baseline("Why?").text,)
+
+
+def test_several_threads_can_ask_at_once(rain):
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(rain.generate, QUESTIONS * 3))
+    assert [decided(answer) for answer in answers] == [decided(rain.generate(q)) for q in QUESTIONS] * 3
+
+
+@pytest.mark.parametrize("call", ["stream", "generate", "agenerate", "astream"])
+def test_an_error_reaches_whoever_asked(call, open_rain):
+    def scorer(prompt, text):
+        raise LookupError("no score today")
+
+    async def whole():
+        return [piece async for piece in rain.astream("Why?")]
+
+    rain = open_rain(scorer=scorer)
+    calls = {
+        "stream": lambda: list(rain.stream("Why?")),
+        "generate": lambda: rain.generate(["Why?", "Why"]),
+        "agenerate": lambda: asyncio.run(rain.agenerate("Why?")),
+        "astream": lambda: asyncio.run(whole()),
+    }
+    with pytest.raises(LookupError, match="no score today"):
+        calls[call]()
+
+
+# Seeds, limits, budgets
+
+
+def test_a_seed_per_call_decides_the_text(rain):
+    texts = [rain.generate("Why?", seed=seed).text for seed in (0, 1, 2, 3)]
+    assert len(set(texts)) > 1
+    assert [rain.generate("Why?", seed=seed).text for seed in (0, 1, 2, 3)] == texts
+    assert rain.generate("Why?").text == texts[0]
+
+
+def test_the_seed_of_the_object_is_the_default(rain, open_rain):
+    assert open_rain(seed=3).generate("Why?").text == rain.generate("Why?", seed=3).text
+
+
+def test_max_new_tokens_per_call_limits_rain_and_baseline(rain):
+    for limit in (1, 5, 40):
+        assert len(rain.generate("Why?", max_new_tokens=limit).tokens) <= limit
+        assert len(rain.baseline("Why?", max_new_tokens=limit).tokens) <= limit
+    assert rain.generate("Why?", max_new_tokens=5).finish == "length"
+    with pytest.raises(RainError, match="--max-new-tokens"):
+        rain.generate("Why?", max_new_tokens=-1)
+
+
+@pytest.mark.usefixtures("difficult")
+@pytest.mark.parametrize("limit", [1, 9, 20, 33, 50])
+def test_a_budget_of_simulations_is_never_exceeded(limit, rain):
+    for seed in range(3):
+        whole = rain.generate("Why?", seed=seed)
+        part = rain.generate("Why?", seed=seed, budget=Budget(simulations=limit))
+        assert part.cost["simulations"] == min(limit, whole.cost["simulations"])
+        assert part.finish == ("budget" if limit < whole.cost["simulations"] else whole.finish)
+        assert whole.text.startswith(part.text)
+        assert part.commits == whole.commits[: len(part.commits)]
+        assert "".join(rain.stream("Why?", seed=seed, budget=Budget(simulations=limit))) == part.text
+
+
+def test_a_budget_of_tokens_ends_an_answer(rain):
+    whole = rain.generate("Why?")
+    part = rain.generate("Why?", budget=Budget(tokens=whole.cost["tokens_computed"] // 2))
+    assert part.finish == "budget"
+    assert whole.text.startswith(part.text)
+    assert 0 < len(part.commits) < len(whole.commits)
+    assert part.cost["tokens_computed"] < whole.cost["tokens_computed"]
+
+
+def test_a_budget_of_seconds_ends_an_answer(rain, monkeypatch):
+    whole = rain.generate("Why?")
+    clock = iter(range(10**6))  # a second passes whenever somebody looks
+    monkeypatch.setattr("rain.aligner.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    part = rain.generate("Why?", budget=Budget(seconds=20))
+    assert part.finish == "budget"
+    assert whole.text.startswith(part.text)
+    assert 0 < part.cost["simulations"] <= 20
+
+
+# Letting go
+
+
+@pytest.fixture
+def stuck(open_rain):
+    """A Rain object whose searches stop for ever after some evaluations, and the event that tells so."""
+    reached, count = threading.Event(), iter(range(10**6))
+
+    async def scorer(prompt, text):
+        if next(count) >= 8:
+            reached.set()
+            await asyncio.Event().wait()
+        return 0.0
+
+    return open_rain(scorer=scorer, max_simulations=4, extra_simulations=4, max_new_tokens=200), reached
+
+
+def test_cancelling_agenerate_closes_its_sessions(stuck, engine):
+    rain, reached = stuck
+
+    async def run():
+        task = asyncio.create_task(rain.agenerate(QUESTIONS))
+        assert await asyncio.to_thread(reached.wait, 60)
+        assert engine.active > 0
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
+    assert engine.idle.wait(60)
+
+
+def test_a_cancelled_call_leaves_the_others_alone(rain):
+    async def run():
+        lost, kept = (asyncio.create_task(rain.agenerate(question)) for question in QUESTIONS[:2])
+        lost.cancel()
+        return await kept
+
+    assert asyncio.run(run()).text == rain.generate(QUESTIONS[1]).text
+
+
+def test_leaving_a_stream_early_closes_its_sessions(stuck, engine):
+    rain, reached = stuck
+    for _ in rain.stream("Why"):
+        assert reached.wait(60)
+        assert not engine.idle.is_set()
+        break
+    assert engine.idle.wait(60)
+
+
+def test_leaving_an_async_stream_early_closes_its_sessions(stuck, engine):
+    rain, reached = stuck
+
+    async def leave():
+        async with aclosing(rain.astream("Why")) as pieces:
+            await anext(pieces)
+            assert await asyncio.to_thread(reached.wait, 60)
+            assert not engine.idle.is_set()
+
+    asyncio.run(leave())
+    assert engine.idle.wait(60)
+
+
+@pytest.mark.parametrize("call", ["generate", "stream"])
+def test_an_interrupt_from_the_keyboard_closes_the_sessions(call, open_rain, engine):
+    count = iter(range(10**6))
+
+    async def scorer(prompt, text):
+        if next(count) == 8:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            await asyncio.Event().wait()
+        return 0.0
+
+    rain = open_rain(scorer=scorer)
+    calls = {"generate": lambda: rain.generate("Why?"), "stream": lambda: list(rain.stream("Why?"))}
+    with pytest.raises(KeyboardInterrupt):
+        calls[call]()
+    assert engine.idle.wait(60)
+    assert rain.baseline("Why?").text, "the object is still usable"
+
+
+def test_close_frees_everything_and_may_be_called_twice(engine, open_rain):
+    with open_rain() as rain:
+        rain.generate("Why?")
+    assert engine.closed
+    assert engine.active == 0
+    rain.close()
+    for call in (rain.generate, rain.baseline, lambda prompt: list(rain.stream(prompt)), lambda _: rain.preflight()):
+        with pytest.raises(RainError, match="closed"):
+            call("Why?")
+
+
+@pytest.mark.parametrize("call", ["generate", "stream"])
+def test_close_ends_what_is_in_progress(call, stuck, engine):
+    rain, reached = stuck
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: [*getattr(rain, call)("Why" if call == "stream" else QUESTIONS)])
+        assert reached.wait(60)
+        rain.close()
+        with pytest.raises((CancelledError, RainError)):
+            asked.result(60)
+    assert engine.active == 0
+
+
+def test_an_object_that_cannot_be_made_leaves_no_engine_and_no_thread(engine, open_rain, tmp_path):
+    before = threading.active_count()
+    template = tmp_path / "t.txt"
+    template.write_text(
+        "=== kind\nwords\n=== question\n{question}{response}\n=== ask\n?\n=== positive\nyes\n=== negative\nno\n"
+    )
+    with pytest.raises(RainError, match="'yes'"):
+        open_rain(template=template)
+    assert engine.closed
+    assert threading.active_count() == before
+
+
+# What aligns
+
+
+def test_a_scorer_of_ones_own_steers_the_text(open_rain):
+    def many(letter):
+        return lambda prompt, text: min(1.0, text.count(letter) / 4) if prompt == "Why?" else math.nan
+
+    e, t = (open_rain(scorer=many(letter), max_simulations=30).generate("Why?").text for letter in "et")
+    assert e.count("e") > t.count("e")
+    assert t.count("t") > e.count("t")
+
+
+def test_a_scorer_may_be_async_or_return_an_awaitable(open_rain):
+    def score(prompt, text):
+        return len(text) % 3 - 1
+
+    async def later(prompt, text):
+        return score(prompt, text)
+
+    class Model:
+        async def __call__(self, prompt, text):
+            return score(prompt, text)
+
+    scorers = (score, later, lambda prompt, text: later(prompt, text), Model())
+    assert len({decided(open_rain(scorer=scorer).generate("Why?")) for scorer in scorers}) == 1
+
+
+def test_a_scorer_is_asked_once_for_each_text_and_costs_the_model_nothing(open_rain):
+    texts = []
+    answer = open_rain(scorer=lambda prompt, text: texts.append(text) or 0.0).generate("Why?")
+    assert len(texts) == len(set(texts)) == answer.cost["evaluations"]
+    assert answer.cost["evaluation"]["requests"] == 0
+
+
+@pytest.mark.parametrize("value", [1.5, -1.01, math.nan, math.inf, "good", None, [1.0]])
+def test_a_score_out_of_range_is_refused_by_its_value(value, open_rain):
+    with pytest.raises(RainError, match=f"scorer.*{str(value)[:4]}".replace("[", r"\[")):
+        open_rain(scorer=lambda prompt, text: value).generate("Why?")
+
+
+def test_a_template_of_ones_own_is_asked(open_rain, tmp_path):
+    path = tmp_path / "brief.txt"
+    path.write_text(
+        "=== kind\nwords\n=== question\nQ: {question} A:{response}\n=== ask\n Brief: \n=== positive\ny\n=== negative\nn\n"
+    )
+    rain = open_rain(template=path)
+    assert rain.aligner.config.template.name == "brief.txt"
+    assert rain.generate("Why?").commits != open_rain().generate("Why?").commits
+
+
+def test_the_constants_may_be_given_as_a_whole(open_rain):
+    config = RainConfig(max_simulations=3, extra_simulations=2, candidates=3, max_draws=2, max_new_tokens=4)
+    rain = Rain(engine="toy", search=config)
+    assert rain.aligner.config.search == config
+    assert max(commit.simulations for commit in rain.generate("Why?").commits) <= 3
+    rain.close()
+
+
+def test_constants_given_twice_are_refused():
+    with pytest.raises(RainError, match="max_simulations"):
+        Rain(engine="toy", search=RainConfig(), max_simulations=3)
+
+
+def test_goals_and_tasks_choose_template_and_rules(open_rain):
+    assert open_rain().aligner.config.task.name == open_rain(goal="harmless").aligner.config.task.name == "hh"
+    negative = open_rain(goal="negative", **NO_SCORE).aligner.config
+    assert (negative.task.name, negative.evaluation.target, negative.evaluation.invert) == ("imdb", "negative", True)
+    assert open_rain(task="truth", **NO_SCORE).aligner.config.task.to_end
+    for wrong, named in (
+        ({"goal": "rude"}, "rude"),
+        ({"task": "x"}, "'x'"),
+        ({"goal": "positive", "task": "hh"}, "both"),
+    ):
+        with pytest.raises(RainError, match=named):
+            open_rain(**wrong)
+
+
+def test_a_preflight_measures_labelled_texts(rain, tmp_path):
+    found = rain.preflight()
+    assert found.texts > 20
+    assert 0 <= found.accuracy <= 1
+    path = tmp_path / "two.jsonl"
+    path.write_text('{"question": "a", "response": "b", "label": true}\n')
+    with pytest.raises(RainError, match="label"):
+        rain.preflight(path)
+
+
+def test_a_preflight_is_refused_where_a_function_judges(open_rain):
+    with pytest.raises(RainError, match="scorer"):
+        open_rain(**NO_SCORE).preflight()
+
+
+def test_lists_show_a_bar_where_wanted(open_rain, capsys):
+    open_rain(progress=True).generate(QUESTIONS)
+    assert "3/3" in capsys.readouterr().err
+    open_rain().generate(QUESTIONS)
+    assert capsys.readouterr().err == ""
+
+
+def test_at_most_so_many_searches_run_at_once(open_rain, engine):
+    running = []
+
+    def scorer(prompt, text):
+        running.append(engine.active)
+        return 0.0
+
+    open_rain(scorer=scorer, concurrency=2).generate(list("abcde"))
+    assert max(running) == 2
