@@ -85,7 +85,7 @@ class Pool:
         config: numbers and times.
         write: gets a worker's number ("lost": of jobs that were given up) and a record; returns when it is on disk.
         error_record: makes the record of a job that was given up from the job and the reason.
-        on_event: told everything that happens, in the parent's thread.
+        on_event: gets everything that happens, in the parent's thread.
     """
 
     def __init__(
@@ -101,14 +101,13 @@ class Pool:
         self._write = write
         self._error_record = error_record
         self._on_event = on_event
-        self._nump = config.nump
         self._slots: dict[int, _Slot] = {}
         self._queue: deque[Job] = deque()
         self._quarantine: deque[Job] = deque()
         self._deaths: Counter[str] = Counter()
         self._failed_starts: Counter[int] = Counter()
         self._outcomes: Counter[str] = Counter()
-        self._interrupts = 0
+        self._interrupts = self._nump = 0
 
     def run(self, jobs: Sequence[Job]) -> PoolSummary:
         """Do all jobs; a pool runs once.
@@ -123,7 +122,7 @@ class Pool:
         if len({job.id for job in jobs}) < len(jobs):
             raise ValueError("two jobs have the same id")
         self._queue.extend(jobs)
-        self._nump = min(self._nump, len(jobs))
+        self._nump = min(self.config.nump, len(jobs))
         with self._interrupts_counted():
             try:
                 while self._outstanding() and not self._interrupts:
@@ -132,8 +131,8 @@ class Pool:
                     self._collect(_TICK_S)
             finally:
                 self._stop()
-        outcomes = self._outcomes
-        return PoolSummary(outcomes["done"], outcomes["failed"], outcomes["died"], self._interrupts > 0)
+        done, failed, died = (self._outcomes[name] for name in ("done", "failed", "died"))
+        return PoolSummary(done, failed, died, self._interrupts > 0)
 
     def _outstanding(self) -> int:
         """Return the number of jobs that are neither done nor given up."""
@@ -177,7 +176,9 @@ class Pool:
                 self._finish(event.worker, event.worker, event.job, event.data)
             elif event.kind == "exit":
                 del self._slots[event.worker]
-                self._on_exit(slot, ending)
+                status = slot.handle.exit_status()
+                if not ending:
+                    self._on_death(slot, *status)
             elif event.kind == "fatal" and not ending:
                 raise RainError(str(event.data))
             if event.kind in ("ready", "progress"):
@@ -189,11 +190,6 @@ class Pool:
         kind: Literal["done", "failed"] = "failed" if "error" in record else "done"
         self._outcomes[kind] += 1
         self._on_event(Event(kind, worker, job, record.get("error")))
-
-    def _on_exit(self, slot: _Slot, ending: bool) -> None:
-        status = slot.handle.exit_status()
-        if not ending:
-            self._on_death(slot, *status)
 
     def _on_death(self, slot: _Slot, killed: bool, reason: str) -> None:
         """Put a dead worker's jobs back, or give them up; report it."""

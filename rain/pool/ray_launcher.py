@@ -65,7 +65,7 @@ def worker_resources(nump: int, nodes: Sequence[Mapping[str, float]]) -> dict[st
 
 
 class RayHandle(WorkerHandle):
-    """A worker in a Ray actor.
+    """A worker in an actor of Ray.
 
     Attributes:
         news: Ray's reference to what the actor reports next.

@@ -1,37 +1,20 @@
-"""The worker's side of a run on Ray: an actor around a worker; its methods carry what goes in and out."""
+"""The worker's side of a run on Ray: an actor around a worker."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from typing import Any
 
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
 
 _POLL_S = 1.0
 
 
-class Mailbox:
-    """The worker's pipe inside an actor."""
-
-    def __init__(self) -> None:
-        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-
-    def send(self, message: Any, /) -> None:
-        """Keep an event until the parent takes it."""
-        self.events.put(message)
-
-    def recv(self) -> Job | None:
-        """Wait for what the parent puts; Ray ends the actor when the parent is gone."""
-        return self.jobs.get()
-
-
 class RayWorker:
-    """An actor that runs a worker in a thread.
+    """An actor that runs a worker in a thread, and is the worker's pipe (``send``, ``recv``).
 
-    Its methods belong to two concurrency groups of one thread each, so that jobs stay in order and nobody waits for
-    the worker.
+    The parent calls ``put`` and ``take``, in two concurrency groups of one thread each, so that jobs stay in order and
+    nobody waits for the worker.
 
     Args:
         main: the worker's function.
@@ -39,26 +22,35 @@ class RayWorker:
     """
 
     def __init__(self, main: WorkerMain, args: WorkerArgs) -> None:
-        self._box = Mailbox()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         threading.Thread(target=self._run, args=(main, args), name="worker", daemon=True).start()
 
     def _run(self, main: WorkerMain, args: WorkerArgs) -> None:
         code = 1
         try:
-            code = run_worker(main, args, self._box)
+            code = run_worker(main, args, self)
         finally:
-            self._box.send(Event("exit", args.index, data=f"exited with code {code}"))
+            self.send(Event("exit", args.index, data=f"exited with code {code}"))
+
+    def send(self, message: Event, /) -> None:
+        """Keep an event until the parent takes it."""
+        self._events.put(message)
+
+    def recv(self) -> Job | None:
+        """Wait for what the parent puts; Ray ends the actor when the parent is gone."""
+        return self._jobs.get()
 
     def put(self, job: Job | None) -> None:
         """Hand a job to the worker, or None to ask it to return."""
-        self._box.jobs.put(job)
+        self._jobs.put(job)
 
     def take(self) -> list[Event]:
         """Return what there is to report; wait up to a second for the first of it."""
         events: list[Event] = []
         try:
-            events.append(self._box.events.get(timeout=_POLL_S))
+            events.append(self._events.get(timeout=_POLL_S))
             while True:
-                events.append(self._box.events.get_nowait())
+                events.append(self._events.get_nowait())
         except queue.Empty:
             return events

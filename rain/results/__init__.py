@@ -1,1 +1,1 @@
-"""What a run leaves on the disk: records, the settings that made them, and how both survive a kill."""
+"""What a run writes: records, the configuration that made them, and how both survive a kill."""

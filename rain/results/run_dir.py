@@ -98,7 +98,7 @@ class RunDir:
             if len(lines) < len(scans[path].lines):
                 write_atomic(path, b"".join(line.raw + b"\n" for line in lines))
             elif scans[path].torn:
-                ResultWriter(path).close()  # repairs it in place, which needs no room on the disk
+                ResultWriter(path).close()  # repairs it in place, which needs no free space
         return {line.record["id"] for lines in kept.values() for line in lines} & set(ids)
 
     def write(self, worker: int | str, record: Record) -> None:
