@@ -19,10 +19,14 @@ from typing import NamedTuple
 from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
 from rain.judges.queries import CRITERIA, Run, queries_for
+from rain.results.files import locked
 from rain.results.jsonl import Record, ResultWriter, scan
 
 MAX_CONSECUTIVE_FAILURES = 5
 """Stop after this many queries in a row without a reply."""
+
+LOCK_WAIT_S = 10.0
+"""How long to wait for another process that is scoring the run with the same judge."""
 
 FIELDS = ("id", "answer", "ask", "version", "hash")
 """The names of a key's parts in a score file."""
@@ -92,9 +96,16 @@ async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Callab
         tick: called after each query.
 
     Raises:
-        RainError: the judge decides nothing in this task, or cannot continue (see `ask_all`).
+        RainError: the judge decides nothing in this task, or cannot continue (see `ask_all`), or another process is
+            scoring the run with it.
     """
     path = run.outdir / file_name(judge.name)
+    busy = f"{path} is being written by another process; wait until it finishes or stop it"
+    with locked(path.with_name(f".{path.name}.lock"), busy, LOCK_WAIT_S):  # before reading: nothing is asked twice
+        return await _score_run(run, judge, path, again, tick)
+
+
+async def _score_run(run: Run, judge: Judge, path: Path, again: bool, tick: Callable[[], None] | None) -> Summary:
     stored = read_scores(path).get(judge.name, {})
     queries = keyed_queries(run, judge)
     if not queries and run.records:

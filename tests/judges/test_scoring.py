@@ -1,9 +1,11 @@
 """The score file: what is asked, kept, and asked again."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.judge_server import asked, judge_server, record, review_run, score_at, stored, write_run
+from support.judge_server import JudgeServer, asked, judge_server, record, review_run, score_at, stored, write_run
 
 from rain.core.errors import RainError
 from rain.judges.scoring import file_name, read_scores
@@ -17,6 +19,18 @@ def test_verdicts_are_kept_and_never_asked_again(tmp_path: Path) -> None:
     assert (first.asked, first.cached, first.calls) == (2, 0, 2)
     assert (second.asked, second.cached, second.calls) == (0, 2, 0)
     assert len(server.requests) == 2
+
+
+def test_two_scorings_at_once_pay_once(tmp_path: Path) -> None:
+    outdir, both = review_run(tmp_path), threading.Barrier(2)
+
+    def begin(server: JudgeServer) -> int:
+        both.wait(30)
+        return score_at(outdir, server).asked
+
+    with judge_server(lambda request: "positive") as server, ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(begin, [server] * 2)) == [0, 2]
+        assert len(server.requests) == 2
 
 
 def test_a_verdict_is_stored_in_the_published_format(tmp_path: Path) -> None:
