@@ -1,0 +1,116 @@
+"""The aligner: records, limits that fit the context, commits as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from support.tiny_task import make_aligner, make_task, prompts, records
+from support.watched import WatchedEngine
+
+from rain.aligner import error_record
+from rain.core.errors import RainError
+from rain.data.datasets import Prompt
+
+
+@pytest.fixture
+def engine():
+    return WatchedEngine()
+
+
+@pytest.fixture
+def aligner(tmp_path, engine):
+    return make_aligner(make_task(tmp_path), engine)
+
+
+def test_a_record_has_both_answers_their_costs_and_their_origin(aligner):
+    [record] = records(aligner, [Prompt("tiny-7", "Why?", {"label": "x"})])
+    assert {"id": "tiny-7", "question": "Why?", "label": "x"}.items() <= record.items()
+    assert record["config"] == aligner.config.hash
+    assert (record["seed"], record["dtype"]) == (0, "float64")
+    assert "".join(move["text"] for move in record["moves"]).strip().startswith(record["raina"])
+    assert {"text", "visits", "value", "simulations"} == set(record["moves"][0])
+    rain, plain = record["cost"]["rain"], record["cost"]["plain"]
+    assert plain["requests"] == 1
+    assert rain["simulations"] == sum(move["simulations"] for move in record["moves"])
+    assert rain["evaluation"]["requests"] == 2 * rain["evaluations"]
+    assert set(plain) <= set(rain)
+
+
+def test_a_target_is_recorded(tmp_path, engine):
+    task = make_task(tmp_path, targets=("kind", "unkind"))
+    [record] = records(make_aligner(task, engine, target="unkind"), prompts("Why?"))
+    assert record["target"] == "unkind"
+
+
+@pytest.mark.parametrize("question", ["", "x" * 70_000])
+def test_a_prompt_that_fails_gives_an_error_record_and_the_others_answers(question, aligner, engine):
+    bad, good = records(aligner, prompts(question, "Why?"))
+    assert {"id", "question", "error", "model", "seed", "config"} == set(bad)
+    assert good["raina"]
+    assert engine.active == 0
+    assert bad == error_record(aligner.config, prompts(question)[0], bad["error"])
+
+
+def test_every_session_of_a_record_is_closed_and_belongs_to_its_prompt(aligner, engine):
+    records(aligner, prompts("one", "two"), concurrency=2)
+    assert sorted(engine.opened) == sorted(f"tiny-0000{i}{end}" for i in (0, 1) for end in ("", "/judge", "/plain"))
+    assert engine.active == 0
+
+
+def test_commits_are_told_as_they_happen(aligner):
+    told = []
+    record = asyncio.run(aligner.record(prompts("Why?")[0], told.append))
+    assert [commit._asdict() for commit in told] == record["moves"]
+
+
+@pytest.mark.parametrize("faulty", ["on_commit", "left"])
+def test_a_consumer_that_gives_up_closes_the_sessions_at_once(faulty, aligner, engine):
+    def fail(commit):
+        raise KeyError("consumer")
+
+    async def run():
+        prepared = aligner.prepare("p", "Why?")
+        if faulty == "on_commit":
+            with pytest.raises(KeyError, match="consumer"):
+                await aligner.generate(prepared, on_commit=fail)
+        else:
+            async with aclosing(aligner.stream(prepared)) as pieces:
+                await anext(pieces)
+        return engine.active
+
+    assert asyncio.run(run()) == 0
+
+
+def test_limits_leave_room_for_the_evaluation_in_the_context(tmp_path, engine):
+    engine.context = 300
+    aligner = make_aligner(make_task(tmp_path), engine, max_new_tokens=0)
+    prepared = aligner.prepare("p", "Why?")
+    around = aligner.evaluator.overhead("Why?") - len(prepared.tokens)
+    assert around > 0
+    assert prepared.search.maxlen + around < engine.context
+    answer = asyncio.run(aligner.generate(prepared))
+    assert len(prepared.tokens) + len(answer.tokens) <= prepared.search.maxlen
+    for long in ("x" * 250, "x" * 400):
+        with pytest.raises(RainError, match="tokens"):
+            aligner.prepare("p", long)
+
+
+def test_every_end_id_of_the_engine_ends_an_answer(tmp_path, engine):
+    engine.eos = (256, ord("e"))
+    found = records(make_aligner(make_task(tmp_path), engine), prompts(*"abcdef"))
+    ended = [record for record in found if record["finish"] == "eos"]
+    assert len(ended) >= 3
+    assert not [record for record in found if "e" in record["raina"] + record["pa"]]
+
+
+def test_what_all_prompts_share_is_computed_first(aligner, engine):
+    cached = []
+
+    async def cache_prefix(prefix):
+        cached.append(engine.tokenizer.decode(prefix))
+
+    engine.cache_prefix = cache_prefix
+    asyncio.run(aligner.warm_up())
+    assert cached == ["Is it kind?\nHuman: "]

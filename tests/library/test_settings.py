@@ -1,0 +1,159 @@
+"""Settings: names are known, files are read, later layers win, and the hash names what is aligned."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+from support.tiny_task import LETTERS, ROOT, make_task, saved
+
+from rain.core.errors import RainError
+from rain.evaluators.labels import EvaluationConfig
+from rain.evaluators.templates import Template
+from rain.settings import CONFIGS, make_settings, template_path
+from rain.tasks import load, names
+
+HH = load("hh")
+HARMLESS = Template.from_file(HH.path(HH.template))
+OTHER_VALUES = {
+    "engine": "reference",
+    "modelname": "x",
+    "dtype": "float32",
+    "quantization": "4bit",
+    "device_map": "auto",
+    "max_batch_tokens": 7,
+    "cache_tokens": 7,
+    "seed": 7,
+    "encoder": "x",
+    "preset": "none",
+    "dataset": "x.jsonl",
+    "s": 1,
+    "e": 7,
+    "outdir": "x",
+    "nump": 7,
+    "concurrency": 7,
+    "launcher": "ray",
+    "skip_bad": True,
+    "verbose": True,
+    "votes": "soft",
+    "offset": 0.1,
+    "scale": 0.1,
+    "invert": True,
+    "max_simulations": 7,
+    "similarity_update": False,
+    "token_set_lengths": [1, 3],
+    "max_new_tokens": 7,
+}
+NOT_HASHED = {*"max_batch_tokens cache_tokens device_map dataset s e outdir nump concurrency launcher".split()}
+NOT_HASHED |= {"skip_bad", "verbose", "preset"}
+GIVEN = {"modelname": "none", "templates": str(HH.path(HH.template))}
+
+
+def hashed(task=HH, **given):
+    return make_settings(task, {**GIVEN, **given}).aligner.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("max_new_token", "max_new_tokens"), ("vote", "votes"), ("model", "modelname"), ("sed", "seed")],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_name(name, near):
+    with pytest.raises(RainError, match=f"'{name}'.*'{near}'"):
+        make_settings(HH, {name: 24})
+
+
+def test_a_name_like_no_other_is_refused_too():
+    with pytest.raises(RainError, match="'xyzzy'"):
+        make_settings(HH, {"xyzzy": 1})
+
+
+def test_a_calibration_file_is_read_and_used(tmp_path):
+    path = tmp_path / "cal.json"
+    path.write_text(json.dumps({"offset": 0.7, "scale": 3.0}))
+    evaluation = make_settings(HH, {**GIVEN, "calibration": str(path), "votes": "soft"}).aligner.evaluation
+    assert evaluation == EvaluationConfig(votes="soft", offset=0.7, scale=3.0)
+    assert make_settings(HH, {**GIVEN, "calibration": str(path), "scale": 2.0}).aligner.evaluation.scale == 2.0
+    with pytest.raises(RainError, match=r"none\.json"):
+        make_settings(HH, {"calibration": str(tmp_path / "none.json")})
+
+
+def test_a_calibration_that_is_given_replaces_that_of_the_preset(tmp_path):
+    path = tmp_path / "cal.json"
+    path.write_text(json.dumps({"offset": 0.7, "scale": 3.0}))
+    assert make_settings(HH, {}).aligner.evaluation.offset not in (0.0, 0.7)
+    assert make_settings(HH, {"calibration": str(path)}).aligner.evaluation.offset == 0.7
+    assert make_settings(HH, {"calibration": ""}).aligner.evaluation.offset == 0.0
+
+
+def test_a_template_of_the_users_drops_the_calibration_of_the_preset(tmp_path):
+    settings = make_settings(HH, {"templates": str(saved(tmp_path, LETTERS))})
+    assert settings.aligner.evaluation == EvaluationConfig(votes="soft")
+    assert set(settings.preset) == {"max_new_tokens", "votes"}
+    assert settings.aligner.template.name == "template.txt"
+
+
+def test_a_template_may_be_a_folder_with_the_name_of_the_tasks(tmp_path):
+    path = saved(tmp_path, LETTERS, "harmless_letters.txt")
+    assert template_path(HH, str(tmp_path)) == path
+    with pytest.raises(RainError, match="--templates"):
+        template_path(HH, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("folder", ["HH", "imdb", "tests"])
+def test_files_of_a_task_and_its_preset_never_come_from_the_current_folder(folder, monkeypatch, tmp_path):
+    wanted = make_settings(load("imdb"), {}).aligner.hash
+    monkeypatch.chdir(ROOT / folder)
+    assert make_settings(load("imdb"), {}).aligner.hash == wanted
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "templates").mkdir()
+    saved(tmp_path / "templates", LETTERS, "harmless_letters.txt")
+    own, users = (make_settings(HH, {"preset": "none", **given}) for given in ({}, {"templates": "templates"}))
+    assert (own.aligner.template.positive, users.aligner.template.positive) == (HARMLESS.positive, ("kind",))
+
+
+def test_lists_become_tuples_and_ranges_are_checked():
+    assert make_settings(HH, {"token_set_lengths": [1, 3]}).aligner.search.token_set_lengths == (1, 3)
+    for name, value in (("root_mix", 2), ("votes", "x"), ("concurrency", 0), ("preset", "x"), ("base_url", "http://a")):
+        with pytest.raises(RainError, match=f"--{name.replace('_', '-')}"):
+            make_settings(HH, {name: value})
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VALUES))
+def test_the_hash_names_what_is_aligned_and_not_how_it_is_run(name):
+    changes = hashed(**{name: OTHER_VALUES[name]}) != hashed()
+    assert changes is (name not in NOT_HASHED)
+
+
+def test_every_setting_is_either_hashed_or_known_not_to_be():
+    groups = {title: {field for field in config.__dataclass_fields__} for config, title in CONFIGS}
+    assert groups["run"] | groups["placement"] <= NOT_HASHED | {"ray_address", "base_url"}
+    assert NOT_HASHED - groups["run"] - groups["placement"] == {"preset"}
+
+
+def test_the_hash_follows_the_texts_and_not_their_places(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    hashes = []
+    for folder, edit in ((first, str), (second, str), (second, lambda text: text.replace("unkind", "rude"))):
+        folder.mkdir(exist_ok=True)
+        task = make_task(folder)
+        saved(folder / "templates", edit(LETTERS), "letters.txt")
+        hashes.append(make_settings(task, {}).aligner.hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert make_settings(make_task(first, prompt="Q: {question} A:"), {}).aligner.hash not in hashes
+    assert make_settings(make_task(first, stop_strings=("\n",)), {}).aligner.hash not in hashes
+
+
+def test_a_hash_is_sixteen_hexadecimal_digits_and_the_same_in_every_process():
+    assert len(hashed()) == 16
+    assert int(hashed(), 16)
+    assert hashed() == hashed()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_configuration_can_be_sent_to_another_process(name):
+    config = make_settings(load(name), {"preset": "none"}).aligner
+    copy = pickle.loads(pickle.dumps(config))
+    assert (copy.template, copy.prompt_file, copy.search) == (config.template, config.prompt_file, config.search)
+    assert copy.hash == config.hash
+    json.dumps(copy.as_dict())
