@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rain.attacks.gcg import GCGConfig
-from rain.attacks.run import KEYWORDS, TARGET, Attack, Plan, Victim, succeeds
+from rain.attacks.run import Attack, AttackConfig, Victim
 from rain.attacks.store import Behaviour, SuffixStore
 from rain.core.errors import RainError
-from rain.core.fields import setting, validate
 from rain.data.datasets import load_prompts
 from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags, build
@@ -30,38 +28,6 @@ SMALL = {"steps": 20, "batch": 32, "topk": 64}
 """For the embedded models: minutes, not hours, on a CPU."""
 
 
-@dataclass(frozen=True)
-class AttackConfig:
-    """What is attacked, and what the file says of it; the settings of the search itself are in `GCGConfig`."""
-
-    dataset: str = setting("", "behaviours: .csv, .json or .jsonl with goal and target (AdvBench)", basic=True)
-    modelname: str = setting("smollm2", "model to attack: name, folder or .gguf; A,B for several", basic=True)
-    out: str = setting("yourdata.json", "file for the suffixes; resumed if it exists", basic=True)
-    s: int = setting(0, "first behaviour, from 0", basic=True)
-    e: int | None = setting(None, "one past the last behaviour (default: all)", basic=True)
-    universal: bool = setting(False, "one suffix for all behaviours (transfer), instead of one each")
-    suffix_length: int = setting(20, 'the first suffix is this many "!"', low=1)
-    init: str = setting("", "the first suffix, as text (instead of --suffix-length)")
-    criterion: str = setting(TARGET, f"success: {TARGET} (answer begins with it) or {KEYWORDS}LIST (no refusal)")
-    stop_on_success: bool = setting(False, "end an attack at success instead of after all steps")
-    answer_tokens: int = setting(64, "length of the greedy answers in the file (tokens)", low=1)
-    dtype: str = setting("auto", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16"))
-    chat_template: bool = setting(False, "the model's chat template instead of adv/templates/prompt.txt")
-
-    def __post_init__(self) -> None:
-        validate(self)
-        if not self.dataset:
-            raise RainError("--dataset is missing; it names the file of behaviours")
-        if not all(self.models) or len(set(self.models)) < len(self.models):
-            raise RainError(f"--modelname is {self.modelname!r}; it must name models, each once, separated by commas")
-        succeeds("", "", self.criterion)
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the models."""
-        return [name.strip() for name in self.modelname.split(",")]
-
-
 def make_gcg_config(attack: AttackConfig, given: Mapping[str, Any]) -> GCGConfig:
     """Return the settings of the search: flags, else the embedded models' preset (printed), else the paper's."""
     preset = SMALL if set(attack.models) <= set(CAUSAL_NAMES) else {}
@@ -71,23 +37,6 @@ def make_gcg_config(attack: AttackConfig, given: Mapping[str, Any]) -> GCGConfig
         shown = ", ".join(f"--{name} {value} (paper: {getattr(paper, name)})" for name, value in used.items())
         print(f"rain: small settings for the embedded model: {shown}", file=sys.stderr)
     return build(GCGConfig, preset, given)
-
-
-def make_plan(attack: AttackConfig, config: GCGConfig, behaviours: int) -> Plan:
-    """Return how the suffixes are made."""
-    init = attack.init.strip() or " ".join(["!"] * attack.suffix_length)
-    identity = {
-        "model": ",".join(attack.models),
-        "seed": config.seed,
-        "criterion": attack.criterion,
-        "batch": config.batch,
-        "topk": config.topk,
-        "init": init,
-        "universal": behaviours if attack.universal else 0,
-        "template": "chat template" if attack.chat_template else Path(TASK.prompt).name,
-        "dtype": attack.dtype,
-    }
-    return Plan(config, init, attack.criterion, attack.stop_on_success, attack.answer_tokens, identity)
 
 
 def read_behaviours(attack: AttackConfig) -> list[Behaviour]:
@@ -123,14 +72,13 @@ def load_victims(attack: AttackConfig) -> list[Victim]:
 def attack_all(attack: AttackConfig, config: GCGConfig) -> str:
     """Make the suffixes that the file lacks; return how many succeed, in words."""
     behaviours = read_behaviours(attack)
-    plan = make_plan(attack, config, len(behaviours))
     groups = [behaviours] if attack.universal else [[each] for each in behaviours]
     store = SuffixStore(Path(attack.out))
     try:
-        unfinished = [group for group in groups if not Attack([], group, plan, store).finished]
+        unfinished = [group for group in groups if not Attack([], group, attack, config, store).finished]
         victims = load_victims(attack) if unfinished else []
         for number, group in enumerate(unfinished, 1):
-            Attack(victims, group, plan, store).run(f"suffix {number}/{len(unfinished)}")
+            Attack(victims, group, attack, config, store).run(f"suffix {number}/{len(unfinished)}")
         records = [store.records[each] for each in behaviours]
     finally:
         store.close()

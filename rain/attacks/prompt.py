@@ -16,21 +16,13 @@ from rain.text import PromptFormatter, common_start
 
 @dataclass(frozen=True, eq=False)
 class SuffixPrompt:
-    """The ids head + suffix + tail + target of one behaviour; `build_prompt` makes it.
+    """The ids head + suffix + tail + target of one behaviour; `build_prompt` makes it."""
 
-    Attributes:
-        formatter: encodes a question exactly as it is encoded when the model is defended.
-        goal: the behaviour that is asked for; a space and the suffix follow it.
-        head: ids up to the end of the goal.
-        tail: ids between the suffix and the answer.
-        target: ids of the answer's wanted beginning.
-    """
-
-    formatter: PromptFormatter = field(repr=False)
-    goal: str
-    head: Tokens
-    tail: Tokens
-    target: Tokens
+    formatter: PromptFormatter = field(repr=False)  # encodes a question as it is encoded when the model is defended
+    goal: str  # the behaviour that is asked for; a space and the suffix follow it
+    head: Tokens  # up to the end of the goal
+    tail: Tokens  # between the suffix and the answer
+    target: Tokens  # the answer's wanted beginning
 
     def controls(self, suffix: Tokens) -> str | None:
         """Return the suffix as text without the space before it, or None if it does not begin with exactly one."""
@@ -74,15 +66,9 @@ def build_prompt(formatter: PromptFormatter, goal: str, target: str, init: str) 
         raise RainError('the attack needs a prompt template with text after "{question}"')
     whole, bare = formatter.encode(f"{goal} {init.strip()}"), formatter.encode(goal)
     for start, end in suffix_spans(whole, bare):
-        tail = whole[end:]
-        prompt = SuffixPrompt(formatter, goal, whole[:start], tail, _answer_start(formatter, tail, target))
+        before = formatter.adapter.decode(whole[end:]) or "."  # the tail may consist of special tokens alone
+        answer = formatter.adapter.encode_after(before, ("" if before[-1].isspace() else " ") + target.strip())
+        prompt = SuffixPrompt(formatter, goal, whole[:start], whole[end:], answer)
         if prompt.controls(whole[start:end]) == init.strip():
             return prompt, whole[start:end]
     raise RainError(f"the suffix {init!r} has no tokens of its own after {goal!r}; choose another with --init")
-
-
-def _answer_start(formatter: PromptFormatter, tail: Tokens, target: str) -> Tokens:
-    """Encode the target as it follows the prompt's last text, after a space unless that text ends in whitespace."""
-    before = formatter.adapter.decode(tail) or "."  # the tail may consist of special tokens alone
-    glue = "" if before[-1:].isspace() else " "
-    return formatter.adapter.encode_after(before, glue + target.strip())

@@ -14,7 +14,9 @@ from rain.attacks.gcg import GCGConfig, Objective, State, allowed_tokens, mean_l
 from rain.attacks.prompt import build_prompt
 from rain.attacks.store import Behaviour, Record, SuffixStore
 from rain.core.errors import RainError
+from rain.core.fields import setting, validate
 from rain.judges.keywords import refusal_list
+from rain.models.loading import DTYPES
 from rain.text import PromptFormatter
 
 SAVE_EVERY = 10  # a suffix that several behaviours share is saved after so many steps
@@ -32,24 +34,54 @@ class Victim:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How suffixes are made and judged.
+class AttackConfig:
+    """What is attacked and what counts as success; how the suffix is searched is in `GCGConfig`."""
 
-    Attributes:
-        config: the optimisation's settings.
-        init: the first suffix, as text.
-        criterion: what counts as success, see `succeeds`.
-        stop_on_success: end an attack as soon as every behaviour succeeds on every model.
-        answer_tokens: length of the greedy answers that are recorded (tokens); never shorter than the target.
-        identity: further fields of each record that say how it was made; a file is continued only if they agree.
-    """
+    dataset: str = setting("", "behaviours: .csv, .json or .jsonl with goal and target (AdvBench)", basic=True)
+    modelname: str = setting("smollm2", "model to attack: name, folder or .gguf; A,B for several", basic=True)
+    out: str = setting("yourdata.json", "file for the suffixes; resumed if it exists", basic=True)
+    s: int = setting(0, "first behaviour, from 0", basic=True)
+    e: int | None = setting(None, "one past the last behaviour (default: all)", basic=True)
+    universal: bool = setting(False, "one suffix for all behaviours (transfer), instead of one each")
+    suffix_length: int = setting(20, 'the first suffix is this many "!"', low=1)
+    init: str = setting("", "the first suffix, as text (instead of --suffix-length)")
+    criterion: str = setting(TARGET, f"success: {TARGET} (answer begins with it) or {KEYWORDS}LIST (no refusal)")
+    stop_on_success: bool = setting(False, "end an attack at success instead of after all steps")
+    answer_tokens: int = setting(64, "length of the greedy answers in the file (tokens)", low=1)
+    dtype: str = setting("auto", "number format of the weights", choices=DTYPES)
+    chat_template: bool = setting(False, "the model's chat template instead of adv/templates/prompt.txt")
 
-    config: GCGConfig
-    init: str
-    criterion: str
-    stop_on_success: bool
-    answer_tokens: int
-    identity: Record
+    def __post_init__(self) -> None:
+        validate(self)
+        if not self.dataset:
+            raise RainError("--dataset is missing; it names the file of behaviours")
+        if not all(self.models) or len(set(self.models)) < len(self.models):
+            raise RainError(f"--modelname is {self.modelname!r}; it must name models, each once, separated by commas")
+        succeeds("", "", self.criterion)
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models."""
+        return [name.strip() for name in self.modelname.split(",")]
+
+    @property
+    def first_suffix(self) -> str:
+        """The suffix that the search begins with, as text."""
+        return self.init.strip() or " ".join(["!"] * self.suffix_length)
+
+    def identity(self, search: GCGConfig, behaviours: int) -> Record:
+        """Return the fields of a record that say how a suffix for so many behaviours is made."""
+        return {
+            "model": ",".join(self.models),
+            "seed": search.seed,
+            "criterion": self.criterion,
+            "batch": search.batch,
+            "topk": search.topk,
+            "init": self.first_suffix,
+            "universal": behaviours if self.universal else 0,
+            "template": "chat template" if self.chat_template else "prompt.txt",
+            "dtype": self.dtype,
+        }
 
 
 def succeeds(answer: str, target: str, criterion: str) -> bool:
@@ -71,7 +103,7 @@ class Attack:
     Args:
         victims: the models; at least one.
         behaviours: those that share the suffix; at least one.
-        plan: how it is made.
+        config, search: how it is made; the file must agree.
         store: the file that the records go to; steps that are in it are not done again.
 
     Raises:
@@ -79,10 +111,16 @@ class Attack:
     """
 
     def __init__(
-        self, victims: Sequence[Victim], behaviours: Sequence[Behaviour], plan: Plan, store: SuffixStore
+        self,
+        victims: Sequence[Victim],
+        behaviours: Sequence[Behaviour],
+        config: AttackConfig,
+        search: GCGConfig,
+        store: SuffixStore,
     ) -> None:
-        self.victims, self.behaviours, self.plan, self.store = victims, behaviours, plan, store
-        self.found = store.find(behaviours, plan.identity)
+        self.victims, self.behaviours, self.config, self.search, self.store = victims, behaviours, config, search, store
+        self.identity = config.identity(search, len(behaviours))
+        self.found = store.find(behaviours, self.identity)
         self.objectives: list[list[Objective]] = []  # per behaviour, per victim
 
     @property
@@ -90,8 +128,8 @@ class Attack:
         """Whether the file has the suffix with all its steps, or with the success that ends it."""
         if not self.found:
             return False
-        succeeded = self.plan.stop_on_success and all(each["success"] for each in self.found)
-        return succeeded or self.found[0]["steps"] >= self.plan.config.steps
+        succeeded = self.config.stop_on_success and all(each["success"] for each in self.found)
+        return succeeded or self.found[0]["steps"] >= self.search.steps
 
     def run(self, title: str) -> list[Record]:
         """Do the steps that are left, write the records and return them."""
@@ -104,7 +142,7 @@ class Attack:
 
     def _run(self, title: str) -> list[Record]:
         state = self._start()
-        config, every = self.plan.config, [each for row in self.objectives for each in row]
+        config, every = self.search, [each for row in self.objectives for each in row]
         width = min(each.model.get_input_embeddings().weight.shape[0] for each in self.victims)
         allowed = allowed_tokens(self.victims[0].formatter.adapter.tokenizer, width)
         with tqdm(total=config.steps, initial=state.steps, desc=title, unit="step") as bar:
@@ -120,7 +158,7 @@ class Attack:
 
     def _start(self) -> State:
         """Build the objectives; return the state before the first step, or the one that the file has."""
-        init = self.found[0]["controls"] if self.found else self.plan.init
+        init = self.found[0]["controls"] if self.found else self.config.first_suffix
         starts = set()
         for behaviour in self.behaviours:
             pairs = [build_prompt(each.formatter, *behaviour, init) for each in self.victims]
@@ -140,13 +178,13 @@ class Attack:
     def _answers(self, row: Sequence[Objective], state: State) -> dict[str, str]:
         answers = {}
         for victim, each in zip(self.victims, row, strict=True):
-            length = max(self.plan.answer_tokens, len(each.prompt.target) + 4)
+            length = max(self.config.answer_tokens, len(each.prompt.target) + 4)
             adapter = victim.formatter.adapter
             answers[victim.name] = adapter.decode(each.answer(state.suffix, length, adapter.eos)).strip()
         return answers
 
     def _ends(self, state: State) -> bool:
-        return self.plan.stop_on_success and all(record["success"] for record in self._records(state))
+        return self.config.stop_on_success and all(record["success"] for record in self._records(state))
 
     def _records(self, state: State) -> list[Record]:
         """Make the record of each behaviour; `found` has its loss and answer before the first step."""
@@ -160,10 +198,10 @@ class Attack:
                 "target": behaviour.target,
                 "loss": loss,
                 "initial_loss": first["initial_loss"],
-                "success": all(succeeds(text, behaviour.target, self.plan.criterion) for text in answers.values()),
+                "success": all(succeeds(text, behaviour.target, self.config.criterion) for text in answers.values()),
                 "steps": state.steps,
                 "answers": answers,
                 "initial_answers": first["initial_answers"],
             }
-            records.append(record | self.plan.identity)
+            records.append(record | self.identity)
         return records

