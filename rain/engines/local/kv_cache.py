@@ -35,21 +35,21 @@ class LayerStore:
 
     def grow(self, slots: int) -> None:
         """Make room for so many slots."""
-        for name in self.__slots__:
-            old = getattr(self, name)
-            if old.shape[1] < slots:
-                new = old.new_empty(old.shape[0], capacity_for(slots), old.shape[2])
-                new[:, : old.shape[1]] = old
-                setattr(self, name, new)
+        if self.keys.shape[1] < slots:
+            self.keys, self.values = (_copy(old, old, slots) for old in (self.keys, self.values))
 
     def keep(self, slots: Sequence[int]) -> None:
         """Keep these slots, in this order, and give back the room of the others."""
-        for name in self.__slots__:
+        index = torch.tensor(slots, device=self.keys.device)
+        for name in self.__slots__:  # one after the other, so that only one is in memory twice
             old = getattr(self, name)
-            new = old.new_empty(old.shape[0], capacity_for(len(slots)), old.shape[2])
-            if slots:
-                new[:, : len(slots)] = old.index_select(1, torch.tensor(slots, device=old.device))
-            setattr(self, name, new)
+            setattr(self, name, _copy(old, old.index_select(1, index), len(slots)))
+
+
+def _copy(old: torch.Tensor, kept: torch.Tensor, slots: int) -> torch.Tensor:
+    new = old.new_empty(old.shape[0], capacity_for(slots), old.shape[2])
+    new[:, : kept.shape[1]] = kept
+    return new
 
 
 class KvTree:

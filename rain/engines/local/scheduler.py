@@ -10,7 +10,7 @@ import torch
 from rain.core.engine import EngineStats, Usage
 from rain.core.errors import RainError
 from rain.engines.local.attention import TreeBatch
-from rain.engines.local.kv_cache import ROOT, KvTree
+from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
 from rain.engines.local.sampling import NextTokenDistribution, read_rows
 from rain.engines.local.sequence import Sequence
@@ -54,26 +54,15 @@ class Batch:
     def add(self, sequence: Sequence, room: int) -> None:
         """Compute as many missing tokens of a sequence as there is room for, and its logits if that is all."""
         queries = self.queries.setdefault(sequence.tree, TreeBatch(sequence.tree))
-        if len(sequence.slots) < len(sequence.tokens):
-            self._extend_tree(queries, sequence, room)
-        elif sequence.slots[-1] not in queries.rows:
-            # Cached, but its distribution was not kept: compute the last token once more to have its logits.
-            self._query(queries, sequence, 1, distinct=0)
+        count, distinct = sequence.extend_tree(room)
+        if not count and sequence.slots[-1] not in queries.rows:
+            count = 1  # cached, but its distribution was not kept: compute the last token once more to have its logits
+        if count:
+            queries.add(sequence.slots, count)
+            self.tokens += count
+            self.usage_shares.append((sequence.usage, count, distinct))
         if len(sequence.slots) == len(sequence.tokens):
             self.logits_rows.setdefault((sequence.tree, sequence.slots[-1]), []).append(sequence)
-
-    def _extend_tree(self, queries: TreeBatch, sequence: Sequence, room: int) -> None:
-        missing, distinct = sequence.tokens[len(sequence.slots) :][:room], 0
-        for token in missing:
-            slot, fresh = sequence.tree.append(sequence.slots[-1] if sequence.slots else ROOT, token)
-            sequence.slots.append(slot)
-            distinct += fresh
-        self._query(queries, sequence, len(missing), distinct)
-
-    def _query(self, queries: TreeBatch, sequence: Sequence, count: int, distinct: int) -> None:
-        queries.add(sequence.slots, count)
-        self.tokens += count
-        self.usage_shares.append((sequence.usage, count, distinct))
 
     def rows(self) -> list[int]:
         """Return the row in the pass of each slot whose logits are needed (at least one: a model returns no fewer)."""

@@ -20,8 +20,8 @@ class Sequence(ABC):
 
     ``slots`` are the places of the first tokens, valid for one version of the tree: ``sync`` matches all tokens anew
     after slots were renumbered (commit, eviction, a step that failed), and otherwise only moves forward over what other
-    sequences have computed in the meantime. The scheduler appends the missing slots, runs the pass and calls
-    ``advance`` with the distribution after the last of them.
+    sequences have computed in the meantime. ``extend_tree`` appends the missing slots, the scheduler runs the pass and
+    calls ``advance`` with the distribution after the last of them.
 
     Attributes:
         tree: where the tokens are cached.
@@ -58,6 +58,15 @@ class Sequence(ABC):
                 return
             self.slots.append(found)
             slot = found
+
+    def extend_tree(self, room: int) -> tuple[int, int]:
+        """Append up to ``room`` missing slots; return how many, and how many of them were never computed before."""
+        missing, distinct = self.tokens[len(self.slots) :][:room], 0
+        for token in missing:
+            slot, fresh = self.tree.append(self.slots[-1] if self.slots else ROOT, token)
+            self.slots.append(slot)
+            distinct += fresh
+        return len(missing), distinct
 
     def whole_draw(self, row: int) -> Draw | None:
         """Return what to draw from the whole vocabulary of a row, None if its most likely ids are enough."""
