@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
+DEFAULT_GOAL = "harmless"
 Prompt = str | Sequence[Message] | Tokens
 """A question, a conversation, or the token ids of a prompt."""
 
@@ -105,9 +106,9 @@ class Rain:
     Raises:
         RainError: a name is unknown, a value is out of range, or the model cannot be loaded.
 
-    A prompt is a string, a conversation (a list of ``{"role": ..., "content": ...}``) or a tuple of token ids. Strings
-    and conversations are rendered with the model's chat template if it has one; otherwise strings are put into the
-    goal's prompt file. The same prompt and seed give the same answer, whatever else is in progress (float32, CPU).
+    A prompt is a string, a conversation (a list of ``{"role": ..., "content": ...}``) or a tuple of token ids.
+    Conversations are rendered with the model's chat template; so are strings, except for models without one, for tasks
+    and for goals that continue a text (positive, negative), which put them into the task's prompt file. The same prompt and seed give the same answer, whatever else is in progress (float32, CPU).
     """
 
     def __init__(
@@ -141,7 +142,8 @@ class Rain:
         engine, tokenizer = _open(made, loaded, tokenizer)
         self._thread = LoopThread()
         try:
-            config = made.aligner if "chat_template" in settings else chat_config(made.aligner, tokenizer)
+            chats = not task and "chat_template" not in settings and load_goal(goal or DEFAULT_GOAL).chat
+            config = chat_config(made.aligner, tokenizer) if chats else made.aligner
             evaluator = FunctionEvaluator(scorer) if scorer else None
             self.aligner = Aligner(config, engine, tokenizer, open_encoder(config), evaluator=evaluator)
             self._thread.run(self.aligner.warm_up())
@@ -315,7 +317,7 @@ def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, A
         raise RainError("give a goal or a task, not both")
     if task:
         return make_settings(load(task), given)
-    found = load_goal(goal or "harmless")
+    found = load_goal(goal or DEFAULT_GOAL)
     base = load(found.task)
     return make_settings(base, {**({"target": found.name} if base.targets else {}), **given})
 

@@ -22,11 +22,13 @@ class Goal:
         name: as in ``Rain(goal=name)``.
         task: name of the task whose template and prompt format serve it.
         invert: whether the goal is the template's negative label.
+        chat: whether a prompt is a question to a chat model; otherwise it is a text to be continued.
     """
 
     name: str
     task: str
     invert: bool = False
+    chat: bool = True
 
 
 GOALS = {
@@ -34,8 +36,8 @@ GOALS = {
     for goal in (
         Goal("harmless", "hh"),
         Goal("truthful", "truth"),
-        Goal("positive", "imdb"),
-        Goal("negative", "imdb", invert=True),
+        Goal("positive", "imdb", chat=False),
+        Goal("negative", "imdb", invert=True, chat=False),
     )
 }
 
