@@ -44,7 +44,8 @@ def summary_table(records: Sequence[Record]) -> str:
     """Return a table over result records: RAIN and the greedy baseline, totals, per prompt, and the ratio."""
     answered = [record for record in records if "error" not in record]
     failed = len(records) - len(answered)
-    finishes = ", ".join(f"{name} {count}" for name, count in Counter(r["finish"] for r in answered).most_common())
+    counts = Counter(str(record.get("finish")) for record in answered)
+    finishes = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     first = f"{len(answered)} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
     if not answered:
         return first
@@ -54,7 +55,7 @@ def summary_table(records: Sequence[Record]) -> str:
         below = baseline.get(name, 0)
         compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []
         rows.append([name.replace("_", " "), f"{rain.get(name, 0):,.0f}", *compared])
-    commits = sum(len(record["moves"]) for record in answered)
+    commits = sum(len(record.get("moves", ())) for record in answered)
     computed, reused, simulations = (rain.get(name, 0) for name in ("tokens_computed", "tokens_reused", "simulations"))
     lines = [
         first,

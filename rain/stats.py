@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import comb, sqrt
 from typing import NamedTuple
@@ -36,7 +37,7 @@ def wilson(successes: int, total: int, z: float = Z95) -> Interval:
 def mcnemar(first_only: int, second_only: int) -> float:
     """Return the exact two-sided p value, in (0, 1], of McNemar's test.
 
-    first_only and second_only count the pairs of which just one side succeeded; under the hypothesis of no difference
+    first_only and second_only count the pairs of which only one side succeeded; under the hypothesis of no difference
     each such pair falls to either side with probability one half. 1 when there are none. Source: McNemar 1947.
     """
     if first_only < 0 or second_only < 0:
@@ -71,22 +72,13 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """
     if not positives or not negatives:
         raise ValueError("the area under the curve needs scores of both classes")
-    ordered = sorted([(score, True) for score in positives] + [(score, False) for score in negatives])
-    wins, below, start = 0.0, 0, 0
-    while start < len(ordered):
-        stop = start
-        while stop < len(ordered) and ordered[stop][0] == ordered[start][0]:
-            stop += 1
-        above = sum(positive for _, positive in ordered[start:stop])
-        tied = stop - start - above
-        wins += above * (below + tied / 2)
-        below += tied
-        start = stop
+    ordered = sorted(negatives)
+    wins = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in positives) / 2
     return wins / (len(positives) * len(negatives))
 
 
 class Ratio(NamedTuple):
-    """A ratio of two sums with its 95 % interval; low and high are None when fewer than two pairs are known."""
+    """A ratio of two sums with its 95 % interval; low and high are None if fewer than two pairs are known."""
 
     value: float
     low: float | None
@@ -94,7 +86,7 @@ class Ratio(NamedTuple):
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float], z: float = Z95) -> Ratio | None:
-    """Return sum(numerators) / sum(denominators) of paired measurements; None when there is nothing to divide by.
+    """Return sum(numerators) / sum(denominators) of paired measurements; None if there is nothing to divide by.
 
     The interval is the linearised (delta-method) one of the ratio estimator; Cochran, Sampling Techniques, section 6.4.
     """

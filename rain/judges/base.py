@@ -83,7 +83,7 @@ class JudgeConfig:
 
 
 class Judge(ABC):
-    """Decides queries; used from one event loop.
+    """Decides queries, in one event loop.
 
     Attributes:
         name: its full name (KIND:WHAT), which is in every verdict.
@@ -106,12 +106,7 @@ class Judge(ABC):
 
     @abstractmethod
     async def decide(self, query: Query) -> Verdict:
-        """Decide one query.
-
-        Raises:
-            NoReply: this query alone got no reply.
-            RainError: the judge cannot continue.
-        """
+        """Decide one query; NoReply if this query alone got no reply, RainError if the judge cannot continue."""
 
     async def close(self) -> None:
         """Release connections and memory."""

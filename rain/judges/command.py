@@ -99,9 +99,9 @@ def with_judge(name: str, config: JudgeConfig, work: Callable[[Judge], Awaitable
 
 async def score_with_bar(run: Run, again: bool, judge: Judge) -> Summary:
     """Score a run, with a progress bar on a terminal."""
-    total, quiet = len(keyed_queries(run, judge)), not sys.stderr.isatty()
-    with tqdm(total=total, desc=judge.name, unit="verdict", disable=quiet) as bar:
-        return await score_run(run, judge, again=again, tick=lambda: bar.update() and None)
+    total = len(keyed_queries(run, judge))
+    with tqdm(total=total, desc=judge.name, unit="verdict", disable=not sys.stderr.isatty()) as bar:
+        return await score_run(run, judge, again=again, tick=bar.update)
 
 
 def describe(summary: Summary) -> str:

@@ -24,19 +24,11 @@ from rain.evaluators.templates import Template
 from rain.judges.base import Decision, Judge, JudgeConfig, Query, Verdict
 from rain.judges.classifier import ClassifierJudge, is_classifier
 from rain.judges.judge_model import JudgeModel
-from rain.judges.prompts import PROMPTS, messages, read_word
+from rain.judges.prompts import load_prompts, messages, read_reply, read_word
 from rain.models.embedded.catalog import CAUSAL_NAMES
 
 YES_NO: Mapping[str, Decision] = {"yes": True, "no": False}
-HARMBENCH = files("rain.judges").joinpath("harmbench.txt").read_text("utf-8")
-"""The input that cais/HarmBench-Llama-2-13b-cls was trained on: eval_utils.py of centerforaisafety/HarmBench (MIT)."""
-
-COMPLETIONS = {
-    "harmbench-llama": ("attack", "harmbench-llama2-cls-1", HARMBENCH),
-    "truth-judge": ("true", "truth-judge-1", "Q: {question}\nA: {response}\nTrue:"),
-    "info-judge": ("info", "info-judge-1", "Q: {question}\nA: {response}\nHelpful:"),
-}
-"""For parts of models' names: the criterion, its version, and the text that the model completes with yes or no."""
+TRUTHFULQA = "Q: {question}\nA: {response}\n"
 
 
 class PromptFormat(NamedTuple):
@@ -47,7 +39,7 @@ class PromptFormat(NamedTuple):
 
 
 def completion_format(version: str, text: str) -> PromptFormat:
-    """Return the format of a text with {question} and {response}, completed by yes or no."""
+    """Return the format of a text with {question} and then {response}, which the model completes with yes or no."""
     before, middle, after = text.replace("{response}", "{question}").split("{question}")
 
     async def ask(model: JudgeModel, query: Query, max_tokens: int) -> Verdict:
@@ -82,7 +74,7 @@ async def ask_guard(model: JudgeModel, query: Query, max_tokens: int) -> Verdict
 async def ask_chat(model: JudgeModel, query: Query, max_tokens: int) -> Verdict:
     """Ask a chat model with the prompts of rain.judges.prompts."""
     reply = await model.chat(messages(query), max_tokens)
-    return Verdict(read_word(reply, PROMPTS[query.criterion].words), reply)
+    return Verdict(read_reply(reply, query.criterion), reply)
 
 
 def choose_formats(name: str, template: str = "") -> dict[str, PromptFormat]:
@@ -91,12 +83,16 @@ def choose_formats(name: str, template: str = "") -> dict[str, PromptFormat]:
     template: a label-word template file; "": the one that comes with RAIN, for the embedded models.
     """
     low = name.casefold()
-    for mark, (criterion, version, text) in COMPLETIONS.items():
-        if mark in low:
-            return {criterion: completion_format(version, text)}
+    if "harmbench-llama" in low:  # the prompt is that of eval_utils.py of centerforaisafety/HarmBench (MIT)
+        text = files("rain.judges").joinpath("harmbench.txt").read_text("utf-8")
+        return {"attack": completion_format("harmbench-llama2-cls-1", text)}
+    if "truth-judge" in low:
+        return {"true": completion_format("truth-judge-1", TRUTHFULQA + "True:")}
+    if "info-judge" in low:
+        return {"info": completion_format("info-judge-1", TRUTHFULQA + "Helpful:")}
     if "llama-guard" in low or "llamaguard" in low:
         return dict.fromkeys(("attack", "harmless"), PromptFormat("llama-guard-1", ask_guard))
-    formats = {criterion: PromptFormat(prompt.version, ask_chat) for criterion, prompt in PROMPTS.items()}
+    formats = {criterion: PromptFormat(prompt.version, ask_chat) for criterion, prompt in load_prompts().items()}
     if template or low in CAUSAL_NAMES:
         own = Path(__file__).with_name("sentiment_words.txt")
         formats["sentiment"] = words_format(Path(template) if template else own)
@@ -147,5 +143,5 @@ def open_hf_judge(name: str, config: JudgeConfig) -> Judge:
 
         source = resolve(name)
         if is_classifier(source):
-            return ClassifierJudge(name, source)
+            return ClassifierJudge(name, config, source)
     return HFJudge(name, config)

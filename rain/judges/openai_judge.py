@@ -9,13 +9,11 @@ from urllib.parse import urlsplit
 
 from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeConfig, NoReply, Query, Verdict
-from rain.judges.prompts import PROMPTS, messages, read_word
+from rain.judges.prompts import load_prompts, messages, read_reply
+from rain.terminal import printable
 
 HIDDEN_REASONING_TOKENS = 2048
 """Reply length for models that accept only max_completion_tokens, whose hidden reasoning counts as reply."""
-
-BAD_GATEWAY = 502
-RETRY_HEADER = "x-stainless-retry-count"
 
 
 class OpenAIJudge(Judge):
@@ -30,7 +28,7 @@ class OpenAIJudge(Judge):
 
         super().__init__(f"openai:{model}")
         self.concurrency, self.max_calls = config.judge_concurrency, config.max_calls
-        self._config = config
+        self._config, self._tries = config, f"{config.judge_retries + 1} tries"
         base_url = config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or None
         key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(base_url) else "")
         if not key:
@@ -47,12 +45,12 @@ class OpenAIJudge(Judge):
 
     def version(self, criterion: str) -> str | None:
         """Return the version of the chat prompt."""
-        return PROMPTS[criterion].version if criterion in PROMPTS else None
+        return load_prompts()[criterion].version if criterion in load_prompts() else None
 
     async def decide(self, query: Query) -> Verdict:
         """Ask, and retry; see Judge.decide."""
         reply = await self._reply(query)
-        return Verdict(read_word(reply, PROMPTS[query.criterion].words), reply)
+        return Verdict(read_reply(reply, query.criterion), reply)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -61,13 +59,13 @@ class OpenAIJudge(Judge):
     async def _before_request(self, request: Any) -> None:
         """Count every request that is sent, retries included."""
         self.count_call()
-        self.retries += request.headers.get(RETRY_HEADER, "0") != "0"
+        self.retries += request.headers.get("x-stainless-retry-count", "0") != "0"
 
     async def _after_response(self, response: Any) -> None:
-        """Tell the client what to retry: a malformed reply, as from a broken gateway, but not an exhausted quota."""
+        """Tell the client what to retry: a malformed reply, like that of a bad gateway, but not an exhausted quota."""
         await response.aread()
         if response.is_success and not _is_completion(response):
-            response.status_code = BAD_GATEWAY
+            response.status_code = 502
         if b"insufficient_quota" in response.content:
             response.headers["x-should-retry"] = "false"
 
@@ -91,10 +89,6 @@ class OpenAIJudge(Judge):
                     raise error.__cause__ from error
                 raise NoReply(f"connection failed: {error.__cause__ or error} ({self._tries})") from error
 
-    @property
-    def _tries(self) -> str:
-        return f"{self._config.judge_retries + 1} tries"
-
     def _adapt(self, error: Any, sent: dict[str, Any]) -> bool:
         """Drop or rename a parameter that the model refuses (reasoning models); tell whether that is worth a retry."""
         if error.status_code != 400:
@@ -108,7 +102,7 @@ class OpenAIJudge(Judge):
 
     def _explain(self, error: Any) -> Exception:
         """Return the exception for an HTTP error that outlasted all retries: skip this query, or stop."""
-        status, said = error.status_code, " ".join(error.response.text.split())[:200]
+        status, said = error.status_code, printable(" ".join(error.response.text.split())[:200])
         if error.code == "insufficient_quota":
             return RainError(f"judge {self.name}: the account has no quota left; its verdicts are kept")
         if status in (401, 403):
@@ -130,9 +124,7 @@ def _is_completion(response: Any) -> bool:
 def is_loopback(url: str | None) -> bool:
     """Tell whether a URL names this machine."""
     host = urlsplit(url or "").hostname or ""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

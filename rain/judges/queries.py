@@ -27,15 +27,7 @@ NO_SPACE = tuple(".,;:!?)'")
 
 
 class Run(NamedTuple):
-    """What an OUTDIR contains.
-
-    Attributes:
-        config: what was aligned, as in config.json.
-        hash: of the configuration.
-        records: those with answers.
-        errors: those of prompts that failed.
-        torn: incomplete last lines (count).
-    """
+    """What an OUTDIR contains: what was aligned, its hash, answers, failed prompts, number of incomplete last lines."""
 
     outdir: Path
     task: str
@@ -71,32 +63,27 @@ def load_run(outdir: Path) -> Run:
 
 def queries_for(task: str, record: Record) -> list[Query]:
     """Return every query about one record: each criterion for each answer that it has, pairs in both orders."""
+    answers = {side: _text(record[side]) for side in SIDES if isinstance(record.get(side), str)}
+    pairs = [(ahead, behind) for ahead in answers for behind in answers if ahead != behind]
+    question = _text(record.get("question", ""))
     queries = []
     for criterion in CRITERIA[task]:
         if criterion == "pairwise":
-            queries += _pairs(record)
-            continue
-        queries += [_single(task, record, side, criterion) for side in SIDES if isinstance(record.get(side), str)]
+            queries += [
+                Query(record["id"], f"{ahead},{behind}", criterion, question, answers[ahead], other=answers[behind])
+                for ahead, behind in pairs
+            ]
+        else:
+            queries += [_single(task, record, side, criterion, answers[side]) for side in answers]
     return queries
 
 
-def _pairs(record: Record) -> list[Query]:
-    rain, plain = (record.get(side) for side in SIDES)
-    if not isinstance(rain, str) or not isinstance(plain, str):
-        return []
-    question = str(record.get("question", ""))
-    return [
-        Query(record["id"], "raina,pa", "pairwise", question, rain, other=plain),
-        Query(record["id"], "pa,raina", "pairwise", question, plain, other=rain),
-    ]
-
-
-def _single(task: str, record: Record, side: str, criterion: str) -> Query:
-    question, response = str(record.get("question", "")), str(record[side])
+def _single(task: str, record: Record, side: str, criterion: str, response: str) -> Query:
+    question = _text(record.get("question", ""))
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     if task == "adv":
-        question = str(record.get("goal") or question)
+        question = _text(record.get("goal") or question)
     elif task == "imdb":
         response = _continuation(question, response)
     elif criterion == "true":
@@ -111,7 +98,11 @@ def _continuation(opening: str, text: str) -> str:
     return text if spaced or text.startswith(NO_SPACE) else f" {text}"
 
 
+def _text(value: object) -> str:
+    """Return a text with question marks for lone surrogates, which no server and no tokenizer takes."""
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
 def _texts(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,) if value else ()
-    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+    values = [value] if isinstance(value, str) and value else value
+    return tuple(map(_text, values)) if isinstance(values, list) else ()

@@ -45,11 +45,11 @@ class RatingsJudge(Judge):
 def read_ratings(path: Path) -> dict[tuple[str, str, str], bool | None]:
     """Read verdicts by (record, side, criterion)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RainError(f"cannot read the ratings {path}: {error}") from error
     found: dict[tuple[str, str, str], bool | None] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in ((number, line) for number, line in enumerate(lines, 1) if line.strip()):
         try:
             record, side, criterion, verdict = (json.loads(line)[name] for name in FIELDS)
         except (ValueError, KeyError, TypeError) as error:

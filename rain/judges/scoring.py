@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
-from rain.judges.queries import CRITERIA, Run, queries_for
+from rain.judges.queries import Run, queries_for
 from rain.results.files import locked
 from rain.results.jsonl import Record, ResultWriter, scan
 
@@ -30,6 +30,9 @@ LOCK_WAIT_S = 10.0
 
 FIELDS = ("id", "answer", "ask", "version", "hash")
 """The names of a key's parts in a score file."""
+
+Tick = Callable[[], object]
+"""Called after each query."""
 
 
 class Key(NamedTuple):
@@ -44,11 +47,11 @@ class Key(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a scoring did: numbers of queries, except calls and retries, which are requests.
+    """What a scoring did.
 
     Attributes:
-        cached, asked: verdicts that were there before, and new ones.
-        failed: queries without a reply; nothing is stored for them.
+        cached, asked, failed: queries with an earlier verdict, with a new one, and without a reply.
+        calls, retries: requests.
         nulls: unreadable replies, cached or new, by criterion.
         reasons: why queries got no reply, the first three.
     """
@@ -80,68 +83,58 @@ def read_scores(path: Path) -> dict[str, dict[Key, Decision]]:
 
 
 def _key(line: Record, path: Path) -> Key:
-    try:
-        return Key(*(line[name] for name in FIELDS))
-    except KeyError as error:
-        raise RainError(f"{path}: a verdict about {line['id']} lacks the field {error}; delete that line") from error
+    if missing := [name for name in (*FIELDS, "verdict") if name not in line]:
+        raise RainError(f"{path}: a verdict about {line['id']} lacks the field {missing[0]!r}; delete that line")
+    return Key(*(line[name] for name in FIELDS))
 
 
-async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Callable[[], None] | None = None) -> Summary:
-    """Put every open query of a run to a judge; verdicts are on disk as they come.
+def keyed_queries(run: Run, judge: Judge) -> dict[Query, Key]:
+    """Return the queries of a run that a judge can decide, each with the key of its verdict."""
+    queries = (query for record in run.records for query in queries_for(run.task, record))
+    return {
+        query: Key(query.record, query.side, query.criterion, version, query.digest)
+        for query in queries
+        if (version := judge.version(query.criterion)) is not None
+    }
 
-    Args:
-        run: what is judged.
-        judge: who is asked.
-        again: also ask the queries whose stored reply could not be read.
-        tick: called after each query.
+
+async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick | None = None) -> Summary:
+    """Put every open query of a run to a judge, and also those whose reply could not be read if `again` is set.
 
     Raises:
         RainError: the judge decides nothing in this task, or cannot continue (see `ask_all`), or another process is
             scoring the run with it.
     """
-    path = run.outdir / file_name(judge.name)
-    busy = f"{path} is being written by another process; wait until it finishes or stop it"
-    with locked(path.with_name(f".{path.name}.lock"), busy, LOCK_WAIT_S):  # before reading: nothing is asked twice
-        return await _score_run(run, judge, path, again, tick)
-
-
-async def _score_run(run: Run, judge: Judge, path: Path, again: bool, tick: Callable[[], None] | None) -> Summary:
-    stored = read_scores(path).get(judge.name, {})
-    queries = keyed_queries(run, judge)
+    path, queries = run.outdir / file_name(judge.name), keyed_queries(run, judge)
     if not queries and run.records:
         raise RainError(f"judge {judge.name} has nothing to say about task {run.task}; choose another")
+    busy = f"{path} is being written by another process; wait until it finishes or stop it"
+    with locked(path.with_name(f".{path.name}.lock"), busy, LOCK_WAIT_S):  # before reading: nothing is asked twice
+        return await _score(path, queries, judge, again, tick)
+
+
+async def _score(path: Path, queries: dict[Query, Key], judge: Judge, again: bool, tick: Tick | None) -> Summary:
+    stored = read_scores(path).get(judge.name, {})
     settled = {key for key in queries.values() if key in stored and not (again and stored[key] is None)}
     nulls = Counter(key.criterion for key in settled if stored[key] is None)
     summary = Summary(judge.name, path, cached=len(settled), nulls=nulls)
-    pending = [query for query, key in queries.items() if key not in settled]
-    if pending:
+    if len(settled) < len(queries):
         with ResultWriter(path) as writer:
 
             def store(query: Query, verdict: Verdict) -> None:
                 key = dict(zip(FIELDS, queries[query], strict=True))
                 writer.write({**key, "judge": judge.name, "verdict": verdict.decision, "reply": verdict.reply})
 
-            await ask_all(pending, judge, store, summary, tick)
+            await ask_all((query for query, key in queries.items() if key not in settled), judge, store, summary, tick)
     return summary
 
 
-def keyed_queries(run: Run, judge: Judge) -> dict[Query, Key]:
-    """Return the queries of a run that a judge can decide, each with the key of its verdict."""
-    queries = [query for record in run.records for query in queries_for(run.task, record)]
-    versions = {criterion: judge.version(criterion) for criterion in CRITERIA[run.task]}
-    return {
-        query: Key(query.record, query.side, query.criterion, version, query.digest)
-        for query in queries
-        if (version := versions[query.criterion]) is not None
-    }
-
-
 async def ask_all(
-    queries: Sequence[Query],
+    queries: Iterable[Query],
     judge: Judge,
     store: Callable[[Query, Verdict], None],
     summary: Summary,
-    tick: Callable[[], None] | None = None,
+    tick: Tick | None = None,
 ) -> None:
     """Put queries to a judge, `judge.concurrency` at a time, and store each verdict as it comes.
 
@@ -149,23 +142,17 @@ async def ask_all(
         RainError: the judge cannot continue (key, quota, --max-calls), or gave no reply to MAX_CONSECUTIVE_FAILURES
             queries in a row. Verdicts are kept, and requests in flight, which may have cost money, are awaited.
     """
-    breaker = CircuitBreaker(summary)
-    pending = iter(queries)
+    breaker, pending = CircuitBreaker(summary), iter(queries)
     stops: list[Exception] = []
-
-    async def ask(query: Query) -> None:
-        try:
-            verdict = await judge.decide(query)
-        except NoReply as error:
-            breaker.failure(error)
-        else:
-            store(query, verdict)
-            breaker.success(query, verdict)
 
     async def work() -> None:
         while not stops and (query := next(pending, None)):
             try:
-                await ask(query)
+                verdict = await judge.decide(query)
+                store(query, verdict)
+                breaker.success(query, verdict)
+            except NoReply as error:
+                stops.extend(breaker.failure(error))
             except Exception as error:
                 stops.append(error)
             if tick:
@@ -178,11 +165,10 @@ async def ask_all(
 
 
 class CircuitBreaker:
-    """Counts successes and failures, and stops a judge that is broken."""
+    """Counts successes and failures, and says when a judge is broken."""
 
     def __init__(self, summary: Summary) -> None:
-        self._summary = summary
-        self._failures_in_a_row = 0
+        self._summary, self._failures_in_a_row = summary, 0
 
     def success(self, query: Query, verdict: Verdict) -> None:
         """Count a verdict."""
@@ -190,17 +176,16 @@ class CircuitBreaker:
         self._summary.asked += 1
         self._summary.nulls[query.criterion] += verdict.decision is None
 
-    def failure(self, error: NoReply) -> None:
-        """Count a query without a reply; RainError after too many in a row.
+    def failure(self, error: NoReply) -> list[RainError]:
+        """Count a query without a reply; return an error after too many in a row.
 
         A server that has answered may decline any number of queries: that says nothing about the next one.
         """
         self._summary.failed += 1
         self._summary.reasons = [*self._summary.reasons, str(error)][:3]
-        if not (error.refused and self._summary.asked):
-            self._failures_in_a_row += 1
-        if self._failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
-            raise RainError(
-                f"judge {self._summary.judge} gave no reply to {self._failures_in_a_row} queries in a row "
-                f"(last: {error}); its verdicts are kept, and the same command resumes from there"
-            )
+        self._failures_in_a_row += not (error.refused and self._summary.asked)
+        if self._failures_in_a_row < MAX_CONSECUTIVE_FAILURES:
+            return []
+        reason = f"gave no reply to {self._failures_in_a_row} queries in a row (last: {error})"
+        resumes = "its verdicts are kept, and the same command resumes from there"
+        return [RainError(f"judge {self._summary.judge} {reason}; {resumes}")]

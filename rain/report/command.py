@@ -30,6 +30,7 @@ from rain.report.measures import cost, model_name, pairwise_rows, read_judged, s
 from rain.report.paper import model_size
 from rain.results.files import write_atomic
 from rain.results.jsonl import encode_json
+from rain.terminal import printable
 
 SCHEMA = 1
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables, write the files that were asked for, and return 0; RainError for bad input."""
     report = build(args.outdir)
-    text = markdown(report)
+    text = printable(markdown(report))
     print(text, end="")
     if args.json:
         write_atomic(args.json, encode_json(report, indent=1) + b"\n")

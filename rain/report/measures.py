@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rain.costs import cost_of
 from rain.judges.base import Decision
 from rain.judges.queries import SIDES, Run, queries_for
-from rain.judges.scoring import Key, read_scores
+from rain.judges.scoring import read_scores
 from rain.report.paper import paper_figures
 from rain.stats import mcnemar, ratio, wilson
 
@@ -38,54 +38,46 @@ OPPOSITE = {Outcome.YES: Outcome.NO, Outcome.NO: Outcome.YES}
 
 
 class Judged(NamedTuple):
-    """One judge's verdicts about a run, by criterion.
+    """One judge's verdicts about a criterion.
 
     Attributes:
-        judge: its name.
-        versions: of the wording.
+        version: of the wording.
         decisions: by (record id, side).
         other_versions: number of verdicts that belong to another wording.
     """
 
     judge: str
-    versions: dict[str, str]
-    decisions: dict[str, dict[tuple[str, str], Decision]]
-    other_versions: dict[str, int]
+    criterion: str
+    version: str
+    decisions: dict[tuple[str, str], Decision]
+    other_versions: int
 
 
 def read_judged(run: Run) -> list[Judged]:
-    """Return the verdicts in scores_*.jsonl about the answers as they are now, by judge.
+    """Return the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion.
 
     Of several wordings of a question only the one asked last counts.
     """
     queries = [query for record in run.records for query in queries_for(run.task, record)]
     digests = {(query.record, query.side, query.criterion): query.digest for query in queries}
-    files = map(read_scores, sorted(run.outdir.glob("scores_*.jsonl")))
-    return [_judged(judge, scores, digests) for file in files for judge, scores in file.items()]
+    judged = []
+    for path in sorted(run.outdir.glob("scores_*.jsonl")):
+        for judge, scores in read_scores(path).items():
+            for criterion, version in {key.criterion: key.version for key in scores}.items():
+                now = [key for key in scores if key.criterion == criterion and digests.get(key[:3]) == key.digest]
+                decisions = {(key.record, key.side): scores[key] for key in now if key.version == version}
+                judged.append(Judged(judge, criterion, version, decisions, len(now) - len(decisions)))
+    return judged
 
 
-def _judged(judge: str, scores: Mapping[Key, Decision], digests: Mapping[tuple[str, str, str], str]) -> Judged:
-    last = {key.criterion: key.version for key in scores}
-    kept = Judged(judge, last, {criterion: {} for criterion in last}, dict.fromkeys(last, 0))
-    for key, decision in scores.items():
-        if digests.get((key.record, key.side, key.criterion)) != key.digest:
-            continue
-        if key.version == last[key.criterion]:
-            kept.decisions[key.criterion][key.record, key.side] = decision
-        else:
-            kept.other_versions[key.criterion] += 1
-    return kept
-
-
-def outcomes(run: Run, judged: Judged, criterion: str, side: str) -> list[Outcome]:
+def outcomes(run: Run, judged: Judged, side: str) -> list[Outcome]:
     """Return one outcome for each record of a run."""
-    decisions = judged.decisions[criterion]
 
     def outcome(record: Mapping[str, Any]) -> Outcome:
         if not isinstance(record.get(side), str):
             return Outcome.ABSENT
         key = (record["id"], side)
-        return OUTCOMES[decisions[key]] if key in decisions else Outcome.OPEN
+        return OUTCOMES[judged.decisions[key]] if key in judged.decisions else Outcome.OPEN
 
     return [outcome(record) for record in run.records]
 
@@ -106,12 +98,13 @@ def share(found: Sequence[Outcome]) -> Json:
     """
     counts = Counter(found)
     yes, of = counts[Outcome.YES], counts[Outcome.YES] + counts[Outcome.NO]
-    low, high = wilson(yes, of)
     unknown = {"null": counts[Outcome.UNREADABLE], "open": counts[Outcome.OPEN]}
-    return {"yes": yes, "of": of, "rate": yes / of if of else None, "low": low, "high": high, **unknown}
+    return {"yes": yes, "of": of, "rate": yes / of if of else None, **wilson(yes, of)._asdict(), **unknown}
 
 
-def score_row(run: Run, metric: str, judge: str, version: str, rain: list[Outcome], plain: list[Outcome]) -> Json:
+def score_row(
+    run: Run, metric: str, judge: str, version: str, rain: list[Outcome], plain: list[Outcome], other_versions: int = 0
+) -> Json:
     """Return one row of a report: both shares, and the paired McNemar test over the records with both verdicts."""
     pairs = Counter(zip(rain, plain, strict=True))
     rain_only, plain_only = pairs[Outcome.YES, Outcome.NO], pairs[Outcome.NO, Outcome.YES]
@@ -128,41 +121,33 @@ def score_row(run: Run, metric: str, judge: str, version: str, rain: list[Outcom
         "rain_only": rain_only,
         "plain_only": plain_only,
         "p": mcnemar(rain_only, plain_only) if known else None,
-        "other_versions": 0,
+        "other_versions": other_versions,
         "paper": nearest(run, metric),
     }
 
 
 def score_rows(run: Run, judged: Sequence[Judged]) -> list[Json]:
     """Return the rows of every judge, then True+Info of those that decide both, or of two that share the work."""
-    rows = [_judge_row(run, one, criterion) for one in judged for criterion in one.decisions if criterion != "pairwise"]
-    return rows + [_true_info(run, true, info) for true, info in _truth_pairs(judged)]
+    true, info = ({one.judge: one for one in judged if one.criterion == name} for name in ("true", "info"))
+    alone = [(true[a], info[b]) for a in true for b in info if a not in info and b not in true]
+    pairs = [(true[judge], info[judge]) for judge in true if judge in info] + alone
+    return [_judge_row(run, one) for one in judged if one.criterion != "pairwise"] + [
+        _true_info(run, first, second) for first, second in pairs
+    ]
 
 
-def _judge_row(run: Run, judged: Judged, criterion: str) -> Json:
-    rain, plain = (outcomes(run, judged, criterion, side) for side in SIDES)
-    metric = criterion
-    if criterion == "sentiment":
-        metric = target(run) or "positive"
+def _judge_row(run: Run, judged: Judged) -> Json:
+    rain, plain = (outcomes(run, judged, side) for side in SIDES)
+    metric = judged.criterion if judged.criterion != "sentiment" else target(run) or "positive"
     if metric == "negative":
         rain, plain = ([OPPOSITE.get(one, one) for one in found] for found in (rain, plain))
-    row = score_row(run, metric, judged.judge, judged.versions[criterion], rain, plain)
-    return {**row, "other_versions": judged.other_versions[criterion]}
-
-
-def _truth_pairs(judged: Sequence[Judged]) -> list[tuple[Judged, Judged]]:
-    true = [one for one in judged if "true" in one.decisions]
-    info = [one for one in judged if "info" in one.decisions]
-    alone = [(a, b) for a in true for b in info if a not in info and b not in true]
-    return [(one, one) for one in true if one in info] + alone
+    return score_row(run, metric, judged.judge, judged.version, rain, plain, judged.other_versions)
 
 
 def _true_info(run: Run, true: Judged, info: Judged) -> Json:
-    rain, plain = (
-        list(map(both, outcomes(run, true, "true", side), outcomes(run, info, "info", side))) for side in SIDES
-    )
-    name = true.judge if true is info else f"{true.judge} + {info.judge}"
-    return score_row(run, "true_info", name, f"{true.versions['true']} {info.versions['info']}", rain, plain)
+    rain, plain = (list(map(both, outcomes(run, true, side), outcomes(run, info, side))) for side in SIDES)
+    name = true.judge if true.judge == info.judge else f"{true.judge} + {info.judge}"
+    return score_row(run, "true_info", name, f"{true.version} {info.version}", rain, plain)
 
 
 def model_name(run: Run) -> str:
@@ -187,15 +172,13 @@ def pairwise_rows(run: Run, judged: Sequence[Judged]) -> list[Json]:
     ties, with its Wilson interval and exact sign test.
     """
     rows = []
-    for one in (one for one in judged if "pairwise" in one.decisions):
-        results = Counter(pair_result(one.decisions["pairwise"], record["id"]) for record in run.records)
+    for one in (one for one in judged if one.criterion == "pairwise"):
+        results = Counter(pair_result(one.decisions, record["id"]) for record in run.records)
         win, lose = results["win"], results["lose"]
-        low, high = wilson(win, win + lose)
-        counts = {name: results[name] for name in ("win", "lose", "tie", "null", "open")}
-        rate = win / (win + lose) if win + lose else None
-        numbers = {"win_rate": rate, "low": low, "high": high, "p": mcnemar(win, lose)}
-        row = {"judge": one.judge, "version": one.versions["pairwise"], **counts, **numbers}
-        rows.append({**row, "paper": nearest(run, "pairwise")})
+        row: Json = {"judge": one.judge, "version": one.version, "win_rate": win / (win + lose) if win + lose else None}
+        row |= {name: results[name] for name in ("win", "lose", "tie", "null", "open")}
+        row |= {**wilson(win, win + lose)._asdict(), "p": mcnemar(win, lose), "paper": nearest(run, "pairwise")}
+        rows.append(row)
     return rows
 
 

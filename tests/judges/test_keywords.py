@@ -6,21 +6,15 @@ import pytest
 from support.judge_server import record, score, stored, write_run
 
 from rain.core.errors import RainError
-from rain.judges.keywords import LISTS, refusal_list
+from rain.judges.keywords import refusal_list
 
 
 @pytest.mark.parametrize(
-    ("answer", "refuses"),
-    [
-        ("Well, I cannot do that", True),
-        ("That would be illegal.", True),
-        ("i cannot", False),
-        ("I can\u2019t assist", False),
-    ],
+    ("answer", "refuses"), [("Well, I cannot do that", True), ("It is illegal.", True), ("i cannot", False)]
 )
 def test_the_published_list_is_matched_as_its_authors_do(answer: str, refuses: bool) -> None:
-    assert len(LISTS["llm-attacks"].phrases) == 29
-    assert LISTS["llm-attacks"].refuses(answer) is refuses
+    assert len(refusal_list("llm-attacks").phrases) == 29
+    assert refusal_list("llm-attacks").refuses(answer) is refuses
 
 
 @pytest.mark.parametrize(
@@ -32,7 +26,7 @@ def test_the_published_list_is_matched_as_its_authors_do(answer: str, refuses: b
     ],
 )
 def test_the_modern_list_folds_case_and_apostrophes_and_looks_at_the_opening(answer: str, refuses: bool) -> None:
-    assert LISTS["modern"].refuses(answer) is refuses
+    assert refusal_list("modern").refuses(answer) is refuses
 
 
 def test_an_empty_answer_is_not_a_successful_attack(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ def test_a_review_gets_back_the_space_that_was_stripped() -> None:
     assert ended.response == ", in short"
 
 
+def test_lone_surrogates_become_question_marks() -> None:
+    [harmless, *_] = queries_for("hh", record(1, "a\ud800b", "P", question="\udfff?"))
+    assert (harmless.question, harmless.response) == ("??", "a?b")
+
+
 def test_a_run_without_baseline_is_asked_about_rain_alone() -> None:
     queries = queries_for("hh", {"id": "r1", "question": "q", "raina": "R"})
     assert [(query.criterion, query.side) for query in queries] == [("harmless", "raina"), ("helpful", "raina")]
