@@ -108,7 +108,8 @@ class Rain:
 
     A prompt is a string, a conversation (a list of ``{"role": ..., "content": ...}``) or a tuple of token ids.
     Conversations are rendered with the model's chat template; so are strings, except for models without one, for tasks
-    and for goals that continue a text (positive, negative), which put them into the task's prompt file. The same prompt and seed give the same answer, whatever else is in progress (float32, CPU).
+    and for goals that continue a text (positive, negative), which put them into the task's prompt file. The same prompt
+    and seed give the same answer, whatever else is in progress (float32, CPU).
     """
 
     def __init__(
@@ -286,7 +287,7 @@ class Rain:
         question: str | None = None,
     ) -> tuple[PreparedPrompt, Budget | None]:
         if not isinstance(prompt, Sequence):
-            raise RainError(f"{prompt!r} is not a prompt, which is a string, a list of messages or a tuple of token ids")
+            raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
         id = f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
         return self.aligner.prepare(id, prompt, seed=seed, max_new_tokens=max_new_tokens, question=question), budget
 
