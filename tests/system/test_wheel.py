@@ -27,7 +27,9 @@ with rain.Rain(engine="toy", search=rain.RainConfig(max_simulations=2, extra_sim
     print(rain.__file__, len(made.generate("Why?").commits))
 """
 
-pytestmark = [pytest.mark.wheel, pytest.mark.skipif(not shutil.which("git"), reason="the build copies what git tracks")]
+TRACKED = ["git", "ls-files", "-zco", "--exclude-standard"]
+
+pytestmark = [pytest.mark.wheel, pytest.mark.skipif(not shutil.which("git"), reason="git lists the project's files")]
 Python = Callable[..., str]
 
 
@@ -35,7 +37,7 @@ Python = Callable[..., str]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which a wheel of the project, built from a copy, is installed."""
     folder = tmp_path_factory.mktemp("wheel")
-    copied = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    copied = subprocess.run(TRACKED, cwd=ROOT, check=True, capture_output=True).stdout.decode()
     for name in filter(None, copied.split("\0")):
         if (ROOT / name).is_file():
             (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ import pytest
 
 from rain import Rain
 from rain.cli import main
+from rain.launch import parse
+from rain.tasks import load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "goals.md").read_text(encoding="utf-8")
 FEW = "--e 1 --max-simulations 1 --extra-simulations 1 --max-new-tokens 1 --candidates 2 --max-draws 1".split()
@@ -44,12 +46,12 @@ def test_the_calibration_is_the_one_on_the_page(folder: Path) -> None:
     assert measured["scale"] == pytest.approx(float(scale), abs=0.02)
 
 
-def test_the_goal_runs_with_its_template_and_calibration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_command_takes_template_and_calibration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert main([*command("run"), *FEW, "--outdir", "goal"]) == 0
-    config = json.loads((folder / "goal" / "config.json").read_text())
-    assert config["template_name"] == "polite.txt"
-    assert config["evaluation"]["offset"] == pytest.approx(-1.65, abs=0.05)
+    aligner = parse(load("hh"), command("run")[2:]).settings.aligner
+    assert aligner.template.name == "polite.txt"
+    assert aligner.evaluation.votes == "soft"
+    assert aligner.evaluation.offset == pytest.approx(-1.65, abs=0.05)
 
 
 def test_the_library_takes_the_same_template(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
