@@ -80,6 +80,44 @@ class TokenizerAdapter:
         """Whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
+    def encode_chat(self, messages: Sequence[Message], *, continues: bool = False) -> Tokens:
+        """Encode a conversation: the chat template's own text may contain special tokens, the contents may not.
+
+        The template is rendered with placeholders as contents; some templates want contents in parts.
+
+        Args:
+            messages: the turns.
+            continues: end with the last message, not with the template's beginning of a reply.
+
+        Raises:
+            RainError: there is no chat template, or it refuses the conversation or leaves out a message.
+        """
+        if not self.can_chat:
+            raise RainError("the model has no chat template; give the prompt as one string")
+        ids: Tokens = ()
+        rest = self._render(messages, continues)
+        for i, message in enumerate(messages):
+            before, _, rest = rest.partition(MARK.format(i))
+            ids += self.encode_trusted(before) + self.encode(message["content"])
+        return ids if continues else ids + self.encode_trusted(rest)
+
+    def _render(self, messages: Sequence[Message], continues: bool) -> str:
+        """Return the chat template's text with a placeholder for each content."""
+        failure, marks = "", [MARK.format(i) for i in range(len(messages))]
+        for contents in (marks, [[{"type": "text", "text": mark}] for mark in marks]):
+            turns = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+            try:
+                options = {"tokenize": False, "add_generation_prompt": not continues}
+                text = str(self.tokenizer.apply_chat_template(turns, **options))
+            except Exception as error:  # Jinja's own errors, such as that roles must alternate
+                failure = failure or f"refuses the conversation: {error}"
+                continue
+            left_out = [f"{i} ({messages[i]['role']})" for i, mark in enumerate(marks) if mark not in text]
+            if not left_out:
+                return text
+            failure = failure or f"leaves out message {left_out[0]}"
+        raise RainError(f"the model's chat template {failure}")
+
 
 class TextStopPolicy:
     """What ends a response and a rollout (``rain.core.problem.StopPolicy``).
@@ -207,27 +245,7 @@ class PromptFormatter:
             before, after = self.prompt_file
             return self.adapter.bos + self.adapter.encode(before + prompt + after)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt)
-        return self._encode_chat(messages)
-
-    def _encode_chat(self, messages: Sequence[Message]) -> Tokens:
-        """Render with placeholders, then encode the template's text with special tokens and the contents without."""
-        if not self.adapter.can_chat:
-            raise RainError("the model has no chat template; give the prompt as one string")
-        continues = messages[-1]["role"] == "assistant"
-        marked = [{**message, "content": MARK.format(i)} for i, message in enumerate(messages)]
-        try:
-            rest = self.adapter.tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=not continues
-            )
-        except Exception as error:  # Jinja's own errors, such as that roles must alternate
-            raise RainError(f"the model's chat template refuses the conversation: {error}") from error
-        ids: Tokens = ()
-        for i, message in enumerate(messages):
-            before, found, rest = rest.partition(MARK.format(i))
-            if not found:
-                raise RainError(f"the model's chat template leaves out message {i} ({message['role']})")
-            ids += self.adapter.encode_trusted(before) + self.adapter.encode(message["content"])
-        return ids if continues else ids + self.adapter.encode_trusted(rest)
+        return self.adapter.encode_chat(messages, continues=messages[-1]["role"] == "assistant")
 
     def shared_prefix(self) -> Tokens:
         """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""

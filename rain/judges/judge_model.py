@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
 from rain.core.engine import Engine, SamplingParams, Session, Stop
-from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.evaluators.labels import LabelScores, SelfEvalPrompt
 from rain.evaluators.templates import Template
 from rain.judges.base import NoReply
-from rain.text import MARK, Message, TokenizerAdapter
+from rain.text import Message, TokenizerAdapter
 
 
 class JudgeModel:
@@ -35,7 +34,8 @@ class JudgeModel:
 
     async def chat(self, messages: Sequence[Message], max_tokens: int) -> str:
         """Return the reply to a conversation; RainError if the model's chat template does not take it."""
-        return await self._generate(self.encode_chat(messages), max_tokens)
+        turns = [{**message, "content": message["content"].strip()} for message in messages]
+        return await self._generate(self.adapter.encode_chat(turns), max_tokens)
 
     async def label_logprobs(self, template: Template, question: str, response: str) -> LabelScores:
         """Return how likely the template's labels are after a text; RainError if the model cannot tell them apart."""
@@ -49,36 +49,6 @@ class JudgeModel:
         longest = max(len(label.tail) for label in prompt.label_prompts)
         async with self._session(len(context) + len(tokens) + longest) as session:
             return await prompt.read(session, context, tokens)
-
-    def encode_chat(self, messages: Sequence[Message]) -> Tokens:
-        """Return the ids of a conversation and of the beginning of the reply.
-
-        The template is rendered with placeholders; its own text may contain special tokens, the contents may not.
-        """
-        if not self.adapter.can_chat:
-            raise RainError(f"judge model {self.name} has no chat template; choose a chat model")
-        marks = [MARK.format(i) for i in range(len(messages))]
-        for contents in (marks, [[{"type": "text", "text": mark}] for mark in marks]):  # some templates want parts
-            rest = self._render(messages, contents)
-            if all(mark in rest for mark in marks):
-                break
-        else:
-            raise RainError(f"the chat template of judge model {self.name} does not show the judged texts")
-        ids: Tokens = ()
-        for mark, message in zip(marks, messages, strict=True):
-            before, _, rest = rest.partition(mark)
-            ids += self.adapter.encode_trusted(before) + self.adapter.encode(message["content"].strip())
-        return ids + self.adapter.encode_trusted(rest)
-
-    def _render(self, messages: Sequence[Message], contents: Sequence[Any]) -> str:
-        """Return the template's text with these contents, "" if it does not take them."""
-        from jinja2 import TemplateError
-
-        turns: list[Mapping[str, Any]] = [{**m, "content": it} for m, it in zip(messages, contents, strict=True)]
-        try:
-            return str(self.adapter.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        except (ValueError, TypeError, KeyError, TemplateError):
-            return ""
 
     async def _generate(self, ids: Tokens, max_tokens: int) -> str:
         params = SamplingParams(max_tokens, greedy_first=True, stop=Stop(self.adapter.eos))

@@ -82,14 +82,6 @@ def test_texts_that_get_no_verdict_are_left_out_and_counted(tmp_path: Path) -> N
     assert summary.nulls["harmless"] == 2
 
 
-@pytest.mark.parametrize(
-    ("row", "named"),
-    [
-        ({"response": "a"}, "line 2.*'label'"),
-        ({"response": "a", "jailbroken": "no"}, "line 2.*'jailbroken'"),
-        ({"jailbroken": True}, "line 2.*'response'"),
-    ],
-)
-def test_a_faulty_labelled_line_is_named(tmp_path: Path, row: dict[str, Any], named: str) -> None:
-    with pytest.raises(RainError, match=named):
-        load_queries(labelled(tmp_path, {"response": "a", "jailbroken": True}, row), None)
+def test_a_faulty_labelled_line_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RainError, match="line 2.*'jailbroken'"):
+        load_queries(labelled(tmp_path, {"response": "a", "label": 1}, {"response": "a", "jailbroken": "no"}), None)

@@ -9,12 +9,10 @@ from rain.report.paper import PaperFigure, model_size, nearest_size, paper_figur
     ("name", "size"),
     [
         ("meta-llama/Llama-2-13b-chat-hf", 13.0),
-        ("lmsys/vicuna-7b-v1.5", 7.0),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.135),
         ("Qwen/Qwen2.5-0.5B", 0.5),
         ("/models/llama-70b/", 70.0),
         ("smollm2", 0.135),
-        ("gemma3-270m", 0.27),
         ("gpt2", None),
     ],
 )

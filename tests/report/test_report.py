@@ -111,20 +111,11 @@ def test_attack_success_names_every_judge_and_lower_is_better(tmp_path: Path) ->
     assert [figure["setting"] for figure in rows[0]["paper"]] == ["Vicuna-7B, white-box GCG", "Vicuna-7B, transfer GCG"]
 
 
-@pytest.mark.parametrize(
-    ("ahead", "behind", "expected"),
-    [
-        ("first", "second", "win"),
-        ("second", "first", "lose"),
-        ("first", "first", "tie"),
-        ("second", "second", "tie"),
-        ("tie", "tie", "tie"),
-        ("first", "tie", "tie"),
-        ("first", None, "null"),
-    ],
-)
-def test_a_pair_is_won_only_in_both_orders(ahead: Any, behind: Any, expected: str) -> None:
-    assert pair_result({("r", "raina,pa"): ahead, ("r", "pa,raina"): behind}, "r") == expected
+def test_a_pair_is_won_only_in_both_orders() -> None:
+    orders = [("first", "second"), ("second", "first"), ("first", "first"), ("first", "tie"), ("first", None)]
+    found = [pair_result({("r", "raina,pa"): ahead, ("r", "pa,raina"): behind}, "r") for ahead, behind in orders]
+    assert found == ["win", "lose", "tie", "tie", "null"]
+    assert pair_result({("r", "raina,pa"): "first"}, "r") == "open"
 
 
 def test_pairwise_counts_and_sign_test(tmp_path: Path) -> None:
