@@ -17,7 +17,7 @@ from rain.core.search import Search
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
-from rain.evaluators.base import Evaluator, SearchScorer
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
 from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
 from rain.settings import AlignerConfig
 from rain.text import (
@@ -271,9 +271,10 @@ class Generation:
         self._budget, self._started = budget, time.perf_counter()
         self._commits: list[CommittedText] = []
         self._session: Session = aligner.engine.session(prompt.id)
-        self._scorer: SearchScorer = aligner.evaluator.search(
-            aligner.engine, prompt.id, prompt.question, aligner.policy
+        context = SearchContext(
+            aligner.engine, self._session, prompt.id, prompt.tokens, prompt.question, aligner.policy
         )
+        self._scorer: SearchScorer = aligner.evaluator.search(context)
         inputs = SearchInputs(
             prompt=prompt.tokens,
             key=f"{prompt.seed}/{prompt.id}",

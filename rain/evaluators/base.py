@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rain.core.engine import Engine, Usage
+from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
 from rain.text import TextStopPolicy
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What an evaluator learns of one search.
+
+    Attributes:
+        engine: that the search runs on.
+        session: in which it writes.
+        name: of the session.
+        prompt: its ids.
+        question: the prompt, in the words of the user.
+        policy: tells which part of a response is its text.
+    """
+
+    engine: Engine
+    session: Session
+    name: str
+    prompt: Tokens
+    question: str
+    policy: TextStopPolicy
 
 
 class SearchScorer(ABC):
@@ -46,12 +70,50 @@ class Evaluator(ABC):
         return 0
 
     @abstractmethod
-    def search(self, engine: Engine, name: str, question: str, policy: TextStopPolicy) -> SearchScorer:
-        """Return the scorer of one search.
+    def search(self, context: SearchContext) -> SearchScorer:
+        """Return the scorer of one search."""
 
-        Args:
-            engine: that the search runs on.
-            name: of the search's session.
-            question: the prompt, in the words of the user.
-            policy: tells which part of a response is its text.
-        """
+
+class WorstOf(Evaluator):
+    """Several evaluators of which the smallest score counts."""
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self.evaluators = evaluators
+
+    async def warm_up(self, engine: Engine) -> None:
+        """Compute what all prompts share."""
+        for evaluator in self.evaluators:
+            await evaluator.warm_up(engine)
+
+    def overhead(self, question: str) -> int:
+        """Return the largest of the overheads."""
+        return max(evaluator.overhead(question) for evaluator in self.evaluators)
+
+    def search(self, context: SearchContext) -> SearchScorer:
+        """Return the scorer of one search."""
+        return WorstScorer([evaluator.search(context) for evaluator in self.evaluators])
+
+
+class WorstScorer(SearchScorer):
+    """The smallest of several scores."""
+
+    def __init__(self, scorers: Sequence[SearchScorer]) -> None:
+        super().__init__()
+        self.scorers = scorers
+
+    async def score(self, response: Tokens) -> float:
+        """Return the smallest score; all are computed at the same time."""
+        scores = await asyncio.gather(*(scorer.score(response) for scorer in self.scorers))
+        self.evaluations = sum(scorer.evaluations for scorer in self.scorers)
+        self.usage = sum((scorer.usage for scorer in self.scorers), Usage())
+        return min(scores)
+
+    def commit(self, response: Tokens) -> None:
+        """Tell all."""
+        for scorer in self.scorers:
+            scorer.commit(response)
+
+    async def close(self) -> None:
+        """Close all."""
+        for scorer in self.scorers:
+            await scorer.close()

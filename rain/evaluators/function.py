@@ -7,10 +7,9 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchScorer
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
 from rain.text import TextStopPolicy
 
 TextScorer = Callable[[str, str], float | Awaitable[float]]
@@ -23,9 +22,9 @@ class FunctionEvaluator(Evaluator):
     def __init__(self, function: TextScorer) -> None:
         self.function = function
 
-    def search(self, engine: Engine, name: str, question: str, policy: TextStopPolicy) -> FunctionScorer:
+    def search(self, context: SearchContext) -> FunctionScorer:
         """Return the scorer of one search."""
-        return FunctionScorer(self.function, question, policy)
+        return FunctionScorer(self.function, context.question, context.policy)
 
 
 class FunctionScorer(SearchScorer):

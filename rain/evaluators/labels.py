@@ -14,7 +14,7 @@ from rain.core.engine import Engine, Session
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchScorer
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
 from rain.evaluators.templates import Template
 from rain.text import PROBES, TextStopPolicy, TokenizerAdapter, common_start
 
@@ -173,9 +173,10 @@ class LabelEvaluator(Evaluator):
         longest = max(len(prompt.tail) for prompt in self.prompt.label_prompts)
         return len(self.prompt.context(question)) + longest
 
-    def search(self, engine: Engine, name: str, question: str, policy: TextStopPolicy) -> SelfEvaluator:
+    def search(self, context: SearchContext) -> SelfEvaluator:
         """Return the scorer of one search, with a session of its own for the evaluation prompts."""
-        return SelfEvaluator(self, engine.session(f"{name}/judge"), question, policy)
+        session = context.engine.session(f"{context.name}/judge")
+        return SelfEvaluator(self, session, context.question, context.policy)
 
 
 class SelfEvaluator(SearchScorer):

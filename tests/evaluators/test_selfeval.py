@@ -13,6 +13,7 @@ from support.tiny_task import LETTERS, SHIPPED, WORDS, template
 from rain.core.engine import Engine, Session, Usage
 from rain.core.errors import RainError
 from rain.engines.toy import EOS, ToyTokenizer
+from rain.evaluators.base import SearchContext
 from rain.evaluators.labels import (
     EvaluationConfig,
     LabelEvaluator,
@@ -55,7 +56,8 @@ class Judge(Engine, Session):
 def evaluator(folder, answer, text=LETTERS, cut=False, stop=(), **config):
     judge, prompt = Judge(answer), SelfEvalPrompt(template(folder, text), TOY)
     found = LabelEvaluator(prompt, EvaluationConfig(**config), cut)
-    return found.search(judge, "p", "Why?", TextStopPolicy(TOY, stop)), judge
+    context = SearchContext(judge, judge.session("p"), "p", (), "Why?", TextStopPolicy(TOY, stop))
+    return found.search(context), judge
 
 
 def fixed(letter_a, letter_b):

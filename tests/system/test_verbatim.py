@@ -13,6 +13,7 @@ from support.tiny_task import PROMPT_FILES, ROOT, SHIPPED
 
 from rain.core.types import Tokens
 from rain.engines.toy import ToyEngine, ToySession, ToyTokenizer
+from rain.evaluators.base import SearchContext
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.templates import Template, load_prompt
 from rain.text import PromptFormatter, TextStopPolicy, TokenizerAdapter
@@ -52,7 +53,8 @@ def judge(prompt: SelfEvalPrompt, question: str, response: Tokens) -> Asked:
     """Score a response to a question; return what the engine was asked."""
     engine = Listener()
     evaluator = LabelEvaluator(prompt, EvaluationConfig())
-    asyncio.run(evaluator.search(engine, "p", question, TextStopPolicy(prompt.adapter)).score(response))
+    context = SearchContext(engine, engine.session("p"), "p", (), question, TextStopPolicy(prompt.adapter))
+    asyncio.run(evaluator.search(context).score(response))
     return engine.asked
 
 

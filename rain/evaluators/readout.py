@@ -1,0 +1,143 @@
+"""``readout:NAME|FILE``: a straight line through the model's own hidden states, in the context in which it writes.
+
+With h_i the output of decoder layer l at the i-th token of a response (before the final norm)::
+
+    logit(text) = bias + mean_i w . h_i          score(text) = tanh(logit / 2) = 2 p(good) - 1
+
+Both are linear, so a search needs one number a token, which the engine keeps beside keys and values: an evaluation
+computes at most the last token of a text, and no evaluation prompt. Related: arXiv 2310.06824, 2406.11717 (probing),
+2104.05218 and 2310.17022 (value heads for decoding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rain.core.engine import Engine, ReadOut
+from rain.core.errors import RainError
+from rain.core.types import Tokens
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
+
+CHAT = "chat template"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ReadOutFile:
+    """A learnt read-out; it belongs to one model, one prompt format and one layer.
+
+    Attributes:
+        name: what it tells apart, such as "harmless".
+        model: name of the model, for messages.
+        prompt_format: "chat template", or the digest of a prompt file.
+        layer: see ``ReadOut``.
+        weights: of the mean hidden state, (hidden size,), calibrated.
+        bias: of the calibrated logit.
+        measured: held-out figures and the data that it was learnt on, for people.
+    """
+
+    name: str
+    model: str
+    prompt_format: str
+    layer: int
+    weights: tuple[float, ...]
+    bias: float
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str, model: str) -> ReadOutFile:
+        """Read a file, or one that comes with RAIN: ``NAME`` for an embedded model.
+
+        Raises:
+            RainError: there is no such read-out, or the file is not one; the message names it.
+        """
+        path = Path(name)
+        shipped = resources.files("rain.evaluators") / "readouts" / f"{name}_{model}.json"
+        if not path.is_file() and not shipped.is_file():
+            raise RainError(f"there is no read-out {name!r} for {model}: give a file of rain preflight --learn")
+        try:
+            data = json.loads((path if path.is_file() else shipped).read_text(encoding="utf-8"))
+            if data.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            return cls(**{**data, "weights": tuple(map(float, data["weights"]))})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RainError(f"{name} is not a read-out file ({error}); make one with rain preflight --learn") from error
+
+    def as_json(self) -> bytes:
+        """Return the file's content."""
+        return json.dumps({"format": FORMAT, **asdict(self)}).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name the read-out in records."""
+        return hashlib.sha256(self.as_json()).hexdigest()[:16]
+
+    def check(self, model: str, prompt_format: str) -> None:
+        """Refuse another model or prompt format than it was learnt with.
+
+        Raises:
+            RainError: the message says which.
+        """
+        for what, own, used in (("model", self.model, model), ("prompt format", self.prompt_format, prompt_format)):
+            if own != used:
+                raise RainError(f"the read-out {self.name} was learnt with the {what} {own!r}, not {used!r}")
+
+
+def prompt_format(prompt_file: Any) -> str:
+    """Return the name of a prompt format: the chat template, or the digest of a prompt file's texts."""
+    return CHAT if prompt_file is None else hashlib.sha256(json.dumps(prompt_file).encode()).hexdigest()[:16]
+
+
+class ReadOutEvaluator(Evaluator):
+    """Scores texts with one or more read-outs; the smallest score counts.
+
+    Args:
+        files: for this model and prompt format.
+        invert: steer to the other side.
+    """
+
+    def __init__(self, files: list[ReadOutFile], invert: bool = False) -> None:
+        self.files, self.invert = files, invert
+        self.biases = np.array([file.bias for file in files])
+
+    async def warm_up(self, engine: Engine) -> None:
+        """Have the engine compute the read-outs of every token."""
+        engine.set_read_outs([ReadOut(file.layer, np.array(file.weights)) for file in self.files])
+
+    def search(self, context: SearchContext) -> ReadOutScorer:
+        """Return the scorer of one search, on the session in which it writes."""
+        return ReadOutScorer(self, context)
+
+    def score(self, means: Any) -> float:
+        """Return the score of a text from its mean read-outs, in [-1, 1]."""
+        logit = float(np.min((1 - 2 * self.invert) * (self.biases + means)))
+        if not math.isfinite(logit):
+            raise RainError("a read-out is not a finite number; the model's numbers cannot be used")
+        return math.tanh(logit / 2)
+
+
+class ReadOutScorer(SearchScorer):
+    """Scores the texts of one search; the same text is read once, an empty one is undecided."""
+
+    def __init__(self, evaluator: ReadOutEvaluator, context: SearchContext) -> None:
+        super().__init__()
+        self.evaluator, self.session, self.prompt = evaluator, context.session, context.prompt
+        self.policy = context.policy
+        self._scores: dict[Tokens, float] = {}
+
+    async def score(self, response: Tokens) -> float:
+        """Return the score of a response, in [-1, 1]."""
+        text = self.policy.visible(response)
+        if text not in self._scores:
+            self.evaluations += 1
+            means = await self.session.read_out(self.prompt + text, len(self.prompt)) if text else None
+            self._scores[text] = 0.0 if means is None else self.evaluator.score(means)
+        return self._scores[text]
