@@ -15,16 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from rain.core.engine import (
-    Continuation,
-    Engine,
-    EngineStats,
-    ReadOut,
-    SamplingParams,
-    Session,
-    Usage,
-    check_request,
-)
+from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
 from rain.core.errors import RainError
 from rain.core.types import Vector
 from rain.engines.local.kv_cache import KvTree

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.vllm_models import save_tiny_model
+from support.tiny_models import save_tiny_model
 
 from rain.cli import main
 

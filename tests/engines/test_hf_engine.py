@@ -96,7 +96,6 @@ def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(ki
 def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
     """Next-token and candidate log-probabilities over commits, two sessions at once and a cached evaluation prompt."""
     model, tokenizer = smollm2
-    before = model.config._attn_implementation
     engine = Witness(HfEngine(model, tokenizer, max_batch_tokens=64))
     prompt = tuple(tokenizer.encode("Human: My sister forgot my birthday.\n\nAssistant: I am sorry"))
     judge = tuple(tokenizer.encode("Is the reply kind? Human: My sister forgot my birthday.\n\nAssistant:"))
@@ -116,11 +115,9 @@ def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
         await engine.cache_prefix(judge)
         await asyncio.gather(search(prompt, judge + prompt[-2:]), search(prompt[:-1], judge + prompt[-1:]))
 
-    try:
-        asyncio.run(run())
-        assert largest_error(engine.log, model) < 2e-4
-    finally:
-        model.set_attn_implementation(before)
+    asyncio.run(run())
+    assert largest_error(engine.log, model) < 2e-4
+    asyncio.run(engine.engine.close())
 
 
 def test_every_tree_token_is_computed_once():

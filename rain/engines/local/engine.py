@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from rain.core.engine import (
-    Continuation,
-    Engine,
-    EngineStats,
-    ReadOut,
-    SamplingParams,
-    Session,
-    Usage,
-    check_request,
-)
+from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
 from rain.core.errors import RainError
 from rain.core.types import Tokens, Vector
 from rain.engines.local import sequence
