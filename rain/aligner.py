@@ -18,7 +18,7 @@ from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
-from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
+from rain.evaluators.registry import open_evaluator
 from rain.settings import AlignerConfig
 from rain.text import (
     Message,
@@ -103,7 +103,7 @@ class Aligner:
         engine: of the language model.
         tokenizer: of the language model.
         encoder: of texts, for the similarity of siblings.
-        evaluator: scores texts; None: the model itself, by the configuration's template.
+        evaluator: scores texts; None: those of the configuration.
         eager: see ``Search``.
 
     Raises:
@@ -124,8 +124,8 @@ class Aligner:
         self.config, self.engine, self.encoder, self.eager = config, engine, encoder, eager
         self.adapter = TokenizerAdapter(tokenizer, engine.eos)
         self.formatter = PromptFormatter(self.adapter, config.prompt_file)
-        self.evaluator = evaluator or LabelEvaluator(
-            SelfEvalPrompt(config.template, self.adapter), config.evaluation, task.cut_after_full_stop
+        self.evaluator = evaluator or open_evaluator(
+            config.evaluators, config.template, config.evaluation, self.adapter, task.cut_after_full_stop
         )
         self.policy = TextStopPolicy(
             self.adapter, task.stop_strings, task.to_end, task.rollout_limit, self.adapter.pausing_tokens()

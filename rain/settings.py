@@ -17,6 +17,7 @@ from rain.core.errors import RainError
 from rain.core.fields import flag, setting, validate
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.labels import EvaluationConfig, read_calibration
+from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import build
 from rain.tasks.task import Task
@@ -36,6 +37,9 @@ class PromptingConfig:
 class SourcesConfig:
     """Where evaluation template and calibration come from; what they say is in ``AlignerConfig``."""
 
+    evaluator: tuple[str, ...] = setting(
+        ("labels",), f"what scores texts: {KINDS}; of several the smallest score counts"
+    )
     templates: str = setting("", "self-evaluation template: a file, or a folder with one of the task's file name")
     calibration: str = setting("", "offset and scale for the votes: a file written by rain preflight")
     preset: str = setting(
@@ -79,6 +83,7 @@ class AlignerConfig:
         task: whose stop rules hold.
         model: what answers.
         prompting, evaluation, search: settings by subject.
+        evaluators: what scores texts.
         template: what the model is asked about its text.
         prompt_file: the format of a question; None: the model's chat template.
     """
@@ -88,6 +93,7 @@ class AlignerConfig:
     prompting: PromptingConfig
     evaluation: EvaluationConfig
     search: RainConfig
+    evaluators: tuple[Spec, ...]
     template: Template
     prompt_file: PromptFile | None
 
@@ -103,7 +109,7 @@ class AlignerConfig:
         task = {name: getattr(self.task, name) for name in TASK_RULES}
         template, prompt_file = dataclasses.asdict(self.template), self.prompt_file
         texts = {"template": _digest(template), "prompt_file": _digest(prompt_file) if prompt_file else None}
-        names = {"template_name": template["name"]}
+        names = {"evaluators": [describe(spec) for spec in self.evaluators], "template_name": template["name"]}
         return {"task": self.task.name, "rules": task, **parts, **names, **texts}
 
 
@@ -169,14 +175,16 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
     sources = build(SourcesConfig, *layers)
     prompting = build(PromptingConfig, *layers)
+    prompt_file = None if prompting.chat_template else load_prompt(task.path(task.prompt))
     aligner = AlignerConfig(
         task=task,
         model=build(ModelConfig, *layers),
         prompting=prompting,
         evaluation=build(EvaluationConfig, *layers),
         search=build(RainConfig, *layers),
+        evaluators=tuple(parse_spec(spec, model, prompt_file) for spec in sources.evaluator),
         template=Template.from_file(template_path(task, sources.templates)),
-        prompt_file=None if prompting.chat_template else load_prompt(task.path(task.prompt)),
+        prompt_file=prompt_file,
     )
     placement = build(PlacementConfig, *layers)
     check_engine(aligner.model, placement)
