@@ -133,14 +133,13 @@ def compare_commit(move: Mapping[str, Any], commit: Commit, result: Comparison) 
         compare_nodes("tree", tree, dict(nodes_below(commit.root)), result)
 
 
-async def replay(trace: Mapping[str, Any]) -> Comparison:
-    """Search again with the recorded answers and compare; stops at the first difference.
+def recorded_config(trace: Mapping[str, Any]) -> RainConfig:
+    """Return the constants of the recorded search.
 
-    Source: the traces were recorded from the published code; ``max_draws`` is 9 since duplicates were drawn anew
-    before the candidates were recorded.
+    ``max_draws`` keeps its default 9, since duplicates were drawn anew before the candidates were recorded.
     """
     settings = trace["config"]
-    config = RainConfig(
+    return RainConfig(
         max_simulations=settings["maxT"],
         min_visits=settings["minT"],
         value_threshold=settings["Vt"],
@@ -150,9 +149,13 @@ async def replay(trace: Mapping[str, Any]) -> Comparison:
         similarity_weight=settings["gamma"],
         similarity_threshold=settings["similarity_threshold"],
     )
+
+
+async def replay(trace: Mapping[str, Any]) -> Comparison:
+    """Search again with the recorded answers of the published code and compare; stops at the first difference."""
     scorer, session = RecordedScorer(trace), ScriptedSession(trace["calls"])
-    inputs = SearchInputs(tuple(trace["prompt"]), "replay", scorer, scorer, RecordedPolicy(settings["eos"]))
-    search = Search(inputs, session, config)
+    inputs = SearchInputs(tuple(trace["prompt"]), "replay", scorer, scorer, RecordedPolicy(trace["config"]["eos"]))
+    search = Search(inputs, session, recorded_config(trace))
     moves = [move for move in trace["moves"] if move["committed"] is not None]
     result = Comparison(recorded_expansions=len(trace["calls"]["expand"]))
     try:
