@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def printable(text: str) -> str:
     """Return text with control characters, other than newlines and tabs, as escapes: it cannot steer a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return printable text in which newlines and tabs are escapes too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def escape_unencodable() -> None:
+    """From now on, print characters that the terminal's encoding lacks as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
