@@ -7,13 +7,12 @@ import json
 import math
 
 import pytest
+from support.judge import Judge, open_scorer
 from support.tiny_models import metaspace_tokenizer
 from support.tiny_task import LETTERS, SHIPPED, WORDS, template
 
-from rain.core.engine import Engine, Session, Usage
 from rain.core.errors import RainError
 from rain.engines.toy import EOS, ToyTokenizer
-from rain.evaluators.base import SearchContext
 from rain.evaluators.labels import (
     EvaluationConfig,
     LabelEvaluator,
@@ -22,42 +21,19 @@ from rain.evaluators.labels import (
     read_calibration,
 )
 from rain.evaluators.templates import Template
-from rain.text import TextStopPolicy, TokenizerAdapter
+from rain.text import TokenizerAdapter
 
 TOY = TokenizerAdapter(ToyTokenizer())
 LLAMA = TokenizerAdapter(metaspace_tokenizer())
 
 
-class Judge(Engine, Session):
-    """Says how likely each label is by the text that it is asked about, and keeps that text."""
-
-    def __init__(self, answer):
-        self.answer, self.asked, self.committed, self.cached, self.usage = answer, [], [], [], Usage()
-
-    def session(self, name):
-        return self
-
-    async def cache_prefix(self, prefix):
-        self.cached.append(prefix)
-
-    async def generate(self, prefix, params):
-        raise AssertionError("an evaluation generates nothing")
-
-    async def next_logprobs(self, prefix, *, top=0, ids=()):
-        text = TOY.decode(prefix)
-        self.asked.append(text)
-        await asyncio.sleep(0)
-        return {token: self.answer(text, chr(token)) for token in ids}
-
-    def commit(self, prefix):
-        self.committed.append(TOY.decode(prefix))
+def evaluator(folder, answer, text=LETTERS, **options):
+    judge = Judge(lambda prefix, label: answer(TOY.decode(prefix), chr(label)))
+    return open_scorer(SelfEvalPrompt(template(folder, text), TOY), judge, **options), judge
 
 
-def evaluator(folder, answer, text=LETTERS, cut=False, stop=(), **config):
-    judge, prompt = Judge(answer), SelfEvalPrompt(template(folder, text), TOY)
-    found = LabelEvaluator(prompt, EvaluationConfig(**config), cut)
-    context = SearchContext(judge, judge.session("p"), "p", (), "Why?", TextStopPolicy(TOY, stop))
-    return found.search(context), judge
+def asked(judge):
+    return [TOY.decode(prefix) for prefix, _ in judge.asked]
 
 
 def fixed(letter_a, letter_b):
@@ -96,7 +72,7 @@ def test_both_orders_are_asked_about_the_whole_text_in_its_place(tmp_path):
     score(scorer, " Because.")
     start = "Is it kind?\nHuman: Why?\n\nAssistant: Because.\n"
     ends = ("(A) kind\n(B) unkind\nThe answer is: (", "(A) unkind\n(B) kind\nThe answer is: (")
-    assert judge.asked == [start + end for end in ends]
+    assert asked(judge) == [start + end for end in ends]
 
 
 def test_soft_votes_are_tanh_of_the_scaled_mean_log_odds_beyond_the_offset(tmp_path):
@@ -151,15 +127,15 @@ def test_a_text_is_judged_once_even_if_it_is_asked_for_twice_at_once(tmp_path):
 def test_only_what_is_visible_is_judged(tmp_path):
     scorer, judge = evaluator(tmp_path, honest, stop=("\nHuman:",))
     score(scorer, " ab\nHuman: cd")
-    assert all("Assistant: ab\n(A)" in text for text in judge.asked)
+    assert all("Assistant: ab\n(A)" in text for text in asked(judge))
 
 
 def test_for_truth_a_text_is_cut_after_its_last_full_stop(tmp_path):
     scorer, judge = evaluator(tmp_path, honest, cut=True)
     for text in (" One. Two. Thr", " no stop", " One. Two. Other"):
         score(scorer, text)
-    assert "Assistant: One. Two.\n(A)" in judge.asked[0]
-    assert "Assistant: no stop\n(A)" in judge.asked[2]
+    assert "Assistant: One. Two.\n(A)" in asked(judge)[0]
+    assert "Assistant: no stop\n(A)" in asked(judge)[2]
     assert len(judge.asked) == 4, "the third text is the first one"
 
 
@@ -174,14 +150,14 @@ def test_a_commit_tells_the_engine_how_every_later_evaluation_begins(tmp_path):
     scorer, judge = evaluator(tmp_path, honest)
     scorer.commit((*TOY.encode(" ab"), EOS))
     score(scorer, " ab c")
-    [prefix] = judge.committed
+    [prefix] = map(TOY.decode, judge.committed)
     assert prefix.endswith("Assistant: ab")
-    assert all(text.startswith(prefix) for text in judge.asked)
+    assert all(text.startswith(prefix) for text in asked(judge))
 
 
 @pytest.mark.parametrize("adapter", [TOY, LLAMA], ids=["bytes", "llama"])
 def test_what_is_computed_ahead_begins_every_evaluation(adapter, tmp_path):
-    prompt, judge = SelfEvalPrompt(template(tmp_path), adapter), Judge(honest)
+    prompt, judge = SelfEvalPrompt(template(tmp_path), adapter), Judge()
     asyncio.run(LabelEvaluator(prompt, EvaluationConfig()).warm_up(judge))
     [shared] = judge.cached
     assert len(shared) > 15

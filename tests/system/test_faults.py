@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.stand_ins import EOS, FakeSession, run_search, search
 from support.tiny_models import metaspace_tokenizer, tiny_model
-from support.tiny_task import ROOT, decisions, make_aligner, make_task, prompts, records
+from support.tiny_task import decisions, make_aligner, make_task, prompts, records
 
 from rain.core.config import RainConfig
 from rain.engines.local.engine import HfEngine
@@ -43,14 +43,6 @@ def test_fault_3_label_tokens_come_from_the_tokenizer_in_context(tmp_path):
                 texts.append((adapter.decode(label), adapter.decode(ask.tail + label)[-2:]))
     letters = [("A", "(A"), ("B", "(B"), ("B", "(B"), ("A", "(A")]
     assert texts == letters + [(whole, whole) for _, whole in letters]
-
-
-def test_fault_3_smollm2_is_asked_for_its_own_letters(smollm2_tokenizer):
-    template = Template.from_file(ROOT / "HH" / "templates" / "harmless_letters.txt")
-    first, second = SelfEvalPrompt(template, TokenizerAdapter(smollm2_tokenizer)).label_prompts
-    a, b = (smollm2_tokenizer.encode(f"Assistant: ok.\n\n(A) x\nThe answer is: ({letter}")[-1] for letter in "AB")
-    assert (first.positive, first.negative) == ((a,), (b,)) == (second.negative, second.positive)
-    assert {a, b}.isdisjoint({319, 350, 29909, 29933})
 
 
 def test_fault_4_an_end_of_sequence_inside_a_token_set_ends_the_response():

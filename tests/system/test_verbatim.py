@@ -3,59 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, unicode_prompts
+from support.judge import Judge, open_scorer
 from support.tiny_task import PROMPT_FILES, ROOT, SHIPPED
 
-from rain.core.types import Tokens
-from rain.engines.toy import ToyEngine, ToySession, ToyTokenizer
-from rain.evaluators.base import SearchContext
-from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
+from rain.engines.toy import ToyTokenizer
+from rain.evaluators.labels import SelfEvalPrompt
 from rain.evaluators.templates import Template, load_prompt
-from rain.text import PromptFormatter, TextStopPolicy, TokenizerAdapter
+from rain.text import PromptFormatter, TokenizerAdapter
 
 HARMLESS = ROOT / "HH" / "templates" / "harmless_letters.txt"
 TEXTS = (*TEMPLATE_WORDS, *SPECIAL_TOKENS, *ODD)
-Asked = list[tuple[Tokens, tuple[int, ...]]]
-
-
-class Listener(ToyEngine):
-    """Keeps what its sessions were asked, and finds all labels equally likely."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: Asked = []
-
-    def session(self, name: str) -> ToySession:
-        listener = self
-
-        class Listening(ToySession):
-            async def next_logprobs(
-                self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
-            ) -> dict[int, float]:
-                listener.asked.append((tuple(prefix), tuple(ids)))
-                return dict.fromkeys(ids, -1.0)
-
-        return Listening(self)
 
 
 @pytest.fixture(scope="module", params=["bytes", "smollm2"])
 def adapter(request: pytest.FixtureRequest) -> TokenizerAdapter:
     bytewise = request.param == "bytes"
     return TokenizerAdapter(ToyTokenizer() if bytewise else request.getfixturevalue("smollm2_tokenizer"))
-
-
-def judge(prompt: SelfEvalPrompt, question: str, response: Tokens) -> Asked:
-    """Score a response to a question; return what the engine was asked."""
-    engine = Listener()
-    evaluator = LabelEvaluator(prompt, EvaluationConfig())
-    context = SearchContext(engine, engine.session("p"), "p", (), question, TextStopPolicy(prompt.adapter))
-    asyncio.run(evaluator.search(context).score(response))
-    return engine.asked
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
@@ -70,8 +38,9 @@ def test_words_in_a_prompt_never_change_what_is_asked(path: Path, adapter: Token
         before = prompt.context(question)
         assert adapter.decode(before) == template.head + question + template.middle
         assert adapter.special.isdisjoint(before[len(adapter.bos) :])
-        whole = [(before + response + tail, labels) for tail, labels in wanted]
-        assert judge(prompt, question, response) == whole
+        judge = Judge()
+        asyncio.run(open_scorer(prompt, judge, question).score(response))
+        assert judge.asked == [(before + response + tail, labels) for tail, labels in wanted]
 
 
 @pytest.mark.parametrize("path", PROMPT_FILES, ids=lambda path: path.parts[-3])

@@ -155,16 +155,11 @@ def test_prompts_begin_with_what_is_shared(toy, llama):
         shared = formatter.shared_prefix()
         assert len(shared) >= 16
         assert all(formatter.encode(text)[: len(shared)] == shared for text in ("a", "Why", "9", " x", "?"))
+    assert formatter.encode("he").count(0) == 1 == len(llama.bos)
 
 
 def test_a_short_shared_prefix_is_not_worth_caching(real):
     assert PromptFormatter(real, PromptFile("Human: ", "")).shared_prefix() == ()
-
-
-def test_a_prompt_begins_with_what_the_tokenizer_puts_before_every_text(llama):
-    first, *others = PromptFormatter(llama, FORMAT).encode("he")
-    assert first == 0
-    assert 0 not in others
 
 
 def test_a_chat_template_keeps_its_own_special_tokens_and_no_others(real):

@@ -1,0 +1,40 @@
+"""A model that only judges: it keeps what it is asked and says what it is told to say."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rain.core.engine import Engine, Session, Usage
+from rain.evaluators.base import SearchContext
+from rain.evaluators.labels import EvaluationConfig, LabelEvaluator
+from rain.text import TextStopPolicy
+
+
+class Judge(Engine, Session):
+    """Gives each label a log-probability by the ids that it follows; keeps those ids with the labels."""
+
+    def __init__(self, answer=lambda prefix, label: -1.0):
+        self.answer, self.asked, self.committed, self.cached, self.usage = answer, [], [], [], Usage()
+
+    def session(self, name):
+        return self
+
+    async def cache_prefix(self, prefix):
+        self.cached.append(tuple(prefix))
+
+    async def generate(self, prefix, params):
+        raise AssertionError("an evaluation generates nothing")
+
+    async def next_logprobs(self, prefix, *, top=0, ids=()):
+        self.asked.append((tuple(prefix), tuple(ids)))
+        await asyncio.sleep(0)
+        return {label: self.answer(tuple(prefix), label) for label in ids}
+
+    def commit(self, prefix):
+        self.committed.append(tuple(prefix))
+
+
+def open_scorer(prompt, judge, question="Why?", stop=(), cut=False, **config):
+    """Return the scorer of one search."""
+    context = SearchContext(judge, judge, "p", (), question, TextStopPolicy(prompt.adapter, stop))
+    return LabelEvaluator(prompt, EvaluationConfig(**config), cut).search(context)
