@@ -53,6 +53,19 @@ def test_a_prompt_that_fails_gives_an_error_record_and_the_others_answers(questi
     assert bad == error_record(aligner.config, prompts(question)[0], bad["error"])
 
 
+def test_a_prompt_of_ten_million_characters_is_refused_before_it_is_tokenised(aligner, engine):
+    engine.context = 2048
+
+    class Unread(type(aligner.adapter)):
+        def encode(self, text):
+            raise AssertionError("it was tokenised")
+
+    aligner.adapter.__class__ = Unread
+    for prompt in ("7" * 10_000_000, [{"role": "user", "content": "7" * 10_000_000}]):
+        with pytest.raises(RainError, match="10000000 characters leaves no room"):
+            aligner.prepare("p", prompt)
+
+
 def test_every_session_of_a_record_is_closed_and_belongs_to_its_prompt(aligner, engine):
     records(aligner, prompts("one", "two"), concurrency=2)
     assert sorted(engine.opened) == sorted(f"tiny-0000{i}{end}" for i in (0, 1) for end in ("", "/judge", "/plain"))

@@ -154,6 +154,15 @@ def test_leaving_an_async_stream_early_closes_its_sessions(stuck, engine):
     assert engine.idle.wait(60)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, even where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("call", ["generate", "stream"])
 def test_an_interrupt_from_the_keyboard_closes_the_sessions(call, open_rain, engine):
     count = iter(range(10**6))
