@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine, SamplingParams, Session
-from rain.core.errors import RainError
+from rain.core.errors import RainError, WorkerFault
 from rain.core.problem import SearchInputs
 from rain.core.search import Search
 from rain.core.types import Tokens
@@ -29,6 +29,9 @@ from rain.text import (
     TokenizerAdapter,
     check_messages,
 )
+
+LONGEST_TOKEN = 16
+"""Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
 
 SPARE_TOKENS = 16
 """Left free in the context, since text that is encoded again may need a few tokens more."""
@@ -159,7 +162,17 @@ class Aligner:
         Raises:
             RainError: the prompt is empty or too long.
         """
-        tokens: Tokens = prompt if is_tokens(prompt) else self.formatter.encode(prompt)  # type: ignore[arg-type]
+        if is_tokens(prompt):
+            tokens = prompt
+        else:
+            text: str | Sequence[Message] = prompt  # type: ignore[assignment]
+            length = len(text) if isinstance(text, str) else sum(len(part["content"]) for part in check_messages(text))
+            if length > LONGEST_TOKEN * self.engine.context:
+                raise RainError(
+                    f"the prompt of {length} characters leaves no room for an answer in the model's context of "
+                    f"{self.engine.context} tokens"
+                )
+            tokens = self.formatter.encode(text)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
         question = question if question is not None else self._question(prompt)
@@ -234,13 +247,18 @@ class Aligner:
         return Answer(self.policy.text(tokens).strip(), finish, (), cost, tokens)
 
     async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit: None) -> dict[str, Any]:
-        """Return the result record of a prompt; a prompt that fails gives a record with ``error``."""
+        """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.
+
+        Raises:
+            WorkerFault: what answers is gone.
+            Exception: anything unexpected; the prompt may be the reason, or a device that breaks.
+        """
         try:
             answers = await self._answers(prompt, on_commit)
+        except WorkerFault:
+            raise
         except RainError as error:
             return error_record(self.config, prompt, str(error))
-        except Exception as error:  # one prompt's fault must not cost the others their answers
-            return error_record(self.config, prompt, f"{type(error).__name__}: {error}")
         return {"id": prompt.id, "question": prompt.question, **answers, **prompt.extra, **_origin(self.config)}
 
     async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> dict[str, Any]:

@@ -21,14 +21,16 @@ from rain.judges.command import add_judge_arguments, judge_config, judge_run
 from rain.judges.queries import load_run
 from rain.pool.devices import cpu_cores, visible_gpus, worker_environments
 from rain.pool.launchers import Launcher, LocalLauncher
-from rain.pool.pool import Pool, PoolConfig, PoolSummary
+from rain.pool.pool import Pool
 from rain.pool.ray_launcher import RayLauncher
+from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Job
 from rain.progress import Progress, example_answers
 from rain.results.run_dir import RunDir, read_results
 from rain.settings import CONFIGS, Settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
+from rain.terminal import escape_unencodable, printable
 from rain.worker import worker_main
 
 INTERRUPTED = 130
@@ -146,13 +148,14 @@ def judge_after_run(args: ParsedArgs, code: int) -> int:
 
 def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
+    escape_unencodable()
     try:
         args = parse(task, argv, prog)
         allocation = Run(args.settings)
         announce_preset(args.settings)
         return judge_after_run(args, allocation.answer())
     except RainError as error:
-        print(f"rain: error: {error}", file=sys.stderr)
+        print(printable(f"rain: error: {error}"), file=sys.stderr)
         return 2
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from rain.aligner import Aligner, CommittedText, open_aligner
-from rain.pool.worker import Job, WorkerArgs, WorkerLink
+from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
 from rain.settings import Settings
 
 
@@ -26,41 +25,44 @@ class WorkerLoop:
 
     async def run(self) -> None:
         """Answer jobs as they come until the parent says stop."""
+        beat = asyncio.create_task(self._beat())
         try:
             await self.aligner.warm_up()
             self.link.ready()
-            next_job = self._receive()
-            while True:
-                waiting: list[asyncio.Future[Any]] = [next_job, *self._tasks]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in self._tasks if task.done()]:
-                    self._tasks.remove(task)
-                    task.result()
-                if next_job.done():
-                    job = next_job.result()
-                    if job is None:
-                        return
-                    self._tasks.add(asyncio.create_task(self.answer(job)))
-                    next_job = self._receive()
+            while (job := await self._receive()) is not None:
+                task = asyncio.create_task(self.answer(job))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
         finally:
+            beat.cancel()
             await self.stop()
 
-    def _receive(self) -> asyncio.Future[Job | None]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self.link.receive)
+    async def _receive(self) -> Job | None:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.link.receive)
+
+    async def _beat(self) -> None:
+        """Give signs of life from the event loop, where a search or a model that hangs would stop them."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            self.link.alive()
 
     async def answer(self, job: Job) -> None:
-        """Answer one prompt and send its record."""
+        """Answer one prompt and send its record; what goes wrong here touches no other prompt."""
 
         def on_commit(commit: CommittedText) -> None:
             self.link.progress(job.id, {"simulations": commit.simulations, "text": commit.text})
 
-        self.link.record(job.id, await self.aligner.record(job.payload, on_commit))
+        try:
+            self.link.record(job.id, await self.aligner.record(job.payload, on_commit))
+        except Exception as error:
+            self.link.fault(job.id, error)
 
     async def stop(self) -> None:
         """Give up the jobs in progress and release the model."""
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.aligner.close()
 
 

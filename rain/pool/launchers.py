@@ -18,6 +18,7 @@ from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_process
 
 _POLL_S = 0.2
 _EXIT_S = 1.0
+_KILL_S = 10.0
 
 
 class ExitStatus(NamedTuple):
@@ -111,7 +112,7 @@ class LocalHandle(WorkerHandle):
     def kill(self) -> None:
         """Send SIGKILL and wait."""
         self._process.kill()
-        self._process.join()
+        self._process.join(_KILL_S)  # one that is stuck in a driver outlives its kill for a while
         self._reader.join(_EXIT_S)
 
     def exit_status(self) -> ExitStatus:

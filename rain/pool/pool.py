@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rain.core.errors import RainError
-from rain.pool.launchers import Launcher, WorkerHandle
-from rain.pool.worker import Event, Job
+from rain.pool.jobs import JobQueue
+from rain.pool.launchers import Launcher
+from rain.pool.state import Health, PoolConfig, PoolSummary, Slot
+from rain.pool.worker import Event, Fault, Job
 from rain.results.jsonl import Record
 
 _TICK_S = 0.2
@@ -22,63 +23,14 @@ _TERMINATE_S = 2.0
 Write = Callable[[int | str, Record], None]
 
 
-@dataclass(frozen=True)
-class PoolConfig:
-    """How many workers a pool has, and how patient it is.
-
-    Attributes:
-        nump: number of workers, at most one per job (count).
-        concurrency: maximum jobs in progress on one worker (count).
-        max_deaths: deaths of its worker after which a job is given up (count).
-        max_starts: attempts to start a worker that is killed before it gets a job, after which the run ends (count).
-        grace_s: time that workers have to return when they are asked to (seconds).
-    """
-
-    nump: int = 1
-    concurrency: int = 1
-    max_deaths: int = 3
-    max_starts: int = 3
-    grace_s: float = 10.0
-
-
-class PoolSummary(NamedTuple):
-    """How a run went: jobs done, jobs that failed, workers that died (counts), and whether the user stopped it."""
-
-    done: int
-    failed: int
-    deaths: int
-    interrupted: bool
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 1 if a job failed, else 0."""
-        return 130 if self.interrupted else int(self.failed > 0)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A worker.
-
-    Attributes:
-        handle: to the worker.
-        ready: whether it takes jobs.
-        jobs: its jobs in progress, by id.
-        served: whether it ever had a job.
-    """
-
-    handle: WorkerHandle
-    ready: bool = False
-    jobs: dict[str, Job] = field(default_factory=dict)
-    served: bool = False
-
-
 class Pool:
-    """Runs jobs on workers that may die at any moment.
+    """Runs jobs on workers that may fail or die at any moment.
 
     Jobs are handed out as workers finish others, so a slow job delays nobody. Only this process writes records, so the
-    jobs of a dead worker whose records have not arrived are not done; they go to other workers. A job whose worker died
-    `max_deaths - 1` times runs alone from then on, so that no neighbour is blamed for it, and is given up at the next
-    death.
+    jobs of a dead worker whose records have not arrived are not done; they go to other workers, after those that have
+    not been tried yet. A job whose worker died `max_deaths - 1` times runs alone from then on, so that no neighbour is
+    blamed for it, and is given up at the next death. A worker that fails with one job after the other is given up
+    itself.
 
     Args:
         launcher: starts the workers.
@@ -101,13 +53,11 @@ class Pool:
         self._write = write
         self._error_record = error_record
         self._on_event = on_event
-        self._slots: dict[int, _Slot] = {}
-        self._queue: deque[Job] = deque()
-        self._quarantine: deque[Job] = deque()
-        self._deaths: Counter[str] = Counter()
-        self._failed_starts: Counter[int] = Counter()
+        self._slots: dict[int, Slot] = {}
+        self._jobs = JobQueue((), config.max_deaths)
+        self._health: dict[int, Health] = {}  # of the workers that are not given up
         self._outcomes: Counter[str] = Counter()
-        self._interrupts = self._nump = 0
+        self._interrupts, self._watched = 0, time.monotonic()
 
     def run(self, jobs: Sequence[Job]) -> PoolSummary:
         """Do all jobs; a pool runs once.
@@ -121,14 +71,15 @@ class Pool:
         """
         if len({job.id for job in jobs}) < len(jobs):
             raise ValueError("two jobs have the same id")
-        self._queue.extend(jobs)
-        self._nump = min(self.config.nump, len(jobs))
+        self._jobs = JobQueue(jobs, self.config.max_deaths)
+        self._health = {index: Health() for index in range(min(self.config.nump, len(jobs)))}
         with self._interrupts_counted():
             try:
                 while self._outstanding() and not self._interrupts:
                     self._start_missing()
                     self._hand_out()
                     self._collect(_TICK_S)
+                    self._kill_silent()
             finally:
                 self._stop()
         done, failed, died = (self._outcomes[name] for name in ("done", "failed", "died"))
@@ -136,44 +87,47 @@ class Pool:
 
     def _outstanding(self) -> int:
         """Return the number of jobs that are neither done nor given up."""
-        in_progress = sum(len(slot.jobs) for slot in self._slots.values())
-        return len(self._queue) + len(self._quarantine) + in_progress
+        return len(self._jobs) + sum(len(slot.jobs) for slot in self._slots.values())
 
     def _start_missing(self) -> None:
-        for index in range(self._nump):
-            if index not in self._slots and (self._queue or self._quarantine):
-                self._slots[index] = _Slot(self._launcher.start(index))
+        for index, health in self._health.items():
+            if self._jobs and index not in self._slots and time.monotonic() >= health.since:
+                self._slots[index] = Slot(self._launcher.start(index))
 
     def _hand_out(self) -> None:
         """Give every ready worker jobs up to its share of the outstanding ones, so that late starters find some."""
-        share = -(-self._outstanding() // max(1, self._nump))  # rounded up
+        share = -(-self._outstanding() // max(1, len(self._health)))  # rounded up
         for slot in self._slots.values():
-            if not slot.ready:
+            if not slot.ready or slot.faults:
                 continue
-            if self._quarantine and not slot.jobs:
-                self._give(slot, self._quarantine.popleft())
-            width = 0 if any(map(self._is_suspect, slot.jobs)) else min(self.config.concurrency, share)
-            while self._queue and len(slot.jobs) < width:
-                self._give(slot, self._queue.popleft())
+            if not slot.jobs:
+                self._give(slot, suspect=True)
+            width = 0 if any(map(self._jobs.is_suspect, slot.jobs.values())) else min(self.config.concurrency, share)
+            while len(slot.jobs) < width and self._give(slot):
+                pass
 
-    def _give(self, slot: _Slot, job: Job) -> None:
+    def _give(self, slot: Slot, suspect: bool = False) -> bool:
+        job = self._jobs.take(slot.handle.index, self._health.keys(), suspect=suspect)
+        if job is None:
+            return False
         slot.jobs[job.id] = job
         slot.served = True
-        self._failed_starts[slot.handle.index] = 0
         slot.handle.send(job)
-
-    def _is_suspect(self, job: str) -> bool:
-        return self._deaths[job] >= max(1, self.config.max_deaths - 1)
+        return True
 
     def _collect(self, timeout_s: float, ending: bool = False) -> None:
         """Take in what the workers report; put back the jobs of those that died, unless the run is ending."""
         for event in self._launcher.events(timeout_s):
             slot = self._slots[event.worker]
+            slot.heard, slot.silent = True, 0.0
             if event.kind == "ready":
                 slot.ready = True
+                self._outcomes["ready"] += 1
             elif event.kind == "record":
                 del slot.jobs[event.job]
                 self._finish(event.worker, event.worker, event.job, event.data)
+            elif event.kind == "fault" and not ending:
+                self._on_fault(slot, event.job, event.data)
             elif event.kind == "exit":
                 del self._slots[event.worker]
                 status = slot.handle.exit_status()
@@ -181,6 +135,8 @@ class Pool:
                     self._on_death(slot, *status)
             elif event.kind == "fatal" and not ending:
                 raise RainError(str(event.data))
+            if slot.faults and not slot.jobs and not ending:
+                slot.handle.kill()
             if event.kind in ("ready", "progress"):
                 self._on_event(event)
 
@@ -188,30 +144,59 @@ class Pool:
         """Write a job's record; then, and only then, the job counts."""
         self._write(file, record)
         kind: Literal["done", "failed"] = "failed" if "error" in record else "done"
+        if kind == "done":
+            self._health[worker] = Health()
         self._outcomes[kind] += 1
         self._on_event(Event(kind, worker, job, record.get("error")))
 
-    def _on_death(self, slot: _Slot, killed: bool, reason: str) -> None:
-        """Put a dead worker's jobs back, or give them up; report it."""
-        index = slot.handle.index
+    def _kill_silent(self) -> None:
+        """Kill the workers that have given no sign of life for too long."""
+        now = time.monotonic()
+        passed = min(now - self._watched, 2 * _TICK_S)  # not the time for which this process was stopped itself
+        self._watched = now
+        for slot in self._slots.values():
+            slot.silent += passed if slot.heard else 0.0
+            if 0 < self.config.stall_s < slot.silent:
+                slot.reason = f"gave no sign of life for {self.config.stall_s:g} s (--stall-timeout) and was killed"
+                slot.silent = 0.0
+                slot.handle.kill()
+
+    def _on_fault(self, slot: Slot, job: str, fault: Fault) -> None:
+        """Put back a job that its worker could not do."""
+        slot.faults.append(fault)
+        if job:
+            self._put_back(slot, slot.jobs.pop(job), fault.reason, blame=not fault.sure)
+
+    def _on_death(self, slot: Slot, killed: bool, reason: str) -> None:
+        """Put a dead worker's jobs back, or give them up; report it; give up the worker if it fails again and again."""
+        index, sure = slot.handle.index, any(fault.sure for fault in slot.faults)
+        reason = slot.reason or (slot.faults[0].reason if slot.faults else reason)
         self._outcomes["died"] += 1
         self._on_event(Event("died", index, data=reason))
-        for job in reversed(slot.jobs.values()):
-            self._put_back(job, index, reason)
-        if not slot.served:
-            self._failed_starts[index] += 1
-            if not killed or self._failed_starts[index] >= self.config.max_starts:
-                raise RainError(f"worker {index} {reason} during start-up; see its output above")
+        for job in slot.jobs.values():
+            self._put_back(slot, job, reason)
+        health = self._health[index]
+        if sure or not slot.failed or not slot.failed <= health.failed:
+            health.failures += 1
+        health.failed |= slot.failed
+        if sure:
+            health.since = time.monotonic() + self.config.pause_s * 2 ** (health.failures - 1)
+        again = slot.served or (self._outcomes["ready"] if sure else killed and not slot.faults)
+        if again and health.failures < self.config.max_failures:
+            return
+        del self._health[index]
+        if not self._health and self._outstanding():
+            when = "" if slot.served else " during start-up" + ("" if sure else "; see its output above")
+            raise RainError(
+                f"no worker can continue: worker {index} {reason}{when} (failures in a row: {health.failures}); "
+                "what is done is kept, and the same command continues"
+            )
 
-    def _put_back(self, job: Job, worker: int, reason: str) -> None:
-        self._deaths[job.id] += 1
-        if self._deaths[job.id] >= self.config.max_deaths:
-            message = f"the worker died {self._deaths[job.id]} times on this prompt (the last one {reason})"
-            self._finish(worker, "lost", job.id, self._error_record(job, message))
-        elif self._is_suspect(job.id):
-            self._quarantine.append(job)
-        else:
-            self._queue.appendleft(job)
+    def _put_back(self, slot: Slot, job: Job, reason: str, blame: bool = True) -> None:
+        slot.failed.add(job.id)
+        if deaths := self._jobs.put_back(job, slot.handle.index, blame=blame):
+            message = f"the worker died {deaths} times on this prompt (the last one {reason})"
+            self._finish(slot.handle.index, "lost", job.id, self._error_record(job, message))
 
     def _stop(self) -> None:
         """Ask all workers to return, then end those that do not; take in what they still report."""

@@ -21,6 +21,10 @@ from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
 from rain.pool.ray_worker import RayWorker
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain
 
+ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Environment of a Ray of this machine's own: it asks for its token, and without the last, whatever its name says, it
+would listen on all interfaces instead of the loopback one. Ray reads it when it is imported."""
+
 _STORE_BYTES = 128 << 20
 _NOTICE_S = 60.0
 _CONNECT_S = 10.0
@@ -97,6 +101,7 @@ class RayHandle(WorkerHandle):
             self._status = _lost(error)
             return [Event("exit", self.index)]
         self.begun = True
+        events.sort(key=lambda event: event.kind == "exit")  # a last sign of life may come after it
         if events and events[-1].kind == "exit":
             self._status = ExitStatus(False, events[-1].data)
         else:
@@ -155,9 +160,12 @@ class RayLauncher(Launcher):
     """
 
     def __init__(self, main: WorkerMain, settings: Any, nump: int, address: str = "") -> None:
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        if self._address == "local":
+            for name, value in ALONE.items():
+                os.environ.setdefault(name, value)
         self._ray = import_ray()
         self._main, self._settings, self._nump = main, settings, nump
-        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._resources: dict[str, int] = {}
         self._joined = False
         self._handles: list[RayHandle] = []
@@ -179,7 +187,6 @@ class RayLauncher(Launcher):
         if not ray.is_initialized():
             options: dict[str, Any] = {"address": self._address, "logging_level": "ERROR"}
             if self._address == "local":
-                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 machine = {"num_cpus": cpu_cores(), "num_gpus": len(visible_gpus())}
                 options |= {**machine, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
             try:

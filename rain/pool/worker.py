@@ -17,10 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, WorkerFault
 from rain.results.jsonl import encode_json
 
-EventKind = Literal["ready", "progress", "record", "fatal", "exit", "done", "failed", "died"]
+BEAT_S = 1.0
+"""Seconds between two signs of life."""
+
+EventKind = Literal["ready", "alive", "progress", "record", "fault", "fatal", "exit", "done", "failed", "died"]
 
 
 class Job(NamedTuple):
@@ -34,10 +37,10 @@ class Event(NamedTuple):
     """What happens in a run.
 
     Attributes:
-        kind: from a worker: "ready" (it takes jobs now), "progress" (of a job; data: any), "record" (of a job; data:
-            dict), "fatal" (no worker can continue; data: the reason). From a launcher: "exit", the last event of each
-            worker. From the pool: "done" (the record is on disk), "failed" (likewise, an error record; data: the
-            reason), "died" (data: the reason).
+        kind: from a worker: "ready" (it takes jobs now), "alive" (nothing else), "progress" (of a job; data: any),
+            "record" (of a job; data: dict), "fault" (of a job or at start-up; data: `Fault`), "fatal" (no worker can
+            continue; data: the reason). From a launcher: "exit", the last event of each worker. From the pool: "done"
+            (the record is on disk), "failed" (likewise, an error record; data: the reason), "died" (data: the reason).
         worker: number of the worker, from 0.
         job: id of the job it is about, or an empty text.
         data: what belongs to the kind.
@@ -47,6 +50,18 @@ class Event(NamedTuple):
     worker: int
     job: str = ""
     data: Any = None
+
+
+class Fault(NamedTuple):
+    """An exception that is not about a prompt's text.
+
+    Attributes:
+        reason: what happened, such as "failed (ValueError: too bad)".
+        sure: whether it is certain that the worker is at fault, so that no prompt is blamed.
+    """
+
+    reason: str
+    sure: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,11 @@ class WorkerLink:
     """A worker's end of the pipe; its methods may be called from any thread.
 
     A thread reads the pipe all the time. When the parent is gone, however it ended, that thread ends this process.
+    Another one gives signs of life until the worker is ready; from then on `alive` is called where the work is done, so
+    that work that hangs is noticed.
+
+    Attributes:
+        loaded: set when the worker is ready or has failed.
     """
 
     def __init__(self, pipe: Pipe, worker: int) -> None:
@@ -85,7 +105,9 @@ class WorkerLink:
         self._worker = worker
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._sending = threading.Lock()
+        self.loaded = threading.Event()
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def _listen(self) -> None:
         try:
@@ -99,6 +121,11 @@ class WorkerLink:
             traceback.print_exc()
         os._exit(1)
 
+    def _beat(self) -> None:
+        self.alive()
+        while not self.loaded.wait(BEAT_S):
+            self.alive()
+
     def receive(self) -> Job | None:
         """Wait for a job; None means that the worker should return, giving up the jobs in progress."""
         job = self._jobs.get()
@@ -108,7 +135,12 @@ class WorkerLink:
 
     def ready(self) -> None:
         """Report that jobs can come."""
+        self.loaded.set()
         self._send("ready")
+
+    def alive(self) -> None:
+        """Give a sign of life."""
+        self._send("alive")
 
     def progress(self, job: str, data: Any) -> None:
         """Report anything about a job in progress."""
@@ -122,6 +154,12 @@ class WorkerLink:
         """
         encode_json(record)  # what cannot be written must not reach the parent
         self._send("record", job, dict(record))
+
+    def fault(self, job: str, error: Exception) -> None:
+        """Report that a job (at start-up: an empty text) could not be done, though not because of what it asks."""
+        sure = isinstance(error, WorkerFault)
+        what = str(error) if sure else f"{type(error).__name__}: {error}"
+        self._send("fault", job, Fault(f"failed ({what})", sure))
 
     def fatal(self, message: str) -> None:
         """Report that no worker can continue, in a sentence for the user; the run ends."""
@@ -140,23 +178,33 @@ WorkerMain = Callable[[WorkerArgs, WorkerLink], None]
 
 
 def run_worker(main: WorkerMain, args: WorkerArgs, pipe: Pipe) -> int:
-    """Run a worker and return its exit code; a `RainError` ends the whole run, any other exception only this worker."""
+    """Run a worker and return its exit code.
+
+    A `RainError` ends the whole run, a `WorkerFault` or any other exception only this worker.
+    """
     link = WorkerLink(pipe, args.index)
     with suppress(OSError):
         os.chdir(args.folder)
     try:
         main(args, link)
+    except WorkerFault as error:
+        link.fault("", error)
+        return 1
     except RainError as error:
         link.fatal(str(error))
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        link.fault("", error)
         return 1
+    finally:
+        link.loaded.set()
     return 0
 
 
 def run_process(main: WorkerMain, args: WorkerArgs, pipe: Pipe) -> None:
-    """Run a worker as a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run a worker as a process of its own, which Ctrl-C does not end; what it starts itself is not kept from it."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN and the mask, a handler is not inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if run_worker(main, args, pipe):
         sys.stderr.flush()
         os._exit(1)

@@ -16,8 +16,9 @@ from support.pool_workers import obedient, unstartable
 from support.ray_nodes import ENVIRONMENT, STORE, Nodes
 
 from rain.core.errors import RainError
-from rain.pool.pool import Pool, PoolConfig, PoolSummary
+from rain.pool.pool import Pool
 from rain.pool.ray_launcher import RayLauncher
+from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Event, Job, WorkerMain
 from rain.results.jsonl import Record
 
@@ -194,7 +195,7 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    run = Run(tmp_path, nodes, *["ok"] * 200, nump=3, watch=disturb, concurrency=3, max_deaths=1000, max_starts=100)
+    run = Run(tmp_path, nodes, *["ok"] * 200, nump=3, watch=disturb, concurrency=3, max_deaths=1000, max_failures=100)
     summary = run.go()
     print("kills:", dict(kills), "deaths:", summary.deaths)
     assert summary[:2] == (200, 0)

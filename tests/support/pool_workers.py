@@ -13,15 +13,18 @@ import json  # noqa: E402
 import random  # noqa: E402
 import signal  # noqa: E402
 import struct  # noqa: E402
+import subprocess  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 from contextlib import suppress  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from rain.core.errors import RainError  # noqa: E402
+from rain.core.errors import RainError, WorkerFault  # noqa: E402
 from rain.pool.devices import worker_environments  # noqa: E402
 from rain.pool.launchers import LocalLauncher  # noqa: E402
-from rain.pool.pool import Pool, PoolConfig  # noqa: E402
+from rain.pool.pool import Pool  # noqa: E402
+from rain.pool.state import PoolConfig  # noqa: E402
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink  # noqa: E402
 from rain.results.run_dir import RunDir  # noqa: E402
 
@@ -39,7 +42,9 @@ def obedient(args: WorkerArgs, link: WorkerLink) -> None:
     while (job := link.receive()) is not None:
         resources = {"threads": THREADS_AT_IMPORT, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
         link.progress(job.id, {"pid": os.getpid(), "node": os.getppid(), "worker": args.index, **resources})
-        obey(job, args, link)
+        if error := obey(job, args, link):
+            link.fault(job.id, error)
+            continue
         size = SIZES.get(job.payload, 5)
         link.record(job.id, {"id": job.id, "raina": "\ud800" + "x" * random.randrange(size // 2, size)})
         if job.payload == "kill after sending":
@@ -48,14 +53,40 @@ def obedient(args: WorkerArgs, link: WorkerLink) -> None:
             os.write(os.open(Path(args.settings) / "sent", os.O_WRONLY), b".")
 
 
-def obey(job: Job, args: WorkerArgs, link: WorkerLink) -> None:
-    """Follow a payload: kill, kill once, wait (for a named pipe), raise, nan, half (of a message), hang, stop (when
-    asked to) or deaf (to that)."""
+def broken(args: WorkerArgs, link: WorkerLink) -> None:
+    """Be obedient, but as a worker whose number is in the settings (FOLDER:NUMBERS) fail with every job."""
+    folder, _, numbers = args.settings.partition(":")
+    if str(args.index) not in numbers:
+        obedient(replace(args, settings=folder), link)
+        return
+    link.ready()
+    while (job := link.receive()) is not None:
+        link.fault(job.id, RuntimeError("device lost"))
+
+
+FAULTS = {"fault": KeyError("a fault"), "server": WorkerFault("server http://x is gone")}
+
+
+def obey(job: Job, args: WorkerArgs, link: WorkerLink) -> Exception | None:
+    """Follow a payload: kill, suspend, fault or server (once), wait (for a named pipe), raise, nan, half (of a
+    message), hang, stop (when asked to) or deaf (to that), signals (of a process started here)."""
     folder = Path(args.settings)
     marker = folder / f"{job.id}.marker"
-    if job.payload == "kill" or (job.payload == "kill once" and not marker.exists()):
-        marker.touch()
+    what, _, once = str(job.payload).partition(" ")
+    if once and marker.exists():
+        return None
+    marker.touch()
+    if what == "kill" and once != "after sending":
         die()
+    elif what == "suspend":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what in FAULTS:
+        return FAULTS[what]
+    elif what == "signals":
+        status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout
+        masks = dict(line.split(":", 1) for line in status.splitlines())
+        bit = 1 << (signal.SIGINT - 1)
+        link.progress(job.id, {name: bool(int(masks[name], 16) & bit) for name in ("SigBlk", "SigIgn")})
     elif job.payload == "wait":
         os.read(os.open(folder / "gate", os.O_RDONLY), 1)
     elif job.payload == "raise":
@@ -73,6 +104,7 @@ def obey(job: Job, args: WorkerArgs, link: WorkerLink) -> None:
         if job.payload == "stop":
             raise SystemExit(0)
         threading.Event().wait()
+    return None
 
 
 def unstartable(args: WorkerArgs, link: WorkerLink) -> None:
@@ -126,7 +158,7 @@ def main(folder: str, payloads: str, nump: str = "2", concurrency: str = "1", *k
     with RunDir(folder, {"task": "hh"}, "0" * 16) as run_dir:
         done = run_dir.resume([job.id for job in jobs])
         config = PoolConfig(
-            int(nump), int(concurrency), max_starts=100, grace_s=float(os.environ.get("GRACE_S", "0.5"))
+            int(nump), int(concurrency), max_failures=100, grace_s=float(os.environ.get("GRACE_S", "0.5"))
         )
         launcher = LocalLauncher(obedient, folder, worker_environments(int(nump), [], 2))
         pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason}, watch)
