@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from rain.core.errors import RainError
+from rain.terminal import escape_unencodable, printable
 
 COMMANDS = {
     "run": ("rain.launch", "answer the prompts of a task with RAIN and plainly"),
@@ -34,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in arguments[:1]:
             importlib.import_module(module).add_arguments(subparser)
     args = parser.parse_args(arguments)
+    escape_unencodable()
     try:
         return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
     except RainError as error:
-        print(f"rain: error: {error}", file=sys.stderr)
+        print(printable(f"rain: error: {error}"), file=sys.stderr)
         return 2
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rain.results.jsonl import Record
 from rain.tables import text_table
+from rain.terminal import one_line
 
 Cost = Mapping[str, Any]
 """The counters of one answer, by name; a nested mapping (the part of the evaluation) is not a counter."""
@@ -45,7 +46,7 @@ def summary_table(records: Sequence[Record]) -> str:
     answered = [record for record in records if "error" not in record]
     failed = len(records) - len(answered)
     counts = Counter(str(record.get("finish")) for record in answered)
-    finishes = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    finishes = ", ".join(f"{one_line(name)} {count}" for name, count in counts.most_common())
     first = f"{len(answered)} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
     if not answered:
         return first
@@ -55,7 +56,7 @@ def summary_table(records: Sequence[Record]) -> str:
         below = baseline.get(name, 0)
         compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []
         rows.append([name.replace("_", " "), f"{rain.get(name, 0):,.0f}", *compared])
-    commits = sum(len(record.get("moves", ())) for record in answered)
+    commits = sum(len(record.get("moves") or ()) for record in answered)
     computed, reused, simulations = (rain.get(name, 0) for name in ("tokens_computed", "tokens_reused", "simulations"))
     lines = [
         first,

@@ -31,7 +31,6 @@ def http_client(
     """
     import openai
 
-    http: Any = import_module(openai.Timeout.__module__.partition(".")[0])  # httpx, or its successor
     base: Any = openai.DefaultAsyncHttpxClient
 
     class Client(base):  # type: ignore[misc]
@@ -40,6 +39,7 @@ def http_client(
             try:
                 return await asyncio.wait_for(self._whole(request, options), limit)
             except asyncio.TimeoutError as error:
+                http = import_module(type(request).__module__.partition(".")[0])  # httpx, or its successor
                 raise http.ReadTimeout(f"no whole reply within {limit:g} s", request=request) from error
 
         async def _whole(self, request: Any, options: dict[str, Any]) -> Any:
@@ -56,7 +56,7 @@ def http_client(
                 await response.aclose()
             decoded = ("content-encoding", "content-length", "transfer-encoding")
             headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in decoded]
-            whole = http.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+            whole = type(response)(response.status_code, headers=headers, content=bytes(body), request=request)
             if on_reply:
                 on_reply(whole)
             return whole

@@ -39,11 +39,22 @@ class Query:
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Put question marks for lone surrogates, which no server and no tokenizer takes."""
+        for name in ("question", "response", "other"):
+            object.__setattr__(self, name, _valid(getattr(self, name)))
+        for name in ("right", "wrong"):
+            object.__setattr__(self, name, tuple(map(_valid, getattr(self, name))))
+
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change whenever anything shown to the judge changes."""
         shown = [self.question, self.response, self.other, self.right, self.wrong]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Verdict(NamedTuple):
@@ -87,6 +98,7 @@ class Judge(ABC):
 
     Attributes:
         name: its full name (KIND:WHAT), which is in every verdict.
+        note: what readers of its verdicts must know, "" for nothing.
         concurrency: how many calls of `decide` may run at the same time.
         max_calls: maximum number of requests; 0: no limit.
         calls, retries: requests made, and those of them that repeated an earlier one.
@@ -94,6 +106,7 @@ class Judge(ABC):
 
     concurrency = 1
     max_calls = 0
+    note = ""
 
     def __init__(self, name: str) -> None:
         self.name = name

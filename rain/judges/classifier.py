@@ -33,7 +33,8 @@ class ClassifierJudge(Judge):
         from transformers import pipeline
 
         self.count_call()
-        self._pipeline = self._pipeline or pipeline("text-classification", str(self._source), top_k=None)
+        plain = {"top_k": None, "trust_remote_code": False}
+        self._pipeline = self._pipeline or pipeline("text-classification", str(self._source), **plain)
         limit = getattr(self._pipeline.model.config, "max_position_embeddings", 512)
         options = {"truncation": True, "max_length": limit, "function_to_apply": "softmax"}
         [scores] = self._pipeline([query.question + query.response], **options)
@@ -55,7 +56,7 @@ def is_classifier(source: str | Path) -> bool:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError):
         return False
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())

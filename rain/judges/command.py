@@ -16,10 +16,12 @@ from rain.core.errors import RainError
 from rain.flags import add_flags, build
 from rain.judges.base import Judge, JudgeConfig
 from rain.judges.check import HEAD, SINGLE_CRITERIA, check_judge, load_queries
+from rain.judges.keywords import NOTE
 from rain.judges.queries import Run, load_run
 from rain.judges.registry import JUDGES, open_judge
 from rain.judges.scoring import Summary, keyed_queries, score_run
 from rain.tables import text_table
+from rain.terminal import printable
 
 FREE_JUDGES = {"adv": ("keywords:llm-attacks", "keywords:modern")}
 """Judges that cost nothing and are always asked as well, by task."""
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --judge and a flag for every field of JudgeConfig; read them with judge_config."""
-    text = f"{JUDGES}; may be given several times"
+    text = f"{JUDGES}; may be given several times (keywords: {NOTE})"
     parser.add_argument("--judge", action="append", default=[], metavar="NAME", help=text)
     add_flags(parser, JudgeConfig, {}, "judging")
 
@@ -74,8 +76,12 @@ def judge_run(run: Run, names: Sequence[str], config: JudgeConfig, *, again: boo
     """
     if run.torn:
         print(f"{run.outdir}: ignored {run.torn} incomplete last line(s)")
-    failed = 0
-    for name in dict.fromkeys([*FREE_JUDGES.get(run.task, ()), *names]):
+    if run.left_out:
+        print(f"{run.outdir}: left out {run.left_out} record(s) of prompts that are no longer in the data set")
+    failed, free = 0, FREE_JUDGES.get(run.task, ())
+    if unasked := [name for name in free if name not in names]:
+        print(f"{run.outdir}: {run.task} is also scored by {' and '.join(unasked)}, which cost nothing")
+    for name in dict.fromkeys([*free, *names]):
         if any(name == f"hf:{record.get('model')}" for record in run.records):
             raise RainError(f"judge {name} is the model that wrote the answers in {run.outdir}; choose another judge")
         summary = with_judge(name, config, partial(score_with_bar, run, again))
@@ -105,9 +111,10 @@ async def score_with_bar(run: Run, again: bool, judge: Judge) -> Summary:
 
 
 def describe(summary: Summary) -> str:
-    """Return one line about a scoring, and those of `troubles`."""
+    """Return one line about a scoring, what readers of the verdicts must know, and the lines of `troubles`."""
     line = f"{summary.judge}: {summary.asked} new verdicts, {summary.cached} cached, {summary.calls} requests "
-    return "\n".join([f"{line}({summary.retries} retries) -> {summary.path}", *troubles(summary)])
+    notes = [f"  {summary.judge}: {summary.note}"] if summary.note else []
+    return printable("\n".join([f"{line}({summary.retries} retries) -> {summary.path}", *notes, *troubles(summary)]))
 
 
 def troubles(summary: Summary) -> list[str]:
@@ -132,5 +139,5 @@ def print_check(args: argparse.Namespace, config: JudgeConfig) -> int:
         check = partial(check_judge, labels=labels, wanted=args.criterion, summary=one)
         rows.append(with_judge(one.judge, config, check))
     print(f"{len(labels)} labelled texts, {sum(labels.values())} of them good: {args.check}")
-    print("\n".join([text_table(rows, "<<>"), *(line for one in summaries for line in troubles(one))]))
+    print(printable("\n".join([text_table(rows, "<<>"), *(line for one in summaries for line in troubles(one))])))
     return int(any(one.failed for one in summaries))

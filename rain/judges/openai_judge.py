@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeConfig, NoReply, Query, Verdict
 from rain.judges.prompts import load_prompts, messages, read_reply
-from rain.terminal import printable
+from rain.keys import OPENAI, is_loopback, key_for
+from rain.terminal import one_line
+from rain.transport import ReplyTooLarge, http_client
+
+KEY = "RAIN_JUDGE_API_KEY"
 
 HIDDEN_REASONING_TOKENS = 2048
 """Reply length for models that accept only max_completion_tokens, whose hidden reasoning counts as reply."""
@@ -19,8 +21,9 @@ HIDDEN_REASONING_TOKENS = 2048
 class OpenAIJudge(Judge):
     """Puts the prompts of rain.judges.prompts to a chat model at temperature 0.
 
-    The key is OPENAI_API_KEY; a server on this machine needs none. The client retries 408, 409, 429, 5xx, timeouts,
-    broken connections and malformed replies, after a pause that doubles or that the server's Retry-After sets.
+    The key is RAIN_JUDGE_API_KEY, or for OpenAI's own address OPENAI_API_KEY; a server on this machine needs none. The
+    client retries 408, 409, 429, 5xx, timeouts, broken connections and malformed replies, after a pause that doubles or
+    that the server's Retry-After sets.
     """
 
     def __init__(self, model: str, config: JudgeConfig) -> None:
@@ -29,18 +32,19 @@ class OpenAIJudge(Judge):
         super().__init__(f"openai:{model}")
         self.concurrency, self.max_calls = config.judge_concurrency, config.max_calls
         self._config, self._tries = config, f"{config.judge_retries + 1} tries"
-        base_url = config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or None
-        key = os.environ.get("OPENAI_API_KEY") or ("none" if is_loopback(base_url) else "")
+        base_url = config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or f"{OPENAI}/v1"
+        key = key_for(base_url, KEY) or ("none" if is_loopback(base_url) else "")
         if not key:
-            raise RainError(f"judge {self.name} needs a key: set OPENAI_API_KEY (any text if the server needs none)")
-        hooks: Any = {"request": [self._before_request], "response": [self._after_response]}
+            own = f"{KEY}, or for OpenAI itself OPENAI_API_KEY"
+            raise RainError(f"judge {self.name} needs a key: set {own} (any text if the server needs none)")
         self._client = openai.AsyncOpenAI(
             api_key=key,
             base_url=base_url,
             max_retries=config.judge_retries,
             timeout=config.judge_timeout,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks),
+            http_client=http_client(self._before_request, self._after_reply),
         )
+        self._client.organization = self._client.project = None  # those of the environment belong to another key
         self._params: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": config.judge_max_tokens}
 
     def version(self, criterion: str) -> str | None:
@@ -56,14 +60,13 @@ class OpenAIJudge(Judge):
         """Close the connections."""
         await self._client.close()
 
-    async def _before_request(self, request: Any) -> None:
+    def _before_request(self, request: Any) -> None:
         """Count every request that is sent, retries included."""
         self.count_call()
         self.retries += request.headers.get("x-stainless-retry-count", "0") != "0"
 
-    async def _after_response(self, response: Any) -> None:
+    def _after_reply(self, response: Any) -> None:
         """Tell the client what to retry: a malformed reply, like that of a bad gateway, but not an exhausted quota."""
-        await response.aread()
         if response.is_success and not _is_completion(response):
             response.status_code = 502
         if b"insufficient_quota" in response.content:
@@ -84,10 +87,13 @@ class OpenAIJudge(Judge):
                     raise self._explain(error) from error
             except openai.APITimeoutError as error:
                 raise NoReply(f"no reply within {self._config.judge_timeout:g} s ({self._tries})") from error
-            except openai.APIConnectionError as error:
-                if isinstance(error.__cause__, RainError):  # raised by a hook, and wrapped by older clients
-                    raise error.__cause__ from error
-                raise NoReply(f"connection failed: {error.__cause__ or error} ({self._tries})") from error
+            except (openai.APIConnectionError, ReplyTooLarge) as error:
+                cause = error.__cause__ or error
+                if isinstance(cause, RainError):  # raised by a hook, and wrapped by older clients
+                    raise cause from error
+                if isinstance(cause, ReplyTooLarge):
+                    raise NoReply(str(cause), refused=True) from error
+                raise NoReply(f"connection failed: {one_line(str(cause))} ({self._tries})") from error
 
     def _adapt(self, error: Any, sent: dict[str, Any]) -> bool:
         """Drop or rename a parameter that the model refuses (reasoning models); tell whether that is worth a retry."""
@@ -102,11 +108,13 @@ class OpenAIJudge(Judge):
 
     def _explain(self, error: Any) -> Exception:
         """Return the exception for an HTTP error that outlasted all retries: skip this query, or stop."""
-        status, said = error.status_code, printable(" ".join(error.response.text.split())[:200])
+        status, said = error.status_code, one_line(" ".join(error.response.text.split())[:200])
         if error.code == "insufficient_quota":
             return RainError(f"judge {self.name}: the account has no quota left; its verdicts are kept")
         if status in (401, 403):
-            return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check OPENAI_API_KEY")
+            return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check {KEY}")
+        if 300 <= status < 400:
+            return RainError(f"judge {self.name}: it redirects (HTTP {status}); name the final --judge-base-url")
         if status == 404:
             return RainError(f"judge {self.name}: no such model or path there; check --judge-base-url ({said})")
         if status in (408, 409, 429) or status >= 500:
@@ -117,14 +125,5 @@ class OpenAIJudge(Judge):
 def _is_completion(response: Any) -> bool:
     try:
         return "content" in response.json()["choices"][0]["message"]
-    except (ValueError, LookupError, TypeError):
-        return False
-
-
-def is_loopback(url: str | None) -> bool:
-    """Tell whether a URL names this machine."""
-    host = urlsplit(url or "").hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,13 @@ NO_SPACE = tuple(".,;:!?)'")
 
 
 class Run(NamedTuple):
-    """What an OUTDIR contains: what was aligned, its hash, answers, failed prompts, number of incomplete last lines."""
+    """What an OUTDIR contains about the prompts of its data set.
+
+    Attributes:
+        config, hash: what was aligned.
+        records, errors: answers and failed prompts.
+        torn, left_out: numbers of incomplete last lines, and of records of prompts that left the data set.
+    """
 
     outdir: Path
     task: str
@@ -36,6 +43,7 @@ class Run(NamedTuple):
     records: list[Record]
     errors: list[Record]
     torn: int
+    left_out: int = 0
 
 
 def load_run(outdir: Path) -> Run:
@@ -54,18 +62,30 @@ def load_run(outdir: Path) -> Run:
     task = str(config.get("task", ""))
     if task not in CRITERIA:
         raise RainError(f"{outdir / 'config.json'}: field task is {task!r}, it must be one of {', '.join(CRITERIA)}")
-    found = read_results(outdir)
+    everything, ids = read_results(outdir), prompt_ids(outdir)
+    found = [record for record in everything if ids is None or record["id"] in ids]
     torn = sum(part.size > part.good_size for part in map(scan, paths))
     records = [record for record in found if "error" not in record]
     errors = [record for record in found if "error" in record]
-    return Run(outdir, task, config, file.get("hash"), records, errors, torn)
+    return Run(outdir, task, config, file.get("hash"), records, errors, torn, len(everything) - len(found))
+
+
+def prompt_ids(outdir: Path) -> frozenset[str] | None:
+    """Return the ids in prompts.json, a list that a run writes about its data set; None if there is no such file."""
+    file = outdir / "prompts.json"
+    if not file.exists():
+        return None
+    try:
+        return frozenset(map(str, json.loads(file.read_bytes())))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise RainError(f"{file} is not a list of ids ({error}); run the allocation command again") from error
 
 
 def queries_for(task: str, record: Record) -> list[Query]:
     """Return every query about one record: each criterion for each answer that it has, pairs in both orders."""
-    answers = {side: _text(record[side]) for side in SIDES if isinstance(record.get(side), str)}
+    answers = {side: record[side] for side in SIDES if isinstance(record.get(side), str)}
     pairs = [(ahead, behind) for ahead in answers for behind in answers if ahead != behind]
-    question = _text(record.get("question", ""))
+    question = str(record.get("question", ""))
     queries = []
     for criterion in CRITERIA[task]:
         if criterion == "pairwise":
@@ -79,11 +99,11 @@ def queries_for(task: str, record: Record) -> list[Query]:
 
 
 def _single(task: str, record: Record, side: str, criterion: str, response: str) -> Query:
-    question = _text(record.get("question", ""))
+    question = str(record.get("question", ""))
     right: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     if task == "adv":
-        question = _text(record.get("goal") or question)
+        question = str(record.get("goal") or question)
     elif task == "imdb":
         response = _continuation(question, response)
     elif criterion == "true":
@@ -98,11 +118,6 @@ def _continuation(opening: str, text: str) -> str:
     return text if spaced or text.startswith(NO_SPACE) else f" {text}"
 
 
-def _text(value: object) -> str:
-    """Return a text with question marks for lone surrogates, which no server and no tokenizer takes."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
-
-
 def _texts(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) and value else value
-    return tuple(map(_text, values)) if isinstance(values, list) else ()
+    return tuple(map(str, values)) if isinstance(values, list) else ()

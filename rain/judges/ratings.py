@@ -1,7 +1,8 @@
 """ratings:FILE, verdicts that people gave.
 
 FILE is JSONL, one verdict per line: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true};
-null means that the rater could not decide. The report treats raters like any other judge.
+null means that the rater could not decide. A row may have the field "rater", and the first line may be {"rater": ...}
+alone, such as "one rater (the authors), blind": tables name it. The report treats raters like any other judge.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from pathlib import Path
 
 from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
+from rain.terminal import one_line
 
 FIELDS = ("id", "answer", "ask", "verdict")
+LONGEST_RATER = 80
+"""What is kept of the field "rater" (characters)."""
 
 
 class RatingsJudge(Judge):
@@ -29,8 +33,8 @@ class RatingsJudge(Judge):
 
     def __init__(self, file: str, config: JudgeConfig) -> None:
         path = Path(file)
-        super().__init__(f"ratings:{path.stem}")
-        self._ratings = read_ratings(path)
+        self._ratings, rater = read_ratings(path)
+        super().__init__(f"ratings:{path.stem}" + (f", {rater}" if rater else ""))
         self._version = f"ratings-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
     def version(self, criterion: str) -> str | None:
@@ -42,21 +46,26 @@ class RatingsJudge(Judge):
         return Verdict(self._ratings.get((query.record, query.side, query.criterion)))
 
 
-def read_ratings(path: Path) -> dict[tuple[str, str, str], bool | None]:
-    """Read verdicts by (record, side, criterion)."""
+def read_ratings(path: Path) -> tuple[dict[tuple[str, str, str], bool | None], str]:
+    """Read verdicts by (record, side, criterion), and who rated, "" if the file does not say."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RainError(f"cannot read the ratings {path}: {error}") from error
     found: dict[tuple[str, str, str], bool | None] = {}
+    raters: dict[str, None] = {}
     for number, line in ((number, line) for number, line in enumerate(lines, 1) if line.strip()):
         try:
-            record, side, criterion, verdict = (json.loads(line)[name] for name in FIELDS)
-        except (ValueError, KeyError, TypeError) as error:
+            row = json.loads(line)
+            raters |= dict.fromkeys([one_line(str(row["rater"]))[:LONGEST_RATER]] if "rater" in row else [])
+            if not found and row.keys() == {"rater"}:
+                continue
+            record, side, criterion, verdict = (row[name] for name in FIELDS)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RainError(f"{path}, line {number}: needs the fields {', '.join(FIELDS)} ({error!r})") from error
         if verdict not in (True, False, None):
             raise RainError(f"{path}, line {number}: the field 'verdict' must be true, false or null")
         found[str(record), str(side), str(criterion)] = None if verdict is None else bool(verdict)
     if not found:
         raise RainError(f"{path} contains no ratings")
-    return found
+    return found, " and ".join(raters)

@@ -28,6 +28,9 @@ MAX_CONSECUTIVE_FAILURES = 5
 LOCK_WAIT_S = 10.0
 """How long to wait for another process that is scoring the run with the same judge."""
 
+MAX_STORED_REPLY = 2000
+"""Longer replies are cut in the score file (characters)."""
+
 FIELDS = ("id", "answer", "ask", "version", "hash")
 """The names of a key's parts in a score file."""
 
@@ -54,6 +57,7 @@ class Summary:
         calls, retries: requests.
         nulls: unreadable replies, cached or new, by criterion.
         reasons: why queries got no reply, the first three.
+        note: what readers of the verdicts must know.
     """
 
     judge: str
@@ -65,6 +69,7 @@ class Summary:
     retries: int = 0
     nulls: Counter[str] = field(default_factory=Counter)
     reasons: list[str] = field(default_factory=list)
+    note: str = ""
 
 
 def file_name(judge: str) -> str:
@@ -83,8 +88,12 @@ def read_scores(path: Path) -> dict[str, dict[Key, Decision]]:
 
 
 def _key(line: Record, path: Path) -> Key:
-    if missing := [name for name in (*FIELDS, "verdict") if name not in line]:
-        raise RainError(f"{path}: a verdict about {line['id']} lacks the field {missing[0]!r}; delete that line")
+    wrong = [name for name in FIELDS if not isinstance(line.get(name), str)]
+    decision = line.get("verdict", "")
+    if wrong or not (decision is None or isinstance(decision, bool) or decision in ("first", "second", "tie")):
+        raise RainError(
+            f"{path}: a verdict about {line['id']} lacks a proper field {[*wrong, 'verdict'][0]!r}; delete that line"
+        )
     return Key(*(line[name] for name in FIELDS))
 
 
@@ -117,16 +126,21 @@ async def _score(path: Path, queries: dict[Query, Key], judge: Judge, again: boo
     stored = read_scores(path).get(judge.name, {})
     settled = {key for key in queries.values() if key in stored and not (again and stored[key] is None)}
     nulls = Counter(key.criterion for key in settled if stored[key] is None)
-    summary = Summary(judge.name, path, cached=len(settled), nulls=nulls)
+    summary = Summary(judge.name, path, cached=len(settled), nulls=nulls, note=judge.note)
     if len(settled) < len(queries):
         with ResultWriter(path) as writer:
 
             def store(query: Query, verdict: Verdict) -> None:
                 key = dict(zip(FIELDS, queries[query], strict=True))
-                writer.write({**key, "judge": judge.name, "verdict": verdict.decision, "reply": verdict.reply})
+                writer.write({**key, "judge": judge.name, "verdict": verdict.decision, "reply": cut(verdict.reply)})
 
             await ask_all((query for query, key in queries.items() if key not in settled), judge, store, summary, tick)
     return summary
+
+
+def cut(reply: str) -> str:
+    """Return a reply as it is stored: of a long one the beginning, and how long it was."""
+    return reply if len(reply) <= MAX_STORED_REPLY else f"{reply[:MAX_STORED_REPLY]} [... {len(reply):,} characters]"
 
 
 async def ask_all(

@@ -4,7 +4,7 @@ The file that --json writes, schema 1 (shares in [0, 1]; null if nothing is know
 
     schema    1
     runs[]    outdir, task, model, size (billions of parameters or null), target (imdb), config (hash),
-              records, errors, torn (counts), error_reasons {text: count}
+              records, errors, torn, left_out (counts), error_reasons {text: count}
       scores[]    metric (harmless, helpful, attack, true, info, true_info, positive, negative), judge, version,
                   better (higher or lower), rain and plain {yes, of, rate, low, high, null, open}, pairs, difference,
                   rain_only, plain_only, p, other_versions, paper[] {setting, vanilla, rain, approx}
@@ -30,7 +30,7 @@ from rain.report.measures import cost, model_name, pairwise_rows, read_judged, s
 from rain.report.paper import model_size
 from rain.results.files import write_atomic
 from rain.results.jsonl import encode_json
-from rain.terminal import printable
+from rain.terminal import escape_unencodable, printable
 
 SCHEMA = 1
 
@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the tables, write the files that were asked for, and return 0; RainError for bad input."""
     report = build(args.outdir)
     text = printable(markdown(report))
-    print(text, end="")
     if args.json:
         write_atomic(args.json, encode_json(report, indent=1) + b"\n")
     if args.markdown:
-        write_atomic(args.markdown, text.encode())
+        write_atomic(args.markdown, text.encode("utf-8", "backslashreplace"))
+    escape_unencodable()
+    print(text, end="")
     return 0
 
 
@@ -73,6 +74,7 @@ def _run(found: Run) -> dict[str, Any]:
         "records": len(found.records),
         "errors": len(found.errors),
         "torn": found.torn,
+        "left_out": found.left_out,
         "error_reasons": dict(reasons.most_common()),
         "scores": score_rows(found, judged),
         "pairwise": pairwise_rows(found, judged),

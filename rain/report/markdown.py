@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rain.tables import markdown_table
+from rain.tables import markdown_table, markdown_text
 
 Json = Mapping[str, Any]
 
@@ -23,11 +23,13 @@ def markdown(report: Json) -> str:
 def _run(run: Json) -> str:
     aim = f", steered to be {run['target']}" if run["target"] else ""
     parts = [
-        f"## {run['outdir']}: {run['task']}{aim}, {run['model']}",
+        "## " + markdown_text(f"{run['outdir']}: {run['task']}{aim}, {run['model']}"),
         f"{run['records']} records with answers, {run['errors']} failed, {run['torn']} incomplete last lines ignored; "
-        f"configuration {run['config']}.",
+        f"configuration {markdown_text(str(run['config']))}.",
     ]
-    parts += [f"- {count} failed: {reason}" for reason, count in run["error_reasons"].items()]
+    if run["left_out"]:
+        parts.append(f"Left out: {run['left_out']} records of prompts that are no longer in the data set.")
+    parts += [f"- {count} failed: {markdown_text(reason)}" for reason, count in run["error_reasons"].items()]
     judged = [_scores(run["scores"]), *_notes(run["scores"])] if run["scores"] else []
     parts += judged or ["No verdicts yet: run `rain judge`."]
     if run["pairwise"]:
@@ -60,8 +62,8 @@ def _scores(rows: Sequence[Json]) -> str:
 
 def _notes(rows: Sequence[Json]) -> list[str]:
     return ["Rates in %, of the readable verdicts, with Wilson 95 % intervals; p is exact and paired."] + [
-        f"{row['other_versions']} verdicts of {row['judge']} on {row['metric']} belong to another prompt version and "
-        "are ignored."
+        f"{row['other_versions']} verdicts of {markdown_text(row['judge'] + ' on ' + row['metric'])} belong to another "
+        "prompt version and are ignored."
         for row in rows
         if row["other_versions"]
     ]

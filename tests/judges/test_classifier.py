@@ -1,6 +1,7 @@
 """Sequence classifiers as judges of sentiment."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,14 @@ def test_labels_that_say_nothing_about_sentiment_are_refused(tmp_path: Path) -> 
     judge = open_judge(tiny_classifier(tmp_path, {0: "spam", 1: "ham"}, 0), JudgeConfig())
     with pytest.raises(RainError, match="spam"):
         asyncio.run(judge.decide(Query("r", "pa", "sentiment", "fun", "dull")))
+
+
+def test_code_that_comes_with_a_classifier_is_never_executed(tmp_path: Path) -> None:
+    name = tiny_classifier(tmp_path, {0: "neg", 1: "pos"}, 0)
+    config = json.loads((tmp_path / "config.json").read_text())
+    odd = {"AutoConfig": "odd.Odd", "AutoModelForSequenceClassification": "odd.Odd"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "odd", "auto_map": odd}))
+    (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Odd: pass\n")
+    with pytest.raises(RainError, match="cannot load model"):
+        asyncio.run(open_judge(name, JudgeConfig()).decide(Query("r", "pa", "harmless", "fun", "dull")))
+    assert not (tmp_path / "executed").exists()

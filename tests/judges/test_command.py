@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from support.judge_server import judge_server, record, review_run, stored, write_run
 
+from rain.cli import main
 from rain.core.errors import RainError
 from rain.judges.command import add_arguments, run
+from rain.judges.scoring import file_name
 
 
 def command(*words: object) -> int:
@@ -23,7 +25,11 @@ def test_adv_is_scored_by_both_keyword_lists_without_being_asked(
     assert command(outdir) == 0
     assert [line["verdict"] for line in stored(outdir, "keywords:llm-attacks")] == [False, True]
     assert [line["verdict"] for line in stored(outdir, "keywords:modern")] == [False, True]
-    assert "keywords:modern: 2 new verdicts" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "keywords:modern: 2 new verdicts" in out
+    assert "adv is also scored by keywords:llm-attacks and keywords:modern, which cost nothing" in out
+    assert command(outdir, "--judge", "keywords:modern") == 0
+    assert "adv is also scored by keywords:llm-attacks, which" in capsys.readouterr().out
 
 
 def test_the_exit_code_is_one_while_queries_are_pending(
@@ -75,3 +81,40 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path, words: list[str], messa
 def test_a_task_without_criteria_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RainError, match="'chess'"):
         command(write_run(tmp_path, "chess", []), "--judge", "keywords:modern")
+
+
+def test_records_of_prompts_that_left_the_data_set_are_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outdir = write_run(tmp_path, "adv", [record(1, "a", "b"), record(2, "c", "d"), record(3, "e", "f")])
+    (outdir / "prompts.json").write_text('["r1", "r3"]')
+    assert command(outdir) == 0
+    assert "left out 1 record(s)" in capsys.readouterr().out
+    assert {line["id"] for line in stored(outdir, "keywords:modern")} == {"r1", "r3"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[" * 200_000])
+def test_a_damaged_list_of_prompts_is_named(tmp_path: Path, text: str) -> None:
+    outdir = write_run(tmp_path, "adv", [record(1, "a", "b")])
+    (outdir / "prompts.json").write_text(text)
+    with pytest.raises(RainError, match="prompts.json"):
+        command(outdir)
+
+
+def test_a_lone_surrogate_in_a_labelled_text_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "labelled.jsonl"
+    path.write_text('{"question": "\\ud800", "response": "\\udfff", "label": true}\n')
+    with judge_server(lambda request: "harmless") as server:
+        words = ["--judge", "openai:m", "--base-url", server.url, "--check", path, "--criterion", "harmless"]
+        assert command(*words) == 0
+
+
+def test_an_error_that_quotes_a_file_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outdir = write_run(tmp_path, "adv", [record(1, "a", "b")])
+    (outdir / file_name("keywords:modern")).write_text('{"id": "\\u001b[2JOWNED\\u0007"}\n')
+    assert main(["judge", str(outdir)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rain: error: ") and "\\x1b[2JOWNED\\x07" in said
+    assert said.rstrip("\n").isprintable()

@@ -1,12 +1,14 @@
 """Refusal lists."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 from support.judge_server import record, score, stored, write_run
 
 from rain.core.errors import RainError
-from rain.judges.keywords import refusal_list
+from rain.judges.command import add_judge_arguments, describe
+from rain.judges.keywords import LISTS, refusal_list
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,23 @@ def test_an_empty_answer_is_not_a_successful_attack(tmp_path: Path) -> None:
 def test_an_unknown_list_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RainError, match="'old'.*llm-attacks"):
         refusal_list("old")
+
+
+def test_lists_of_phrases_have_no_blank_lines_which_every_answer_contains() -> None:
+    for known in LISTS:
+        assert all(phrase.strip() for phrase in known.phrases)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x0c", "\ufeff"])
+def test_odd_separators_in_an_answer_do_not_hide_a_refusal(separator: str) -> None:
+    assert refusal_list("modern").refuses(f"{separator}I can't help with that.")
+    assert refusal_list("llm-attacks").refuses(f"Well{separator}I cannot do that")
+
+
+def test_the_weakness_on_nonsense_is_stated_with_the_verdicts_and_in_the_help(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "adv", [record(1, "zq zq zq", "Sure")])
+    said = describe(score(outdir, "keywords:modern"))
+    assert "keywords:modern: only looks for phrases of refusals: nonsense" in said
+    parser = argparse.ArgumentParser()
+    add_judge_arguments(parser)
+    assert "nonsense" in parser.format_help()

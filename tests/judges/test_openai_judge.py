@@ -5,13 +5,13 @@ from threading import Event
 from typing import Any
 
 import pytest
-from support.judge_server import judge_server, review_run, score_at, stored
+from support.judge_server import judge_server, record, review_run, score_at, stored, write_run
 
 from rain.core.errors import RainError
 from rain.judges.base import JudgeConfig
 from rain.judges.command import describe
-from rain.judges.openai_judge import is_loopback
 from rain.judges.registry import open_judge
+from rain.transport import MAX_REPLY_BYTES
 
 
 def test_requests_are_deterministic_and_short(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_query_that_the_server_declines_is_skipped_without_retries(tmp_path: P
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (401, "OPENAI_API_KEY"),
+        (401, "RAIN_JUDGE_API_KEY"),
         (404, "--judge-base-url"),
         ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), "quota"),
     ],
@@ -122,17 +122,81 @@ def test_parameters_that_a_reasoning_model_refuses_are_left_out(tmp_path: Path) 
     ]
 
 
-@pytest.mark.parametrize("url", ["", "http://127.0.0.1.example.org/v1", "http://10.0.0.1/v1"])
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1.example.org/v1", "https://10.0.0.1/v1"])
 def test_a_key_is_needed_for_other_machines(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    assert not is_loopback(url)
-    with pytest.raises(RainError, match="OPENAI_API_KEY"):
+    for name in ("RAIN_JUDGE_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RainError, match="RAIN_JUDGE_API_KEY"):
         open_judge("openai:m", JudgeConfig(judge_base_url=url))
 
 
-@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "http://[::1]:8000/v1", "http://127.8.0.1/v1"])
-def test_no_key_is_needed_on_this_machine(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_no_key_is_needed_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert is_loopback(url)
-    assert open_judge("openai:m", JudgeConfig(judge_base_url=url)).version("harmless") == "harmless-1"
+    judge = open_judge("openai:m", JudgeConfig(judge_base_url="http://localhost:8000/v1"))
+    assert judge.version("harmless") == "harmless-2"
+
+
+@pytest.mark.parametrize(("own", "sent"), [("sk-judge", "Bearer sk-judge"), ("", "Bearer none")])
+def test_a_server_gets_the_judges_key_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, sent: str
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "RAIN_API_KEY"):
+        monkeypatch.setenv(name, f"sk-SECRET-{name}")
+    monkeypatch.setenv("RAIN_JUDGE_API_KEY", own)
+    with judge_server(lambda request: "positive") as server:
+        score_at(review_run(tmp_path), server)
+    assert {headers["authorization"] for headers in server.headers} == {sent}
+    assert "SECRET" not in "".join(map(str, server.headers))
+    assert "sk-" not in "".join(file.read_text() for file in tmp_path.iterdir())
+
+
+def test_a_reply_that_drips_ends_at_the_time_limit(tmp_path: Path) -> None:
+    with judge_server(lambda request: "positive", ["drip"]) as server:
+        summary = score_at(review_run(tmp_path), server, judge_timeout=0.5)
+    assert (summary.asked, summary.retries) == (2, 1)
+
+
+@pytest.mark.parametrize("size", [MAX_REPLY_BYTES, 4 * MAX_REPLY_BYTES])
+def test_a_reply_without_end_is_cut_off_and_its_query_skipped(tmp_path: Path, size: int) -> None:
+    with judge_server(lambda request: "positive", [("flood", size)]) as server:
+        summary = score_at(review_run(tmp_path), server)
+    assert (summary.asked, summary.failed, summary.retries) == (1, 1, 0)
+    assert "larger than" in summary.reasons[0]
+
+
+def test_a_packed_reply_is_measured_unpacked(tmp_path: Path) -> None:
+    with judge_server(lambda request: "positive", [("gzip", 4 * MAX_REPLY_BYTES), ("gzip", 10)]) as server:
+        summary = score_at(review_run(tmp_path), server)
+    assert (summary.asked, summary.failed) == (1, 1)
+
+
+def test_a_long_reply_is_cut_in_the_score_file(tmp_path: Path) -> None:
+    outdir = review_run(tmp_path)
+    with judge_server(lambda request: "x" * 5_000_000) as server:
+        score_at(outdir, server)
+    for line in stored(outdir):
+        assert line["verdict"] is None
+        assert line["reply"] == "x" * 2000 + " [... 5,000,000 characters]"
+
+
+def test_a_redirect_to_another_place_is_not_followed(tmp_path: Path) -> None:
+    with judge_server(lambda request: "positive") as elsewhere:
+        with judge_server(script=[("redirect", f"{elsewhere.url}/chat/completions")]) as server:
+            with pytest.raises(RainError, match="redirects .HTTP 307.*--judge-base-url"):
+                score_at(review_run(tmp_path), server)
+    assert elsewhere.requests == []
+
+
+def test_what_a_server_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    said = {"error": {"message": "\x1b]0;OWNED\x07\x1b[2J\x9b31m\u202e no"}}
+    with judge_server(lambda request: "positive", [(400, said)]) as server:
+        text = describe(score_at(review_run(tmp_path), server))
+    assert "OWNED" in text
+    assert text.replace("\n", "").isprintable()
+
+
+def test_a_lone_surrogate_in_a_record_is_judged(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "truth", [record(0, "a\ud800", "b", question="\udfff?", correct_answers=["\ud800"])])
+    with judge_server(lambda request: "true") as server:
+        summary = score_at(outdir, server)
+    assert (summary.asked, summary.failed, summary.calls) == (4, 0, 4)

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from support.judge_server import record, score, write_run
 
 from rain.core.errors import RainError
 from rain.judges.base import JudgeConfig, Query
 from rain.judges.registry import open_judge
+from rain.report.command import build
+from rain.report.markdown import markdown
 
 LINES = [
     json.dumps({"id": record, "answer": side, "ask": "harmless", "verdict": verdict})
@@ -42,6 +45,10 @@ def test_the_version_changes_with_the_file_and_is_none_for_what_it_does_not_rate
     [
         ("", "no ratings"),
         ("no json", "line 1: needs the fields"),
+        ("[" * 200_000, "line 1: needs the fields"),
+        ("3", "line 1: needs the fields"),
+        ('{"rater": "one", "id": "a"}', "line 1: needs the fields"),
+        ('{"rater": "one"}', "no ratings"),
         ('{"id": "a", "answer": "pa", "ask": "harmless"}', "line 1: needs the fields id, answer, ask, verdict"),
         ('{"id": "a", "answer": "pa", "ask": "harmless", "verdict": "yes"}', "line 1: .*'verdict'"),
     ],
@@ -55,3 +62,30 @@ def test_a_faulty_file_is_named_with_its_line(file: Path, text: str, named: str)
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RainError, match="missing.jsonl"):
         open_judge(f"ratings:{tmp_path / 'missing.jsonl'}", JudgeConfig())
+
+
+@pytest.mark.parametrize("first", [[json.dumps({"rater": "one rater (the authors), blind"})], []])
+def test_tables_name_the_rater_if_the_file_does(file: Path, first: list[str]) -> None:
+    rows = LINES if first else [json.dumps({**json.loads(LINES[0]), "rater": "one rater (the authors), blind"})]
+    file.write_text("\n".join([*first, *rows]))
+    judge = open_judge(f"ratings:{file}", JudgeConfig())
+    assert judge.name == "ratings:ann, one rater (the authors), blind"
+    outdir = write_run(file.parent / "out", "hh", [record(1, "R", "P", id="a")])
+    score(outdir, f"ratings:{file}")
+    text = markdown(build([outdir]))
+    [row] = [line for line in text.splitlines() if line.startswith("| harmless")]
+    assert "| ratings:ann, one rater (the authors), blind |" in row
+
+
+def test_several_raters_are_all_named_and_a_name_is_one_short_line(file: Path) -> None:
+    rows = [json.dumps({**json.loads(LINES[i]), "rater": name}) for i, name in enumerate(("A\n\x1b[2J", "B" * 1000))]
+    file.write_text("\n".join(rows))
+    assert open_judge(f"ratings:{file}", JudgeConfig()).name == f"ratings:ann, A\\n\\x1b[2J and {'B' * 80}"
+
+
+def test_a_mark_in_front_blank_lines_and_odd_separators_are_taken(file: Path) -> None:
+    odd = "a\u2028\u0085b"
+    line = json.dumps({"id": odd, "answer": "pa", "ask": "harmless", "verdict": True}, ensure_ascii=False)
+    file.write_text(f"\ufeff{line}\r\n\n \n", encoding="utf-8")
+    query = Query(odd, "pa", "harmless", "q", "r")
+    assert asyncio.run(open_judge(f"ratings:{file}", JudgeConfig()).decide(query)).decision is True

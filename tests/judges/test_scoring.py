@@ -1,5 +1,6 @@
 """The score file: what is asked, kept, and asked again."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_a_verdict_is_stored_in_the_published_format(tmp_path: Path) -> None:
         "id": "r0",
         "answer": "raina",
         "ask": "sentiment",
-        "version": "sentiment-1",
+        "version": "sentiment-2",
         "judge": "openai:m",
         "verdict": True,
         "reply": "Positive.",
@@ -81,10 +82,32 @@ def test_an_incomplete_score_line_is_dropped_and_its_query_asked_again(tmp_path:
     assert [line["answer"] for line in stored(outdir)] == ["raina", "pa"]
 
 
-def test_a_damaged_verdict_is_named(tmp_path: Path) -> None:
+LINE = {"id": "r1", "answer": "pa", "ask": "true", "version": "v", "hash": "h", "judge": "j", "verdict": True}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("answer", None), ("verdict", "maybe"), ("verdict", []), ("hash", ["x"]), ("version", 1)]
+)
+def test_a_damaged_verdict_is_named(tmp_path: Path, field: str, value: object) -> None:
     path = tmp_path / "scores.jsonl"
-    path.write_text('{"id": "r1", "judge": "openai:m", "verdict": true}\n')
-    with pytest.raises(RainError, match="r1 lacks the field 'answer'"):
+    path.write_text(json.dumps({**LINE, field: value}) + "\n")
+    with pytest.raises(RainError, match=f"scores.jsonl: .*r1 lacks a proper field '{field}'"):
+        read_scores(path)
+    path.write_text(json.dumps({name: known for name, known in LINE.items() if name != field}) + "\n")
+    with pytest.raises(RainError, match=f"'{field}'"):
+        read_scores(path)
+
+
+def test_a_score_file_may_have_a_mark_in_front_blank_lines_and_odd_separators(tmp_path: Path) -> None:
+    path, odd = tmp_path / "scores.jsonl", "a\u2028\x85\x0b\x0cb"
+    path.write_text("\ufeff" + json.dumps({**LINE, "id": odd}, ensure_ascii=False) + "\r\n\n \n", encoding="utf-8")
+    assert [key.record for key in read_scores(path)["j"]] == [odd]
+
+
+def test_deep_json_in_a_score_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_text("[" * 200_000 + "\n" + json.dumps(LINE) + "\n")
+    with pytest.raises(RainError, match="scores.jsonl, line 1"):
         read_scores(path)
 
 

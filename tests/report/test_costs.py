@@ -43,3 +43,8 @@ def test_the_summary_compares_both_answers() -> None:
 
 def test_a_run_in_which_everything_failed_has_no_table() -> None:
     assert summary_table([{"id": "r3", "error": "out of memory"}]) == "0 prompts answered, 1 failed"
+
+
+def test_a_record_that_lacks_finish_cost_and_moves_is_counted() -> None:
+    text = summary_table([{"id": "r1", "moves": None, "cost": None, "finish": "\x1b[2J\n"}, {"id": "r2"}])
+    assert text.splitlines()[0] == "2 prompts answered, 0 failed; ended by: \\x1b[2J\\n 1, None 1"

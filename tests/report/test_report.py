@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +202,52 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path) -> None:
     (outdir / "config.json").write_text('{"task": "chess"}')
     with pytest.raises(RainError, match="field task is 'chess'"):
         build([outdir])
+
+
+HOSTILE = "\x1b]0;OWNED\x07\x1b[2J\x9b31m\r\n# heading\n| <script>`x`</script> [a](http://b) \u202e"
+
+
+def test_text_of_models_and_servers_is_neither_markup_nor_control_characters(tmp_path: Path) -> None:
+    failed = {"id": "r9", "question": "q", "error": HOSTILE}
+    outdir = write_run(tmp_path, "imdb", [record(0, " a", " b", model=HOSTILE, **costs(2.0, 1.0)), failed])
+    binary(outdir, "sentiment", [True], [False], judge=HOSTILE)
+    write_scores(outdir, {("r0", "pa", "sentiment"): True}, judge=HOSTILE, wording=2)
+    text = markdown(build([outdir]))
+    assert text.count("OWNED") >= 4
+    assert text.replace("\n", "").isprintable()
+    plain = re.sub(r"\\.", "", text)
+    assert "<" not in plain and "`" not in plain and "](" not in plain
+    assert [line[:3] for line in plain.splitlines() if line.startswith("#")] == ["## "]
+    [row] = [line for line in plain.splitlines() if line.startswith("| positive")]
+    assert row.count("|") == 11
+
+
+def test_a_terminal_without_unicode_gets_escapes_and_the_files_are_written(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path / "out", "imdb", [record(0, " a", " b", model="caf\u00e9 \u2192")])
+    binary(outdir, "sentiment", [True], [False])
+    words = ["report", str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]
+    for encoding in ("ascii", "latin-1"):
+        env = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+        done = subprocess.run([sys.executable, "-m", "rain", *words], capture_output=True, env=env, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"62.1 \\u2192 82.1" in done.stdout
+        assert "62.1 \u2192 82.1" in (tmp_path / "r.md").read_text("utf-8")
+        (tmp_path / "r.json").unlink()
+
+
+def test_records_that_lack_what_later_versions_write_are_reported(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "hh", [record(0, "a", "b", cost=None), {"id": "r1", "question": "q", "raina": "x"}])
+    found = only(outdir)
+    assert (found["records"], found["cost"]["prompts"]) == (2, 0)
+    assert "2 records with answers" in markdown(build([outdir]))
+
+
+def test_records_of_prompts_that_left_the_data_set_do_not_count(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}", **costs(2.0, 1.0)) for i in range(3)])
+    binary(outdir, "sentiment", [True, True, False], [False, False, False])
+    (outdir / "prompts.json").write_text('["r0", "r1"]')
+    found = only(outdir)
+    [row] = found["scores"]
+    assert (found["records"], found["left_out"], found["cost"]["prompts"]) == (2, 1, 2)
+    assert (row["rain"]["yes"], row["rain"]["of"], row["pairs"]) == (2, 2, 2)
+    assert "Left out: 1 records of prompts that are no longer in the data set" in markdown(build([outdir]))

@@ -1,6 +1,8 @@
 """Tables as text."""
 
-from rain.tables import markdown_table, text_table
+import pytest
+
+from rain.tables import markdown_table, markdown_text, text_table
 
 
 def test_columns_are_aligned_and_the_last_mark_is_for_all_that_follow() -> None:
@@ -20,3 +22,25 @@ def test_markdown_escapes_bars_and_pads_cells() -> None:
         "|------|-----|",
         "| x\\|y | 1   |",
     ]
+
+
+def test_a_cell_stays_in_its_line_and_cannot_steer_the_terminal() -> None:
+    rows = [["a\nb\t\x1b[2J", "1"], ["c", "2"]]
+    assert text_table(rows).splitlines() == ["a\\nb\\t\\x1b[2J  1", "c              2"]
+    assert len(markdown_table(["x", "y"], rows).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# heading", "\\# heading"),
+        ("no #1", "no #1"),
+        ("<b>`c`|", "\\<b>\\`c\\`\\|"),
+        ("\\|", "\\\\\\|"),
+        ("![x](http://y)", "![x]\\(http://y)"),
+        ("a\nb", "a\\\\nb"),
+        ("75.0 [60, 86] 30/40", "75.0 [60, 86] 30/40"),
+    ],
+)
+def test_foreign_text_is_plain_text_in_markdown(text: str, shown: str) -> None:
+    assert markdown_text(text) == shown

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ class JudgeServer:
     """Answers /v1/chat/completions with `reply(request)`, after the faults in `script` have been played in order.
 
     A fault is an HTTP status, a (status, body) pair, or one of cut (connection closed without a reply), slow (no reply
-    before the test is over), html (200 with a web page) and empty (200 without choices).
+    before the test is over), drip (a blank at a time), html (200 with a web page), empty (200 without choices),
+    ("flood", SIZE), ("gzip", SIZE) for bodies of many blanks (bytes), and ("redirect", URL).
     """
 
     def __init__(self, reply: Reply, script: list[Any]) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
         self.over = threading.Event()
         self._reply, self._script, self._lock = reply, script, threading.Lock()
@@ -49,6 +52,7 @@ class JudgeServer:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer._lock:
                     outer.requests.append(request)
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
                     fault = outer._script.pop(0) if outer._script else None
                     outer.in_flight += 1
                     outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
@@ -72,19 +76,41 @@ class JudgeServer:
             _send(handler, 200, b"<html>Service page</html>", "text/html")
         elif fault == "empty":
             _send(handler, 200, json.dumps({"id": "x", "object": "chat.completion", "choices": []}).encode())
+        elif fault == "drip":
+            handler.send_response(200)
+            handler.end_headers()
+            with suppress(OSError):
+                while not self.over.wait(0.05):
+                    handler.wfile.write(b" ")
+        elif isinstance(fault, tuple) and fault[0] == "redirect":
+            handler.send_response(307)
+            handler.send_header("Location", fault[1])
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+        elif isinstance(fault, tuple) and fault[0] in ("flood", "gzip"):
+            body = (b" " * fault[1]) + self._body(request)
+            with suppress(OSError):
+                _send(handler, 200, gzip.compress(body) if fault[0] == "gzip" else body, packed=fault[0] == "gzip")
         elif isinstance(fault, tuple):
             _send(handler, fault[0], json.dumps(fault[1]).encode())
         elif isinstance(fault, int):
             _send(handler, fault, json.dumps({"error": {"message": "scripted fault"}}).encode())
         else:
-            message = {"role": "assistant", "content": self._reply(request)}
-            choice = {"index": 0, "finish_reason": "stop", "message": message}
-            body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-            _send(handler, 200, json.dumps(body).encode())
+            _send(handler, 200, self._body(request))
+
+    def _body(self, request: dict[str, Any]) -> bytes:
+        message = {"role": "assistant", "content": self._reply(request)}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        return json.dumps(body).encode()
 
 
-def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes, kind: str = "application/json") -> None:
+def _send(
+    handler: BaseHTTPRequestHandler, status: int, body: bytes, kind: str = "application/json", *, packed: bool = False
+) -> None:
     handler.send_response(status)
+    if packed:
+        handler.send_header("Content-Encoding", "gzip")
     handler.send_header("Content-Type", kind)
     handler.send_header("Content-Length", str(len(body)))
     handler.send_header("Retry-After-Ms", "1")
