@@ -31,7 +31,6 @@ from rain.settings import CONFIGS, Settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
 from rain.terminal import escape_unencodable, printable
-from rain.terminal import escape_unencodable, printable
 from rain.worker import worker_main
 
 INTERRUPTED = 130
@@ -149,7 +148,6 @@ def judge_after_run(args: ParsedArgs, code: int) -> int:
 
 def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
-    escape_unencodable()
     escape_unencodable()
     try:
         args = parse(task, argv, prog)
