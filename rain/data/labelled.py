@@ -9,26 +9,36 @@ from rain.core.errors import RainError
 from rain.data.datasets import Fields, Reader, Row, load_prompts
 from rain.data.rows import BadRow, text
 
-LABELS = ("label", "jailbroken")
+LABELS = {"label": True, "jailbroken": False, "harmful": False}
+"""Fields with a label, and which value of it is good."""
 
 
 class Labelled(NamedTuple):
-    """A text with a person's label: True is what RAIN steers towards."""
+    """A text with a person's label.
+
+    Attributes:
+        question: what was asked; empty where nobody knows.
+        response: the text.
+        good: whether it is what RAIN steers towards.
+        safe: whether the question is known to be harmless, so that a good answer need not refuse.
+    """
 
     question: str
     response: str
     good: bool
+    safe: bool = False
 
 
 def read_labelled(row: Row) -> Fields:
-    """Read question (or goal, or neither), response (or answer), and label, or its opposite, jailbroken."""
+    """Read question (or goal, or neither), response (or answer), and label, or its opposite, jailbroken or harmful."""
     question = text(row, "question", "") or text(row, "goal", "")
     response = text(row, "answer" if "answer" in row and "response" not in row else "response")
     for name in LABELS:
         if name in row:
             if row[name] not in (0, 1, True, False):
                 raise BadRow(f"field {name!r} must be true or false, or 1 or 0")
-            return Fields(question, {"response": response, "good": bool(row[name]) != (name == "jailbroken")})
+            safe = row.get("prompt_is_safe") is True
+            return Fields(question, {"response": response, "good": bool(row[name]) == LABELS[name], "safe": safe})
     raise BadRow("field 'label' is missing")
 
 
@@ -38,7 +48,7 @@ def load_labelled(path: Path, *, complete: bool = True) -> list[Labelled]:
     ``complete`` requires a question for every text, and texts of both labels, as a preflight does.
     """
     prompts = load_prompts(path, Reader("labelled", read_labelled))
-    texts = [Labelled(prompt.question, prompt.extra["response"], prompt.extra["good"]) for prompt in prompts]
+    texts = [Labelled(prompt.question, **prompt.extra) for prompt in prompts]
     if complete and not all(item.question for item in texts):
         raise RainError(f"{path} has texts without the field 'question'")
     if complete and len({item.good for item in texts}) < 2:

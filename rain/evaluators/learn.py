@@ -13,12 +13,15 @@ from rain.core.engine import Usage
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.engines.reference import ReferenceEngine
+from rain.stats import Interval, auc
 from rain.text import PromptFormatter
 
 LENGTHS = (4, 8, 16, 32, 64)
 """Beginnings of each response that are learnt from, as a search meets them (tokens)."""
 
-LAYER_STEP = 3
+LAYERS = 10
+"""About so many layers are tried, evenly spread; neighbours differ little."""
+
 RIDGES = (0.001, 0.003, 0.01, 0.03)
 """Inverse strengths (C) of the penalty on standardised inputs."""
 
@@ -54,7 +57,8 @@ def mean_states(
         states (texts, lengths, layers, hidden size), tokens of each response up to the longest length, the layers.
     """
     adapter, count = formatter.adapter, engine.model.config.get_text_config().num_hidden_layers
-    layers = list(range(LAYER_STEP, count, LAYER_STEP))
+    step = max(1, count // LAYERS)
+    layers = list(range(step, count, step))
     states = np.zeros((len(texts), len(LENGTHS), len(layers), engine.model.config.get_text_config().hidden_size))
     counts = np.zeros(len(texts), int)
     chats = formatter.prompt_file is None
@@ -106,6 +110,52 @@ def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int
     return Learnt(
         layers[j], scale * weights, float(scale * bias + offset), ridge, scale * held_out + offset, counts
     )
+
+
+def figures(learnt: Learnt, texts: Sequence[Labelled]) -> dict[str, Any]:
+    """Return how well the read-out does on prompts that it was not learnt from, by length of the text.
+
+    For each length (tokens): n, AUC with its 95 % interval (bootstrap over prompts), and the share of good answers to
+    safe prompts that are called bad (null where no prompt is known to be safe).
+    """
+    labels, safe = np.array([item.good for item in texts]), np.array([item.safe and item.good for item in texts])
+    questions = np.array([item.question for item in texts])
+    found: dict[str, Any] = {}
+    for k, length in enumerate(LENGTHS):
+        used = (learnt.counts > 0) if k == 0 else learnt.counts > LENGTHS[k - 1]  # shorter ones are measured above
+        scores = learnt.held_out[:, k]
+        if len(set(labels[used])) < 2:
+            continue
+        low, high = auc_interval(scores[used], labels[used], questions[used])
+        area = auc(scores[used & labels].tolist(), scores[used & ~labels].tolist())
+        wrong = float((scores[used & safe] < 0).mean()) if (used & safe).any() else None
+        found[str(length)] = {
+            "texts": int(used.sum()), "auc": area, "auc_interval": [low, high], "safe_called_harmful": wrong
+        }
+    return found
+
+
+def auc_interval(scores: Any, labels: Any, groups: Any, draws: int = 1000) -> Interval:
+    """Return the 95 % bootstrap interval of an AUC; whole groups are drawn, since texts of one prompt are alike.
+
+    Args:
+        scores: numbers, larger for good texts.
+        labels: whether each text is good.
+        groups: what each text belongs to, such as its prompt.
+        draws: number of resamples; those without both labels are left out.
+    """
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    members = [np.flatnonzero(np.asarray(groups) == name) for name in dict.fromkeys(groups)]
+    random, areas = np.random.default_rng(0), list[float]()
+    for _ in range(draws):
+        chosen = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+        good, drawn = labels[chosen], scores[chosen]
+        if good.any() and not good.all():
+            ranks = np.argsort(np.argsort(drawn, kind="stable"), kind="stable") + 1
+            count = good.sum()
+            areas.append((ranks[good].sum() - count * (count + 1) / 2) / (count * (len(good) - count)))
+    low, high = np.percentile(areas, [2.5, 97.5])
+    return Interval(float(low), float(high))
 
 
 def _fit(states: Matrix, labels: NDArray[Any], ridge: float) -> tuple[Matrix, float]:

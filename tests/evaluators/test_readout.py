@@ -1,0 +1,153 @@
+"""Read-outs: files, scores by hand, learning from texts that differ, and searches that are guided by one."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from support.tiny_models import save_tiny_model
+
+from rain import Budget, Rain
+from rain.cli import main
+from rain.core.errors import RainError
+from rain.data.labelled import Labelled
+from rain.evaluators.learn import auc_interval, figures, learn
+from rain.evaluators.readout import CHAT, ReadOutEvaluator, ReadOutFile
+from rain.preflight import part_of
+
+
+def read_out(weights=(1.0, -2.0), bias=0.5, **changes):
+    return ReadOutFile(
+        **{"name": "kind", "model": "m", "prompt_format": CHAT, "layer": 1, **changes}, weights=weights, bias=bias
+    )
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "kind.json"
+    path.write_bytes(read_out().as_json())
+    assert ReadOutFile.load(str(path), "m") == read_out()
+    assert ReadOutFile.load(str(path), "m").digest != read_out(bias=0.6).digest
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}'])
+def test_what_is_not_a_read_out_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "odd.json"
+    path.write_text(content)
+    with pytest.raises(RainError, match=r"odd\.json"):
+        ReadOutFile.load(str(path), "m")
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(RainError, match="'nobody'"):
+        ReadOutFile.load("nobody", "smollm2")
+
+
+@pytest.mark.parametrize(("used", "named"), [(("other", CHAT), "model"), (("m", "file"), "prompt format")])
+def test_another_model_or_prompt_format_is_refused(used, named):
+    with pytest.raises(RainError, match=named):
+        read_out().check(*used)
+
+
+def test_the_score_is_tanh_of_half_the_logit_and_the_smallest_of_several():
+    both = ReadOutEvaluator([read_out(), read_out(bias=-1.0)])
+    assert both.score(np.array([1.0, 3.0])) == pytest.approx(math.tanh((1.0 + 0.5) / 2))
+    assert both.score(np.array([3.0, 1.0])) == pytest.approx(0.0)
+    assert ReadOutEvaluator([read_out()], invert=True).score(np.array([1.0])) == pytest.approx(math.tanh(-1.5 / 2))
+
+
+def test_a_read_out_that_is_not_finite_is_an_error():
+    with pytest.raises(RainError, match="finite"):
+        ReadOutEvaluator([read_out()]).score(np.array([math.nan]))
+
+
+def separable(prompts=30):
+    """Two texts a prompt, whose states at layer 6 tell good from bad, and at layer 3 do not."""
+    random = np.random.default_rng(0)
+    texts = [Labelled(f"q{i}", "text", good, safe=i % 2 == 0) for i in range(prompts) for good in (True, False)]
+    states = random.normal(size=(len(texts), 5, 2, 4))
+    states[:, :, 1, 0] += np.array([3.0 if text.good else -3.0 for text in texts])[:, None]
+    return texts, states, np.full(len(texts), 64)
+
+
+def test_the_layer_that_tells_good_from_bad_is_found():
+    texts, states, counts = separable()
+    learnt = learn(states, counts, [3, 6], texts)
+    assert learnt.layer == 6
+    assert abs(learnt.weights[0]) > 3 * np.abs(learnt.weights[1:]).max()
+    found = figures(learnt, texts)
+    assert found["4"]["auc"] > 0.95
+    assert found["4"]["auc_interval"][0] <= found["4"]["auc"] <= found["4"]["auc_interval"][1]
+    assert 0 <= found["4"]["safe_called_harmful"] < 0.2
+
+
+def test_too_few_prompts_are_refused():
+    texts, states, counts = separable(4)
+    with pytest.raises(RainError, match="prompts"):
+        learn(states, counts, [3, 6], texts)
+
+
+def test_the_interval_of_an_auc_is_wider_when_texts_of_a_prompt_are_alike():
+    random = np.random.default_rng(1)
+    labels = random.random(200) < 0.5
+    scores = labels + random.normal(size=200)
+    alone = auc_interval(scores, labels, [str(i) for i in range(200)])
+    alike = auc_interval(np.repeat(scores[:40], 5), np.repeat(labels[:40], 5), [str(i // 5) for i in range(200)])
+    assert alike.high - alike.low > 1.5 * (alone.high - alone.low)
+
+
+def test_the_parts_of_the_prompts_are_disjoint_and_complete():
+    texts = [Labelled(f"q{i % 40}", str(i), True) for i in range(80)]
+    parts = [part_of(texts, f"{k}/3") for k in (1, 2, 3)]
+    assert sorted(text.response for part in parts for text in part) == sorted(text.response for text in texts)
+    assert not {text.question for text in parts[0]} & {text.question for text in parts[1]}
+    with pytest.raises(RainError, match="--part"):
+        part_of(texts, "3/2")
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A tiny model and a read-out that was learnt on its states: texts of "a" are good, of "z" bad."""
+    folder = tmp_path_factory.mktemp("learn")
+    model, labelled = save_tiny_model(folder / "tiny", 8192), folder / "texts.jsonl"
+    rows = [
+        {"question": f"q {i}", "response": letter * (3 + i % 4), "label": letter == "a"}
+        for i in range(30)
+        for letter in "az"
+    ]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path, flags = folder / "kind.json", ["--modelname", str(model), "--dtype", "float32", "--name", "kind"]
+    code = main(["preflight", "--labelled", str(labelled), "--learn", str(path), *flags])
+    return code, model, path
+
+
+def test_the_command_learns_and_says_how_well(learnt):
+    code, model, path = learnt
+    file = ReadOutFile.load(str(path), str(model))
+    assert code == 0
+    assert file.name == "kind"
+    assert file.measured["texts"] == 60
+    assert file.measured["by_length"]["4"]["auc"] > 0.9
+
+
+def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_little_for_it(learnt):
+    _, model, path = learnt
+    answers = []
+    for engine in ("hf", "reference"):
+        options = {"engine": engine, "dtype": "float32", "preset": "none", "evaluator": (f"readout:{path}",)}
+        with Rain(model, task="hh", max_new_tokens=6, max_simulations=6, extra_simulations=2, **options) as rain:
+            answers.append(rain.generate("q 1", budget=Budget(simulations=12)))
+    hf, reference = answers
+    assert hf.text == reference.text
+    assert [commit.value for commit in hf.commits] == pytest.approx([c.value for c in reference.commits], abs=1e-4)
+    assert len({commit.value for commit in hf.commits}) > 1
+    assert hf.cost["tokens_computed"] < reference.cost["tokens_computed"] / 5
+
+
+def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):
+    _, _, path = learnt
+    file = ReadOutFile.load(str(path), "any")
+    path.with_name("toy.json").write_bytes(ReadOutFile(**{**vars(file), "model": "toy"}).as_json())
+    with pytest.raises(RainError, match="hidden states"):
+        Rain(engine="toy", task="hh", evaluator=(f"readout:{path.with_name('toy.json')}",))
