@@ -87,7 +87,7 @@ def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int
         from sklearn.metrics import roc_auc_score
         from sklearn.model_selection import GroupKFold
     except ImportError as error:
-        raise RainError("learning a read-out needs scikit-learn: pip install scikit-learn") from error
+        raise RainError("learning a read-out needs scikit-learn: pip install -e \".[learn]\"") from error
     labels, groups = np.array([item.good for item in texts]), np.array([item.question for item in texts])
     if len(set(groups)) < 2 * FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
         raise RainError(f"a read-out needs at least {2 * FOLDS} prompts and {2 * FOLDS} texts of each class")
