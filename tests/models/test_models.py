@@ -181,7 +181,7 @@ def test_damaged_prepared_weights_are_named_with_the_remedy(tmp_path, monkeypatc
     write_tiny_gguf(tmp_path / "tiny.gguf")
     weights = resolve(tmp_path / "tiny.gguf") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(RainError, match="tiny.gguf.*delete it and it is made again"):
+    with pytest.raises(RainError, match="gguf-tiny.*model.safetensors.*delete it and it is made again"):
         load_model(tmp_path / "tiny.gguf")
 
 

