@@ -39,6 +39,9 @@ class PlacementConfig:
 
     base_url: str = setting("", "http: servers of the same model with /v1/completions; commas in between")
     device_map: str = setting("", "placement as in accelerate, such as auto (default: the first GPU, or the CPU)")
+    patience: float = setting(
+        180.0, "http: how long a request waits for servers that are away before its prompt is put back (s)", low=0
+    )
     max_batch_tokens: int = setting(1024, "hf: maximum tokens of one forward pass", low=1)
     cache_tokens: int = setting(
         120_000,
@@ -84,18 +87,20 @@ def open_engine(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
 
 
 def _open_remote(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:
-    from rain.models.info import stored_end_ids
+    from rain.models.info import stored_model
     from rain.models.loading import load_tokenizer, resolve
 
     tokenizer = load_tokenizer(model.modelname)
-    eos = stored_end_ids(model.modelname, tokenizer)
+    eos, vocabulary = stored_model(model.modelname, tokenizer)
     if model.engine == "http":
+        from rain.engines.remote.client import RetryPolicy
         from rain.engines.remote.http import open_http
 
-        return open_http(placement.base_url, tokenizer, model.modelname, eos), tokenizer
+        policy, url, name = RetryPolicy(retry=placement.patience), placement.base_url, model.modelname
+        return open_http(url, tokenizer, name, eos, vocabulary=vocabulary, policy=policy), tokenizer
     from rain.engines.remote.vllm import open_vllm
 
-    return open_vllm(resolve(model.modelname), tokenizer, model.dtype, eos), tokenizer
+    return open_vllm(resolve(model.modelname), tokenizer, model.dtype, eos, vocabulary), tokenizer
 
 
 def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.models.hub import hub_reachable
@@ -53,18 +54,32 @@ def end_ids(config: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(id for id in (*found, tokenizer.eos_token_id) if id is not None))
 
 
-def stored_end_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
-    """Return the same for a model that another program runs, from its files, as far as they can be found."""
+class StoredModel(NamedTuple):
+    """What the files of a model say that another program runs, as far as they can be found.
+
+    Attributes:
+        eos: see ``end_ids``.
+        vocabulary: number of token ids, 0 if it is not known.
+    """
+
+    eos: tuple[int, ...]
+    vocabulary: int
+
+
+def stored_model(name: str, tokenizer: Any) -> StoredModel:
+    """Read the configuration files of a model, and no code."""
     from transformers import AutoConfig, GenerationConfig
 
     source = resolve(name)
-    local = isinstance(source, Path) or not hub_reachable()
-    for kind in (GenerationConfig, AutoConfig):
-        try:
-            return end_ids(kind.from_pretrained(source, local_files_only=local), tokenizer)
-        except (OSError, ValueError):
-            continue
-    return end_ids(None, tokenizer)
+    access: dict[str, Any] = {"local_files_only": isinstance(source, Path) or not hub_reachable()}
+    found: list[Any] = [None, None]
+    for place, kind in enumerate((GenerationConfig, AutoConfig)):
+        with suppress(OSError, ValueError):
+            found[place] = kind.from_pretrained(source, **access)
+        access["trust_remote_code"] = False
+    generation, config = found
+    size = getattr(config.get_text_config(), "vocab_size", 0) if config else 0
+    return StoredModel(end_ids(generation or config, tokenizer), int(size or 0))
 
 
 def decoder(tokenizer: Any) -> Decode:

@@ -106,6 +106,9 @@ def test_a_search_stays_on_one_server_and_searches_are_spread_evenly():
         servers = (first, second, third)
         engine = engine_on(*servers)
         sessions = [engine.session(f"hh-{i}") for i in range(12)]
+        assert list(engine.pool.load().values()) == [0, 0, 0], "a session counts from its first request on"
+        for session in sessions:
+            asyncio.run(session.next_logprobs(PREFIX, top=1))
         assert list(engine.pool.load().values()) == [4, 4, 4]
         for server in servers:
             server.requests.clear()
@@ -118,6 +121,7 @@ def test_a_search_stays_on_one_server_and_searches_are_spread_evenly():
         for session in (*sessions, *sessions):
             asyncio.run(session.close())
         assert list(engine.pool.load().values()) == [0, 0, 0], "closing twice counts once"
+        assert engine.pool.places == {}, "what is closed is forgotten"
 
 
 def test_the_choice_of_a_server_is_the_same_in_the_next_run():

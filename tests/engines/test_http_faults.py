@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.completions_server import engine_on, serving
+from support.completions_server import Ways, engine_on, serving
 
 from rain.core.engine import SamplingParams
-from rain.core.errors import RainError
+from rain.core.errors import WorkerFault
 from rain.engines.remote.client import RetryPolicy, Unreachable
+from rain.engines.remote.engine import greedy_request
 from rain.engines.toy import ToyTokenizer
 
 pytestmark = pytest.mark.faults
@@ -74,7 +75,86 @@ def test_a_lost_server_leaves_its_searches_to_the_others():
         assert list(engine.pool.load().values()) == [6]
         asyncio.run(engine.cache_prefix(PREFIX))
         staying.close()
-        with pytest.raises(RainError, match="does not answer"):
+        with pytest.raises(WorkerFault, match="does not answer"):
             asyncio.run(sessions[0].next_logprobs(PREFIX, top=3))
-        with pytest.raises(RainError, match=staying.url):
-            engine.session("late")
+        with pytest.raises(WorkerFault, match=staying.url):
+            asyncio.run(engine.session("late").next_logprobs(PREFIX, top=3))
+
+
+HALF_OPEN = RetryPolicy(reply=2.0, retry=0.2, pause=0.02, again=0.1)
+
+
+async def ask(session):
+    return await session.next_logprobs(PREFIX, top=3)
+
+
+def test_a_lost_server_is_asked_again_and_serves_new_searches_when_it_is_back():
+    with serving() as staying, serving() as leaving:
+        engine, port = engine_on(staying, leaving, policy=HALF_OPEN), leaving.port
+        leaving.close()
+        sessions = [engine.session(str(i)) for i in range(4)]
+
+        async def lose_and_find():
+            await asyncio.gather(*map(ask, sessions))
+            assert [server.lost for server in engine.pool.servers] == [False, True]
+            with serving(port=port) as back:
+                while any(server.lost for server in engine.pool.servers):
+                    await ask(sessions[0])
+                later = [engine.session(f"later {i}") for i in range(4)]
+                await asyncio.gather(*map(ask, later))
+                assert list(engine.pool.load().values()) == [4, 4]
+                assert len(back.requests) >= 4
+            await engine.close()
+
+        asyncio.run(lose_and_find())
+
+
+def test_when_all_servers_are_away_for_longer_than_the_patience_nothing_is_lost_but_time():
+    """What a pool does with a WorkerFault, in small: ask again; no request fails in another way."""
+    faults, prompts = [], 200
+
+    async def answer(engine, number):
+        while True:
+            session = engine.session(str(number))
+            try:
+                return await session.next_logprobs((*PREFIX, number), top=1)
+            except WorkerFault as fault:
+                faults.append(str(fault))
+            finally:
+                await session.close()
+
+    async def run(engine):
+        return await asyncio.gather(*(answer(engine, number) for number in range(prompts)))
+
+    with serving(fault=lambda number: "503" if number > 20 and len(faults) < prompts else "") as server:
+        engine = engine_on(server, policy=HALF_OPEN)
+        answers = asyncio.run(run(engine))
+    assert len(answers) == prompts and len(faults) >= prompts
+    assert any("no server answers" in fault for fault in faults), "requests that came later waited too"
+    assert engine.pool.places == {}
+
+
+def test_a_server_that_comes_back_with_another_model_stays_lost():
+    with serving() as staying, serving() as leaving:
+        engine, port = engine_on(staying, leaving, policy=HALF_OPEN), leaving.port
+        leaving.close()
+
+        async def lose():
+            session = engine.session("0")
+            await engine.warm(greedy_request(PREFIX, 1, 1))
+            with serving(Ways(shift=1), port=port) as other:
+                while not other.requests:
+                    await ask(session)
+                await engine.close()
+                assert [server.lost for server in engine.pool.servers] == [False, True]
+
+        asyncio.run(lose())
+
+
+def test_a_session_that_is_opened_and_never_used_takes_no_place():
+    with serving() as server:
+        engine = engine_on(server)
+        sessions = [engine.session(str(i)) for i in range(9)]
+        assert list(engine.pool.load().values()) == [0] and engine.pool.places == {}
+        asyncio.run(sessions[0].close())
+        assert list(engine.pool.load().values()) == [0]

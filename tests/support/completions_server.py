@@ -8,7 +8,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,6 +21,7 @@ from rain.engines.remote.probe import probe
 from rain.engines.toy import EOS, ToyTokenizer, log_distribution
 
 QUICK = RetryPolicy(reply=5.0, retry=5.0, pause=0.01)
+FLOOD = 300 << 20
 Fault = Callable[[int], str]
 
 
@@ -52,11 +53,23 @@ class Ways:
 
 
 class CompletionsServer:
-    """Serves the toy model; ``fault(number of the request)`` says what to do instead: "500", "429", "cut" or "hang"."""
+    """Serves the toy model; ``fault(number of the request)`` says what to do instead.
+
+    Faults are "500", "429" (any HTTP status), "cut", "hang", "drip" (a byte now and then) and "flood" (300 MiB).
+
+    Attributes:
+        requests, headers: of all POST requests.
+        retry_after: the header that comes with an HTTP status.
+        tamper: changes replies; what it returns is sent, bytes as they are.
+    """
 
     def __init__(self, ways: Ways = Ways(), fault: Fault = no_fault, port: int = 0, context: int = 257) -> None:
         self.ways, self.fault, self.context = ways, fault, context
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.retry_after = self.location = ""
+        self.tamper: Callable[[dict[str, Any]], Any] = lambda reply: reply
+        self.sent = 0
         self.lock, self.over = threading.Lock(), threading.Event()
         self._cached: set[tuple[int, ...]] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -76,29 +89,47 @@ class CompletionsServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 owner = "llamacpp" if outer.ways.ids == "llamacpp" else "vllm"
-                outer.reply(self, 200, {"data": [{"id": "toy", "owned_by": owner, "max_model_len": outer.context}]})
+                cards = {"data": [{"id": "toy", "owned_by": owner, "max_model_len": outer.context}]}
+                outer.reply(self, 200, outer.tamper(cards))
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer.lock:
                     outer.requests.append(request)
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
                     fault = outer.fault(len(outer.requests) - 1)
                 if fault == "cut" or (fault == "hang" and outer.over.wait(60)):
                     return
+                if fault in ("drip", "flood"):
+                    return outer.pour(self, *((1, 0.02) if fault == "drip" else (1 << 20, 0.0)))
                 status, body = outer.answer(request) if not fault else (int(fault), {"error": "out of order"})
-                outer.reply(self, status, body)
+                outer.reply(self, status, outer.tamper(body))
 
             def log_message(self, *args: Any) -> None:
                 return None
 
         return Handler
 
-    def reply(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def pour(self, handler: BaseHTTPRequestHandler, size: int, pause: float) -> None:
+        """Send spaces in pieces of this size, up to FLOOD bytes."""
+        with suppress(OSError):
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/json")
+            handler.end_headers()
+            while self.sent < FLOOD and not self.over.wait(pause):
+                handler.wfile.write(b" " * size)
+                self.sent += size
+
+    def reply(self, handler: BaseHTTPRequestHandler, status: int, body: Any) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             handler.send_response(status)
             handler.send_header("Content-Type", "application/json")
             handler.send_header("Content-Length", str(len(data)))
+            if status != 200 and self.retry_after:
+                handler.send_header("Retry-After", self.retry_after)
+            if self.location:
+                handler.send_header("Location", self.location)
             handler.end_headers()
             handler.wfile.write(data)
         except OSError:

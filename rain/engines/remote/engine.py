@@ -7,7 +7,6 @@ over the top-k is the log-probability after temperature T and top-k, exactly.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 from abc import abstractmethod
@@ -15,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Continuation, Engine, SamplingParams, Session, Usage, check_request
 from rain.core.errors import RainError
 from rain.core.types import Tokens
@@ -129,8 +129,12 @@ class RemoteEngine(Engine):
         """See ``Engine.session``."""
         return RemoteSession(self, name)
 
+    def opened(self, name: str) -> None:
+        """Learn that a session with this name makes its first request."""
+        return None
+
     def release(self, name: str) -> None:
-        """Learn that a session with this name is closed."""
+        """Learn that such a session is closed."""
         return None
 
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
@@ -153,7 +157,7 @@ class RemoteSession(Session):
     def __init__(self, engine: RemoteEngine, name: str) -> None:
         self.engine, self.name = engine, name
         self.usage = Usage()
-        self._closed = False
+        self._open = False
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``; the greedy continuation is a request of its own, sent with that for the others."""
@@ -185,13 +189,16 @@ class RemoteSession(Session):
 
     async def close(self) -> None:
         """Make room on the server for others."""
-        if not self._closed:
-            self._closed = True
+        if self._open:
+            self._open = False
             self.engine.release(self.name)
 
     async def _complete(self, requests: Sequence[CompletionRequest]) -> list[Sample]:
         """Have requests answered at the same time; count them as one."""
-        results = await asyncio.gather(*(self.engine.complete(request, self.name) for request in requests))
+        if not self._open:  # not earlier: nobody closes a session that is never used
+            self._open = True
+            self.engine.opened(self.name)
+        results = await gather_or_cancel(*(self.engine.complete(request, self.name) for request in requests))
         self.usage.requests += 1
         self.usage.forward_passes += max(len(sample.tokens) for result in results for sample in result.samples)
         for request, result in zip(requests, results, strict=True):

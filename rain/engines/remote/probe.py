@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rain.core.engine import SamplingParams
-from rain.core.errors import RainError
-from rain.engines.remote.client import RetryPolicy, ServerClient, Unreachable
+from rain.core.errors import RainError, WorkerFault
+from rain.engines.remote.client import UNLIMITED, RetryPolicy, ServerClient
 from rain.engines.remote.engine import TOP, CompletionRequest, CompletionResult, greedy_request
+from rain.terminal import one_line
 
 NEEDED = 15
 """Log-probabilities for each token without which candidates have no prior (top-k of the paper)."""
@@ -28,6 +29,7 @@ async def probe(server: ServerClient, tokenizer: Any, modelname: str, policy: Re
     Raises:
         RainError: the server does not answer, cannot give what RAIN needs, or has another tokenizer.
     """
+    server.vocabulary = max(server.vocabulary, len(tokenizer))
     _describe(server, await server.send("/models", None, policy), modelname)
     prefix = tuple(tokenizer.encode(TEXT))
     result = await _greedy(server, prefix, policy)
@@ -41,28 +43,36 @@ async def probe(server: ServerClient, tokenizer: Any, modelname: str, policy: Re
     here, there = tokenizer.decode(list(sample.tokens), skip_special_tokens=True).strip(), sample.text.strip()
     if here != there and "\ufffd" not in here + there:
         raise RainError(
-            f"server {server.url} cannot be used: its tokens {list(sample.tokens)} are {there!r} there and {here!r} to "
-            f"the tokenizer of --modelname {modelname}; give the model that the server runs ({server.model})"
+            f"server {server.url} cannot be used: its tokens {list(sample.tokens)} are {there[:100]!r} there and "
+            f"{here!r} to the tokenizer of --modelname {modelname}; give the model that the server runs "
+            f"({one_line(server.model)[:100]})"
         )
     server.one_seed_one_text = not await _draws_several(server, prefix, policy)
 
 
 def _describe(server: ServerClient, listed: dict[str, Any], modelname: str) -> None:
     """Read the server's list of models."""
-    cards = {str(card.get("id")): card for card in listed.get("data") or () if isinstance(card, dict)}
+    data = listed.get("data")
+    found = [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
+    cards = {str(card.get("id")): card for card in found}
     if modelname not in cards and len(cards) != 1:
-        raise RainError(f"server {server.url} serves {', '.join(cards) or 'no model'}; name one of them as --modelname")
+        names = one_line(", ".join(cards))[:300] or "no model"
+        raise RainError(f"server {server.url} serves {names}; name one of them as --modelname")
     server.model = modelname if modelname in cards else next(iter(cards))
     card = cards[server.model]
-    context = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx_train")
-    server.context = int(context or server.context)
+    meta = card.get("meta")
+    context = card.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, dict) else None) or UNLIMITED
+    if type(context) is not int or context < 1:
+        said = one_line(repr(context))[:60]
+        raise RainError(f"server {server.url} cannot be used: it says that its model's context is {said} tokens")
+    server.context = context
     server.bans_eos = card.get("owned_by") == "llamacpp"
 
 
 async def _greedy(server: ServerClient, prefix: tuple[int, ...], policy: RetryPolicy) -> CompletionResult:
     try:
         return await server.complete(greedy_request(prefix, 8, TOP), policy)
-    except Unreachable:
+    except WorkerFault:
         raise
     except RainError as error:
         needs = f"RAIN needs completions of token ids, with token ids and {TOP} log-probabilities for each token"
@@ -74,7 +84,7 @@ async def _draws_several(server: ServerClient, prefix: tuple[int, ...], policy: 
     params = SamplingParams(n=3, max_tokens=8, temperature=2.0, top_k=NEEDED, seed=1)
     try:
         result = await server.complete(CompletionRequest(prefix, params, NEEDED), policy)
-    except Unreachable:
+    except WorkerFault:
         raise
     except RainError:
         return False

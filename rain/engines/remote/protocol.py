@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from rain.core.errors import RainError
 from rain.engines.remote.engine import CompletionRequest, CompletionResult, Sample
+from rain.terminal import one_line
+
+ROUNDING = 1e-3
+"""How far above 0 (nats) a log-probability may be."""
 
 
 class ProtocolError(RainError):
@@ -43,22 +48,44 @@ def request_body(model: str, request: CompletionRequest, ignore_eos: bool) -> di
     return {**body, "ignore_eos": True} if ignore_eos else body
 
 
-def read_reply(reply: Mapping[str, Any], n: int) -> CompletionResult:
+def read_reply(reply: Mapping[str, Any], request: CompletionRequest, vocabulary: int) -> CompletionResult:
     """Return the samples of a reply in order.
 
+    Args:
+        reply: to the request.
+        request: what was asked.
+        vocabulary: number of token ids that the model has.
+
     Raises:
-        ProtocolError: token ids, log-probabilities or samples are missing.
+        ProtocolError: something is missing or of another type, or a number is impossible.
     """
     try:
         choices = sorted(reply["choices"], key=lambda choice: int(choice.get("index", 0)))
         samples = [_sample(choice) for choice in choices]
         details = (reply.get("usage") or {}).get("prompt_tokens_details") or {}
         cached = int(details.get("cached_tokens") or 0)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtocolError(f"its completions are not in a known format ({type(error).__name__}: {error})") from error
-    if len(samples) != n:
-        raise ProtocolError(f"it returns {len(samples)} completions where {n} were requested")
-    return CompletionResult(samples, cached)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = one_line(f"{type(error).__name__}: {error}")[:200]
+        raise ProtocolError(f"its completions are not in a known format ({what})") from error
+    return checked(CompletionResult(samples, cached), request, vocabulary)
+
+
+def checked(result: CompletionResult, request: CompletionRequest, vocabulary: int) -> CompletionResult:
+    """Return a result whose numbers are possible; see ``read_reply``."""
+    wanted, length = request.params, len(request.prefix)
+    if len(result.samples) != wanted.n:
+        raise ProtocolError(f"it returns {len(result.samples)} completions where {wanted.n} were requested")
+    if not 0 <= result.cached <= wanted.n * length:  # SGLang adds up those of all samples
+        raise ProtocolError(f"it says that {result.cached} tokens of a prefix of {length} were cached")
+    for sample in result.samples:
+        if not 0 < len(sample.tokens) <= wanted.max_tokens:
+            raise ProtocolError(f"it returns {len(sample.tokens)} tokens where {wanted.max_tokens} were requested")
+        for top in sample.tops:
+            if wrong := [token for token in top if not 0 <= token < vocabulary]:
+                raise ProtocolError(f"it returns the token id {wrong[0]}, and the model has ids below {vocabulary}")
+            if odd := [value for value in top.values() if not -math.inf < value <= ROUNDING]:
+                raise ProtocolError(f"it returns a log-probability of {odd[0]}, which is none")
+    return result._replace(cached=min(result.cached, length))
 
 
 def _sample(choice: Mapping[str, Any]) -> Sample:
@@ -66,14 +93,14 @@ def _sample(choice: Mapping[str, Any]) -> Sample:
     if not logprobs:
         raise ProtocolError("it returns no log-probabilities")
     if logprobs.get("content"):  # llama.cpp
-        tokens = tuple(int(item["id"]) for item in logprobs["content"])
+        tokens = tuple(_token_id(item["id"]) for item in logprobs["content"])
         own = [float(item["logprob"]) for item in logprobs["content"]]
         best = [((top["id"], top["logprob"]) for top in item["top_logprobs"]) for item in logprobs["content"]]
     else:
         tokens = tuple(map(_token_id, choice.get("token_ids") or logprobs["tokens"]))
         own = logprobs["token_logprobs"]
         best = [top.items() for top in logprobs["top_logprobs"]]
-    if not tokens or len(own) != len(tokens):
+    if len(own) != len(tokens):
         raise ProtocolError(f"it returns {len(own)} log-probabilities for {len(tokens)} tokens")
     tops = [_top(pairs) | {token: float(value)} for pairs, token, value in zip(best, tokens, own, strict=True)]
     finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") == "stop" else "length"
@@ -90,9 +117,9 @@ def _token_id(token: Any) -> int:
     Raises:
         ProtocolError: it is a text.
     """
-    if isinstance(token, int):
+    if type(token) is int:
         return token
     name, _, number = str(token).rpartition(":")
-    if name != "token_id" or not number.isdecimal():
+    if name != "token_id" or not number.isdecimal() or len(number) > 18:
         raise ProtocolError("it returns texts instead of token ids")
     return int(number)

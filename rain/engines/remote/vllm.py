@@ -13,11 +13,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, WorkerFault
 from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine, Sample
+from rain.engines.remote.protocol import ProtocolError, checked
 from rain.models.embedded.convert import first_line
 
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # workers share the cores; binding would stack them on the first ones
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; by default vLLM takes nearly all of the memory
@@ -29,13 +30,26 @@ CPU_OPTIONS: dict[str, Any] = {
     "enable_chunked_prefill": False,  # vLLM 0.32 on a CPU dies of a seeded request whose prefix takes several steps
 }
 
+INSTALL = "pip install -e '.[vllm]'"
+
 GUARD = """
 import os, signal, sys
-sys.stdin.read()
+handles = []
 for pid in map(int, sys.argv[1:]):
-    os.kill(pid, signal.SIGKILL)
+    try:
+        handles.append(os.pidfd_open(pid))
+    except ProcessLookupError:
+        pass
+sys.stdin.read()
+for handle in handles:
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 """
-"""Program that waits for the end of its parent, and then kills processes: vLLM's own would live on and keep the GPU."""
+"""Program that waits for the end of its parent, and then kills processes: vLLM's own would live on and keep the GPU.
+
+It holds the processes themselves, whose numbers may belong to others by then."""
 
 
 class AsyncVllm:
@@ -56,7 +70,7 @@ class AsyncVllm:
         try:
             self._llm = asyncio.run_coroutine_threadsafe(self._start(options), self._loop).result()
         except ImportError as error:
-            raise RainError(f"--engine vllm needs vLLM: {error}; run `pip install 'rain[vllm]'`") from error
+            raise RainError(f"--engine vllm needs vLLM: {error}; in RAIN's folder: {INSTALL}") from error
         except (ValueError, RuntimeError, OSError) as error:
             raise RainError(f"vLLM cannot run {options['model']}: {first_line(error)}") from error
         self.limit = int(self._llm.model_config.max_model_len)
@@ -120,7 +134,7 @@ class AsyncVllm:
         except ValueError as error:  # how vLLM refuses a request
             raise RainError(f"vLLM refuses a request: {first_line(error)}") from error
         except EngineDeadError as error:
-            raise RainError("vLLM has stopped; its own messages say why") from error
+            raise WorkerFault("vLLM has stopped; its own messages say why") from error
         return output
 
 
@@ -131,12 +145,13 @@ class VllmEngine(RemoteEngine):
         vllm: running.
         tokenizer: the model's.
         eos: its end ids.
+        vocabulary: number of token ids that it has; the tokenizer's are known anyway.
     """
 
-    def __init__(self, vllm: AsyncVllm, tokenizer: Any, eos: tuple[int, ...] = ()) -> None:
+    def __init__(self, vllm: AsyncVllm, tokenizer: Any, eos: tuple[int, ...] = (), vocabulary: int = 0) -> None:
         super().__init__(tokenizer, vllm.limit, eos)
         self.dtype = vllm.dtype
-        self._vllm = vllm
+        self._vllm, self._vocabulary = vllm, max(vocabulary, len(tokenizer))
 
     async def close(self) -> None:
         """Stop vLLM."""
@@ -153,11 +168,19 @@ class VllmEngine(RemoteEngine):
             )
             for part in sorted(output.outputs, key=lambda part: part.index)
         ]
-        return CompletionResult(samples, output.num_cached_tokens or 0)
+        try:
+            return checked(CompletionResult(samples, output.num_cached_tokens or 0), request, self._vocabulary)
+        except ProtocolError as error:
+            raise RainError(f"vLLM cannot be used: {error}; choose another --dtype") from error
 
 
 def open_vllm(
-    model: Path | str, tokenizer: Any, dtype: str = "auto", eos: tuple[int, ...] = (), **options: Any
+    model: Path | str,
+    tokenizer: Any,
+    dtype: str = "auto",
+    eos: tuple[int, ...] = (),
+    vocabulary: int = 0,
+    **options: Any,
 ) -> VllmEngine:
     """Start vLLM over all visible GPUs, or on the CPU where there is none.
 
@@ -166,6 +189,7 @@ def open_vllm(
         tokenizer: the model's.
         dtype: "auto" is the checkpoint's on a GPU, and what the machine computes fastest on a CPU.
         eos: the model's end ids.
+        vocabulary: number of token ids that the model has; the tokenizer's are known anyway.
         options: further ones of ``AsyncEngineArgs``.
 
     Raises:
@@ -184,4 +208,4 @@ def open_vllm(
         settings |= CPU_OPTIONS
         if dtype == "auto":
             settings["dtype"] = str(auto_dtype("cpu")).removeprefix("torch.")
-    return VllmEngine(AsyncVllm({**settings, **options}), tokenizer, eos)
+    return VllmEngine(AsyncVllm({**settings, **options}), tokenizer, eos, vocabulary)
