@@ -71,14 +71,14 @@ def load_run(outdir: Path) -> Run:
 
 
 def prompt_ids(outdir: Path) -> frozenset[str] | None:
-    """Return the ids in prompts.json, a list that a run writes about its data set; None if there is no such file."""
+    """Return the ids in prompts.json, which says what is in the data set of a run; None if there is no such file."""
     file = outdir / "prompts.json"
     if not file.exists():
         return None
     try:
-        return frozenset(map(str, json.loads(file.read_bytes())))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise RainError(f"{file} is not a list of ids ({error}); run the allocation command again") from error
+        return frozenset(json.loads(file.read_bytes()).keys())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise RainError(f"{file} does not list prompts by id ({error}); run the allocation command again") from error
 
 
 def queries_for(task: str, record: Record) -> list[Query]:

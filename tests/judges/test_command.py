@@ -87,7 +87,7 @@ def test_records_of_prompts_that_left_the_data_set_are_left_out_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outdir = write_run(tmp_path, "adv", [record(1, "a", "b"), record(2, "c", "d"), record(3, "e", "f")])
-    (outdir / "prompts.json").write_text('["r1", "r3"]')
+    (outdir / "prompts.json").write_text('{"r1": "", "r3": ""}')
     assert command(outdir) == 0
     assert "left out 1 record(s)" in capsys.readouterr().out
     assert {line["id"] for line in stored(outdir, "keywords:modern")} == {"r1", "r3"}

@@ -245,7 +245,7 @@ def test_records_that_lack_what_later_versions_write_are_reported(tmp_path: Path
 def test_records_of_prompts_that_left_the_data_set_do_not_count(tmp_path: Path) -> None:
     outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}", **costs(2.0, 1.0)) for i in range(3)])
     binary(outdir, "sentiment", [True, True, False], [False, False, False])
-    (outdir / "prompts.json").write_text('["r0", "r1"]')
+    (outdir / "prompts.json").write_text('{"r0": "", "r1": ""}')
     found = only(outdir)
     [row] = found["scores"]
     assert (found["records"], found["left_out"], found["cost"]["prompts"]) == (2, 1, 2)

@@ -20,7 +20,7 @@ from pathlib import Path
 from rain.core.errors import RainError
 from rain.results.files import locked, sync_directory, write_atomic, write_error
 
-MANIFEST = "rain-manifest.json"
+MANIFEST = ".rain-manifest"
 """In each folder: the size of every file, and the SHA-256 sum of those that are read as text."""
 
 HASHED_UP_TO = 1 << 20
@@ -78,14 +78,14 @@ def check_private(folder: Path) -> None:
 
 
 def _contents(folder: Path) -> dict[str, list[int | str]]:
-    """Return size and checksum of each file; the manifest itself and hidden files are left out."""
+    """Return size and checksum of each file; hidden ones, such as the manifest, are left out."""
 
     def entry(file: Path) -> list[int | str]:
         size = file.stat().st_size
         return [size, hashlib.sha256(file.read_bytes()).hexdigest() if size <= HASHED_UP_TO else ""]
 
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {str(f.relative_to(folder)): entry(f) for f in files if f.name != MANIFEST and not f.name.startswith(".")}
+    return {str(f.relative_to(folder)): entry(f) for f in files if not f.name.startswith(".")}
 
 
 def _check_manifest(folder: Path) -> None:
