@@ -20,10 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from tree_drawing import GREY, INK, colour, draw_tree, tree_size
 
-from rain.aligner import Generation
 from rain.core.errors import RainError
 from rain.core.tree import Node
 from rain.core.types import Tokens
+from rain.generation import Generation
 from rain.report.paper import load_paper
 from rain.stats import wilson
 

@@ -11,12 +11,12 @@ from rain.core.problem import SearchInputs
 from rain.core.search import Commit, Search
 
 if TYPE_CHECKING:
-    from rain.aligner import Answer
+    from rain.generation import Answer
     from rain.library import Rain, generate
 
 __all__ = ["Answer", "Budget", "Commit", "Rain", "RainConfig", "RainError", "Search", "SearchInputs", "generate"]
 
-_LAZY = {"Answer": "rain.aligner", "Rain": "rain.library", "generate": "rain.library"}
+_LAZY = {"Answer": "rain.generation", "Rain": "rain.library", "generate": "rain.library"}
 
 
 def __getattr__(name: str) -> Any:

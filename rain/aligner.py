@@ -2,100 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeGuard
+from dataclasses import replace
+from typing import Any
 
-from rain.core.config import Budget, RainConfig
-from rain.core.engine import Engine, SamplingParams, Session
+from rain.core.config import Budget
+from rain.core.engine import Engine, SamplingParams
 from rain.core.errors import RainError, WorkerFault
-from rain.core.problem import SearchInputs
-from rain.core.search import Search
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
+from rain.evaluators.base import Evaluator
 from rain.evaluators.registry import open_evaluator
+from rain.generation import Answer, Generation, OnCommit, PreparedPrompt
+from rain.loop_thread import gather_or_cancel
+from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
-from rain.text import (
-    Message,
-    PromptFormatter,
-    SentenceEncoder,
-    SpanEncoder,
-    TextStopPolicy,
-    TokenizerAdapter,
-    check_messages,
-)
+from rain.text import Message, SentenceEncoder, TextStopPolicy, TokenizerAdapter
 
 LONGEST_TOKEN = 16
 """Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
 
 SPARE_TOKENS = 16
 """Left free in the context, since text that is encoded again may need a few tokens more."""
-
-
-class CommittedText(NamedTuple):
-    """One committed token set, as it is in the records.
-
-    Attributes:
-        text: its own text.
-        visits: whole visits of its node.
-        value: its value in [-1, 1], to 6 digits.
-        simulations: run for this commit.
-    """
-
-    text: str
-    visits: int
-    value: float
-    simulations: int
-
-
-OnCommit = Callable[[CommittedText], None]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer; ``str(answer)`` is its text.
-
-    Attributes:
-        text: the answer, stripped of surrounding whitespace.
-        finish: why it ended: "eos", "stop", "length", "budget" or "empty".
-        commits: the committed token sets in order; empty for a plain answer.
-        cost: counters by name: those of ``Usage``, ``seconds``, and for RAIN ``simulations``, ``evaluations`` and
-            ``evaluation`` (the part of the usage that evaluation caused).
-        tokens: ids of the response, special ones and what belongs to a stop string included.
-    """
-
-    text: str
-    finish: str
-    commits: tuple[CommittedText, ...] = ()
-    cost: dict[str, Any] = field(default_factory=dict)
-    tokens: Tokens = ()
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class PreparedPrompt:
-    """A prompt that fits the model.
-
-    Attributes:
-        id: together with the run's seed, all randomness comes from it.
-        question: what the evaluator is told that was asked.
-        tokens: the prompt's ids.
-        search: the constants, with limits that fit the context.
-        seed: of the run.
-    """
-
-    id: str
-    question: str
-    tokens: Tokens
-    search: RainConfig
-    seed: int
 
 
 class Aligner:
@@ -205,7 +136,9 @@ class Aligner:
 
     def begin(self, prompt: PreparedPrompt, budget: Budget | None = None) -> Generation:
         """Return a search that is about to begin."""
-        return Generation(self, prompt, budget or Budget())
+        return Generation(
+            self.engine, self.evaluator, self.encoder, self.policy, prompt, budget or Budget(), self.eager
+        )
 
     async def generate(
         self, prompt: PreparedPrompt, *, budget: Budget | None = None, on_commit: OnCommit = lambda commit: None
@@ -279,99 +212,6 @@ class Aligner:
     async def close(self) -> None:
         """Release the engine."""
         await self.engine.close()
-
-
-class Generation:
-    """One answer in the making: ``commits`` or ``pieces`` run the search, once; ``answer`` may be asked at any time."""
-
-    def __init__(self, aligner: Aligner, prompt: PreparedPrompt, budget: Budget) -> None:
-        self.prompt, self.policy = prompt, aligner.policy
-        self._budget, self._started = budget, time.perf_counter()
-        self._commits: list[CommittedText] = []
-        self._session: Session = aligner.engine.session(prompt.id)
-        context = SearchContext(
-            aligner.engine, self._session, prompt.id, prompt.tokens, prompt.question, aligner.policy
-        )
-        self._scorer: SearchScorer = aligner.evaluator.search(context)
-        inputs = SearchInputs(
-            prompt=prompt.tokens,
-            key=f"{prompt.seed}/{prompt.id}",
-            scorer=self._scorer,
-            encoder=SpanEncoder(aligner.encoder, aligner.policy.text),
-            policy=aligner.policy,
-        )
-        self._search = Search(
-            inputs, self._session, prompt.search, eager=aligner.eager, out_of_budget=self._out_of_budget
-        )
-
-    @property
-    def tokens(self) -> Tokens:
-        """The committed ids, up to the response's limit."""
-        start = len(self.prompt.tokens)
-        return self._search.prefix[start : self.prompt.search.limit(start)]
-
-    def _out_of_budget(self) -> bool:
-        computed = self._session.usage.tokens_computed + self._scorer.usage.tokens_computed
-        return self._budget.spent(self._search.simulations, computed, time.perf_counter() - self._started)
-
-    async def commits(self) -> AsyncGenerator[CommittedText, None]:
-        """Run the search; yield each committed token set. Caches are freed when it ends, fails or is closed."""
-        try:
-            async for commit in self._search.commits():
-                text = self.policy.text(commit.tokens)
-                value = round(commit.child.value, 6)
-                self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
-                yield self._commits[-1]
-        finally:
-            await self._scorer.close()
-            await self._session.close()
-
-    async def pieces(self) -> AsyncGenerator[tuple[str, CommittedText | None], None]:
-        """Run the search; yield text that has become final, with its commit (None: what was held back until the end).
-
-        A piece may be empty, where all of a commit's text is held back.
-        """
-        shown = 0
-        async with aclosing(self.commits()) as commits:
-            async for commit in commits:
-                text = self.policy.final_text(self.tokens)
-                yield text[shown:], commit
-                shown = max(shown, len(text))
-        rest = self.answer().text[shown:]
-        if rest:
-            yield rest, None
-
-    def answer(self) -> Answer:
-        """Return the answer, or what of it is committed."""
-        usage = self._session.usage + self._scorer.usage
-        cost = {
-            **usage.as_dict(),
-            "simulations": self._search.simulations,
-            "evaluations": self._scorer.evaluations,
-            "evaluation": self._scorer.usage.as_dict(),
-            "seconds": round(time.perf_counter() - self._started, 3),
-        }
-        finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
-        # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
-        text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
-        return Answer(text, finish, tuple(self._commits), cost, tokens)
-
-
-async def gather_or_cancel(*coroutines: Any) -> list[Any]:
-    """Await all; if one fails or this call is cancelled, cancel the others before passing it on."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-
-
-def is_tokens(prompt: object) -> TypeGuard[Tokens]:
-    """Tell the ids of a prompt from a text or a conversation."""
-    return isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt)
 
 
 def _origin(config: AlignerConfig) -> dict[str, Any]:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rain.aligner import Answer
 from rain.core.config import RainConfig
 from rain.core.errors import RainError
 from rain.engines.registry import ModelConfig, PlacementConfig
 from rain.evaluators.labels import EvaluationConfig
 from rain.flags import add_flags
+from rain.generation import Answer
 from rain.library import Rain
 from rain.settings import PromptingConfig, SourcesConfig
 from rain.tables import text_table

@@ -11,17 +11,15 @@ import hashlib
 import json
 import queue
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from tqdm import tqdm
 
-from rain.aligner import Aligner, Answer, PreparedPrompt, gather_or_cancel, is_tokens, open_encoder
+from rain.aligner import Aligner, open_encoder
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine
 from rain.core.errors import RainError
@@ -31,61 +29,19 @@ from rain.engines.registry import open_engine
 from rain.evaluators.function import FunctionEvaluator, TextScorer
 from rain.evaluators.labels import LabelEvaluator
 from rain.evaluators.preflight import Preflight, measure
-from rain.settings import AlignerConfig, Settings, make_settings
-from rain.tasks import load
+from rain.generation import Answer, PreparedPrompt
+from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
+from rain.loop_thread import LoopThread, T, gather_or_cancel
+from rain.prompts import is_tokens
+from rain.settings import Settings
 from rain.tasks.goals import load_goal
 from rain.text import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-T = TypeVar("T")
-DEFAULT_GOAL = "harmless"
 Prompt = str | Sequence[Message] | Tokens
 """A question, a conversation, or the token ids of a prompt."""
-
-
-class LoopThread:
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="rain", daemon=True)
-        self._thread.start()
-
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine in the loop."""
-        if self.loop.is_closed():
-            coroutine.close()
-            raise RainError("this Rain object is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop and wait for it; an exception here (Ctrl-C) cancels it."""
-        future = self.submit(coroutine)
-        try:
-            return future.result()
-        except CancelledError:
-            raise RainError("this Rain object was closed while it was answering") from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
-        """Cancel what is running, run a last coroutine, then stop the loop and its thread."""
-
-        async def finish() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if last:
-                await last
-
-        self.submit(finish()).result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
 
 
 class Rain:
@@ -312,17 +268,6 @@ def _is_one(prompts: Any) -> bool:
     return isinstance(prompts, Sequence) and bool(prompts) and all(isinstance(each, Mapping) for each in prompts)
 
 
-def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, Any]) -> Settings:
-    """Return the settings of a goal (default: harmless) or of a benchmark."""
-    if goal and task:
-        raise RainError("give a goal or a task, not both")
-    if task:
-        return make_settings(load(task), given)
-    found = load_goal(goal or DEFAULT_GOAL)
-    base = load(found.task)
-    return make_settings(base, {**({"target": found.name} if base.targets else {}), **given})
-
-
 def _open(made: Settings, loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:
     """Return the engine and its tokenizer."""
     if loaded is None:
@@ -333,10 +278,3 @@ def _open(made: Settings, loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:
 
     limits = {name: getattr(made.placement, name) for name in ("max_batch_tokens", "cache_tokens")}
     return HfEngine(loaded, tokenizer, **limits), tokenizer
-
-
-def chat_config(config: AlignerConfig, tokenizer: Any) -> AlignerConfig:
-    """Return the configuration with the model's chat template as the prompt format, if it has one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return config
-    return replace(config, prompting=replace(config.prompting, chat_template=True), prompt_file=None)

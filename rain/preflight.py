@@ -20,11 +20,12 @@ from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.readout import ReadOutFile, prompt_format
 from rain.flags import add_flags
 from rain.models.loading import load_model
+from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.settings import Settings, make_settings
 from rain.tables import text_table
 from rain.tasks import load, names
-from rain.text import PromptFormatter, TokenizerAdapter
+from rain.text import TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
 OWN_FLAGS = ("command", "task", "labelled", "write", "learn", "name", "part")

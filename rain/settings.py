@@ -20,8 +20,8 @@ from rain.evaluators.labels import EvaluationConfig, read_calibration
 from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import build
+from rain.prompts import PromptFile
 from rain.tasks.task import Task
-from rain.text import PromptFile
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,9 @@ class RunConfig:
         choices=("local", "ray"),
     )
     ray_address: str = setting("", "ray: the cluster, auto or HOST:6379 (default: RAY_ADDRESS, or else this machine)")
+    stall_timeout: float = setting(
+        600.0, "kill a worker that gives no sign of life for so long, and start another (seconds; 0: never)", low=0
+    )
     skip_bad: bool = setting(False, "leave out broken rows of the data set instead of refusing it")
     verbose: bool = setting(False, "show responses as they are committed")
 

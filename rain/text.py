@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from rain.core.engine import BYTES_PER_CHARACTER, Stop
 from rain.core.errors import RainError
@@ -15,9 +15,6 @@ PAUSE_WINDOW = 8
 
 MARK = "\u2063{}\u2063"
 """Placeholder for the content of message i while a chat template is rendered: its number, in invisible marks."""
-
-WORTH_CACHING = 16
-"""Shared prefixes shorter than this (tokens) are not worth a cache entry of their own."""
 
 Message = Mapping[str, str]
 """One turn of a conversation: ``{"role": "user", "content": "..."}``."""
@@ -207,69 +204,8 @@ class TextStopPolicy:
         return text.strip()
 
 
-class PromptFile(NamedTuple):
-    """A prompt format as plain text: what stands before and after the question."""
-
-    before: str
-    after: str
-
-
-class PromptFormatter:
-    """Turns a question or a conversation into a prompt's ids, by a prompt file or by the model's chat template.
-
-    Args:
-        adapter: of the model.
-        prompt_file: the format of a question; None: the chat template.
-
-    Raises:
-        RainError: there is neither a prompt file nor a chat template.
-    """
-
-    def __init__(self, adapter: TokenizerAdapter, prompt_file: PromptFile | None) -> None:
-        if prompt_file is None and not adapter.can_chat:
-            raise RainError("the model has no chat template; leave --chat-template out")
-        self.adapter = adapter
-        self.prompt_file = prompt_file
-
-    def encode(self, prompt: str | Sequence[Message]) -> Tokens:
-        """Return the prompt's ids; text in it cannot become special tokens.
-
-        Args:
-            prompt: a question, or a conversation, which is always rendered with the chat template. A last message of
-                the assistant is continued.
-
-        Raises:
-            RainError: the conversation is malformed, or the model has no chat template for it.
-        """
-        if isinstance(prompt, str) and self.prompt_file is not None:
-            before, after = self.prompt_file
-            return self.adapter.bos + self.adapter.encode(before + prompt + after)
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt)
-        return self.adapter.encode_chat(messages, continues=messages[-1]["role"] == "assistant")
-
-    def shared_prefix(self) -> Tokens:
-        """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""
-        ids = common_start([self.encode(text) for text in PROBES])
-        return ids if len(ids) >= WORTH_CACHING else ()
-
-
 PROBES = ("", "a", "7", "\n")
 """Texts that begin differently: what their encodings have in common does not depend on the text."""
-
-
-def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return a conversation whose messages all have a role and a content of text.
-
-    Raises:
-        RainError: it is empty, or a message lacks a field; the message names its number.
-    """
-    if not messages:
-        raise RainError("the conversation is empty; it needs at least one message")
-    for i, message in enumerate(messages):
-        for name in ("role", "content"):
-            if not isinstance(message, Mapping) or not isinstance(message.get(name), str):
-                raise RainError(f"message {i} of the conversation lacks the field {name!r}, or it is not text")
-    return messages
 
 
 def common_start(sequences: Sequence[Tokens]) -> Tokens:

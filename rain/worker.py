@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from rain.aligner import Aligner, CommittedText, open_aligner
+from rain.aligner import Aligner, open_aligner
+from rain.generation import CommittedText
 from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
 from rain.settings import Settings
 

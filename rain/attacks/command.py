@@ -20,8 +20,9 @@ from rain.data.datasets import load_prompts
 from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags, build
 from rain.models.embedded.catalog import CAUSAL_NAMES
+from rain.prompts import PromptFormatter
 from rain.tasks.adv import TASK
-from rain.text import PromptFormatter, TokenizerAdapter
+from rain.text import TokenizerAdapter
 
 INTERRUPTED = 130
 SMALL = {"steps": 20, "batch": 32, "topk": 64}

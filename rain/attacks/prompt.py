@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from rain.core.errors import RainError
 from rain.core.types import Tokens
-from rain.text import PromptFormatter, common_start
+from rain.prompts import PromptFormatter
+from rain.text import common_start
 
 
 @dataclass(frozen=True, eq=False)

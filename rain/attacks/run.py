@@ -17,7 +17,7 @@ from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.judges.keywords import refusal_list
 from rain.models.loading import DTYPES
-from rain.text import PromptFormatter
+from rain.prompts import PromptFormatter
 
 SAVE_EVERY = 10  # a suffix that several behaviours share is saved after so many steps
 TARGET = "target"

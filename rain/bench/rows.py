@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rain.aligner import Aligner, Answer, PreparedPrompt
+from rain.aligner import Aligner
 from rain.core.engine import Engine
 from rain.costs import total
 from rain.data.datasets import Prompt
 from rain.engines.local.engine import HfEngine
 from rain.engines.registry import PlacementConfig
+from rain.generation import Answer, PreparedPrompt
 from rain.models.loading import load_model
 from rain.settings import AlignerConfig
 from rain.text import SentenceEncoder

@@ -13,8 +13,8 @@ from rain.core.engine import Usage
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.engines.reference import ReferenceEngine
+from rain.prompts import PromptFormatter
 from rain.stats import Interval, auc
-from rain.text import PromptFormatter
 
 LENGTHS = (4, 8, 16, 32, 64)
 """Beginnings of each response that are learnt from, as a search meets them (tokens)."""

@@ -12,7 +12,8 @@ from rain.evaluators.function import FunctionEvaluator
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, prompt_format
 from rain.evaluators.templates import Template
-from rain.text import PromptFile, TokenizerAdapter
+from rain.prompts import PromptFile
+from rain.text import TokenizerAdapter
 
 KINDS = "labels, readout:NAME|FILE or python:PACKAGE.MODULE:FUNCTION"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rain.core.errors import RainError
-from rain.text import PromptFile
+from rain.prompts import PromptFile
 
 QUESTION, RESPONSE = "{question}", "{response}"
 SECTIONS = ("kind", "examples", "question", "ask", "positive", "negative")

@@ -7,7 +7,8 @@ from support import gcg_tiny as tiny
 from rain.attacks.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
 from rain.attacks.prompt import build_prompt
 from rain.core.errors import RainError
-from rain.text import PromptFile, PromptFormatter, TokenizerAdapter
+from rain.prompts import PromptFile, PromptFormatter
+from rain.text import TokenizerAdapter
 
 SIZE = len(tiny.tokenizer())
 

@@ -5,7 +5,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rain.attacks.prompt import build_prompt
-from rain.text import PromptFile, PromptFormatter, TokenizerAdapter
+from rain.prompts import PromptFile, PromptFormatter
+from rain.text import TokenizerAdapter
 
 LETTERS = "abdehilosturwASERU:,!?.\u0120\u00c3"  # the last two: a space and a byte that is no ASCII
 MERGES = [("h", "e"), ("\u0120", "t"), ("\u0120t", "he"), ("\u0120", "!"), ("!", "!"), ("A", "S"), ("\u0120", "s")]

@@ -14,7 +14,8 @@ from support.tiny_task import PROMPT_FILES, ROOT, SHIPPED
 from rain.engines.toy import ToyTokenizer
 from rain.evaluators.labels import SelfEvalPrompt
 from rain.evaluators.templates import Template, load_prompt
-from rain.text import PromptFormatter, TokenizerAdapter
+from rain.prompts import PromptFormatter
+from rain.text import TokenizerAdapter
 
 HARMLESS = ROOT / "HH" / "templates" / "harmless_letters.txt"
 TEXTS = (*TEMPLATE_WORDS, *SPECIAL_TOKENS, *ODD)

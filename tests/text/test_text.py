@@ -10,16 +10,8 @@ from support.tiny_models import metaspace_tokenizer
 
 from rain.core.errors import RainError
 from rain.engines.toy import EOS, ToyEncoder, ToyTokenizer
-from rain.text import (
-    PAUSES,
-    PromptFile,
-    PromptFormatter,
-    SpanEncoder,
-    TextStopPolicy,
-    TokenizerAdapter,
-    check_messages,
-    common_start,
-)
+from rain.prompts import PromptFile, PromptFormatter, check_messages
+from rain.text import PAUSES, SpanEncoder, TextStopPolicy, TokenizerAdapter, common_start
 
 FORMAT = PromptFile("Some talk before it.\nHuman: ", "\n\nAssistant:")
 
