@@ -217,7 +217,7 @@ def test_what_is_prepared_is_for_everybody_to_read_and_nobody_else_to_write(cach
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("sub/whole.bin", b"short"), ("sub/whole.bin", WHOLE.upper()), ("more.json", b"{}"), (MANIFEST, b"[" * 200_000)],
+    [("sub/whole.bin", b"short"), ("sub/whole.bin", WHOLE.upper()), (MANIFEST, b"[" * 200_000)],
 )
 def test_a_prepared_folder_that_was_changed_is_refused_with_the_remedy(cache, name, content):
     folder = build_once("fake", build_fake)

@@ -97,8 +97,8 @@ def _check_manifest(folder: Path) -> None:
         return
     try:
         then = json.loads(manifest.read_bytes())
-        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        changed = sorted(name for name, entry in then.items() if now.get(name) != entry)
+    except (OSError, ValueError, AttributeError, RecursionError):
         changed = [MANIFEST]
     if changed:
         raise RainError(f"{folder} is not as it was prepared ({changed[0]}); delete it and it is made again")
