@@ -158,16 +158,18 @@ class ReadOut(NamedTuple):
     weights: Vector
 
 
-def check_request(prefix: Sequence[int], context: int, max_tokens: int = 1) -> None:
-    """Refuse a request that no engine with this context (tokens) can answer.
+def check_request(prefix: Sequence[int], context: int, max_tokens: int = 1, vocabulary: int = 0) -> None:
+    """Refuse a request that no engine with this context (tokens) and vocabulary (ids, 0: any) can answer.
 
     Raises:
-        RainError: the prefix is empty, or the whole is longer than the context.
+        RainError: the prefix is empty or has an id that the model lacks, or the whole is longer than the context.
     """
     if not prefix:
         raise RainError("an engine needs at least one token of prefix")
     if len(prefix) + max_tokens - 1 > context:
         raise RainError(f"{len(prefix)} + {max_tokens} tokens do not fit into the model's context of {context}")
+    if vocabulary and not 0 <= min(prefix) <= max(prefix) < vocabulary:
+        raise RainError(f"there is a token id that the model lacks, whose ids are below {vocabulary}")
 
 
 class Session(ABC):

@@ -16,12 +16,20 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
-from rain.core.errors import RainError
 from rain.core.types import Vector
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sampling import read_rows
+from rain.engines.local.self_check import check_tokens, plain_logits
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
-from rain.models.info import context_length, decoder, dtype_name, end_ids
+from rain.models.info import (
+    UNLIMITED,
+    check_read_out,
+    check_read_outs,
+    context_length,
+    decoder,
+    dtype_name,
+    end_ids,
+)
 
 
 class ReferenceEngine(Engine):
@@ -31,6 +39,9 @@ class ReferenceEngine(Engine):
         model, tokenizer: loaded; any causal model, with the attention that it came with.
         keep_cache: keep keys and values while one continuation is generated (the published search does, its baseline
             does not).
+
+    Raises:
+        RainError: the model's numbers are not finite.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, *, keep_cache: bool = True) -> None:
@@ -38,7 +49,8 @@ class ReferenceEngine(Engine):
         self.keep_cache = keep_cache and "past_key_values" in inspect.signature(model.forward).parameters
         self.context = context_length(model)
         self.eos = end_ids(model.generation_config, tokenizer)
-        self.dtype = dtype_name(model)
+        self.dtype, self.vocabulary = dtype_name(model), model.get_input_embeddings().weight.shape[0]
+        plain_logits(model, check_tokens(model))
         self.read_outs: list[ReadOut] = []
         self._total = Usage()
 
@@ -52,6 +64,7 @@ class ReferenceEngine(Engine):
 
     def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
         """See ``Engine.set_read_outs``."""
+        check_read_outs(self.model, read_outs)
         self.read_outs = list(read_outs)
 
     @torch.inference_mode()
@@ -87,7 +100,7 @@ class ReferenceSession(Session):
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``: one continuation after the other, each from the start of the prefix."""
-        check_request(prefix, self.engine.context, params.max_tokens)
+        check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
         self.usage.requests += 1
         return [self._continue(list(prefix), params, index) for index in range(params.n)]
 
@@ -106,7 +119,8 @@ class ReferenceSession(Session):
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
         """See ``Session.next_logprobs``."""
-        check_request(prefix, self.engine.context)
+        check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
+        check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
         self.usage.requests += 1
         question = LogprobsSequence(KvTree(), list(prefix), self.usage, top, ids)
         logits = self.engine.forward(prefix, None, self.usage)
@@ -116,8 +130,8 @@ class ReferenceSession(Session):
 
     async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
         """See ``Session.read_out``: one plain pass."""
-        if not self.engine.read_outs:
-            raise RainError("the engine has no read-outs; Engine.set_read_outs comes before the first request")
+        check_read_out(self.engine.read_outs, prefix, start)
+        check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
         states = self.engine.hidden_states(prefix, self.usage)
         found = [states[layer][0, start:].float().mean(0).cpu().numpy() @ w for layer, w in self.engine.read_outs]
         return np.array(found)

@@ -14,7 +14,7 @@ from rain.models.loading import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from rain.core.engine import Decode
+    from rain.core.engine import Decode, ReadOut
 
 UNLIMITED = 1 << 30
 
@@ -37,6 +37,35 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[Any]:
         if isinstance(module, ModuleList) and len(module) == count:
             return list(module)
     raise RainError(f"the decoder layers of {type(model).__name__} cannot be found")
+
+
+def check_read_outs(model: PreTrainedModel, read_outs: Sequence[ReadOut]) -> None:
+    """Refuse read-outs of layers that a model lacks, or of another size.
+
+    The last layer is not read: transformers gives its output after the final norm.
+
+    Raises:
+        RainError: the message says which layers there are.
+    """
+    last, size = len(decoder_layers(model)) - 1, model.config.get_text_config().hidden_size
+    for layer, weights in read_outs:
+        if not 1 <= layer <= last or len(weights) != size:
+            raise RainError(
+                f"a read-out of layer {layer} and size {len(weights)} does not fit the model, whose layers 1 to "
+                f"{last} have size {size}"
+            )
+
+
+def check_read_out(read_outs: Sequence[ReadOut], prefix: Sequence[int], start: int) -> None:
+    """Refuse ``Session.read_out`` without read-outs or tokens.
+
+    Raises:
+        RainError: the message says what is missing.
+    """
+    if not read_outs:
+        raise RainError("the engine has no read-outs; Engine.set_read_outs comes before the first request")
+    if not 0 <= start < len(prefix):
+        raise RainError(f"a read-out from token {start} on needs a longer prefix than {len(prefix)} tokens")
 
 
 def dtype_name(model: PreTrainedModel) -> str:

@@ -17,7 +17,7 @@ from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.scheduler import Scheduler
 from rain.engines.local.self_check import restore_model, verified_model
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
-from rain.models.info import context_length, decoder, dtype_name, end_ids
+from rain.models.info import UNLIMITED, check_read_out, context_length, decoder, dtype_name, end_ids
 
 
 class HfEngine(Engine):
@@ -41,6 +41,7 @@ class HfEngine(Engine):
         self.context = context_length(model)
         self.eos = end_ids(model.generation_config, tokenizer)
         self.dtype = dtype_name(model)
+        self.vocabulary = model.get_input_embeddings().weight.shape[0]
         self._prefixes: dict[Tokens, asyncio.Task[KvTree]] = {}
 
     def session(self, name: str) -> HfSession:
@@ -50,10 +51,11 @@ class HfEngine(Engine):
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
         """Compute a prefix once; concurrent calls wait for the same computation. It is never evicted."""
         tokens = tuple(prefix)
-        check_request(tokens, self.context)
-        if tokens not in self._prefixes:
-            self._prefixes[tokens] = asyncio.create_task(self._compute(tokens))
-        await self._prefixes[tokens]
+        check_request(tokens, self.context, vocabulary=self.vocabulary)
+        task = self._prefixes.get(tokens)
+        if task is None or (task.done() and not _succeeded(task)):
+            task = self._prefixes[tokens] = asyncio.create_task(self._compute(tokens))
+        await asyncio.shield(task)  # who is cancelled must not take it from the others
 
     async def _compute(self, tokens: Tokens) -> KvTree:
         tree = KvTree()  # not one of the scheduler's trees: those may be evicted
@@ -64,8 +66,7 @@ class HfEngine(Engine):
         """Return the longest cached prefix that a request goes beyond."""
         found: KvTree | None = None
         for tokens, task in self._prefixes.items():
-            ready = task.done() and not task.cancelled() and task.exception() is None
-            if ready and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens:
+            if _succeeded(task) and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens:
                 if found is None or len(tokens) > len(found):
                     found = task.result()
         return found
@@ -80,9 +81,15 @@ class HfEngine(Engine):
 
     async def close(self) -> None:
         """Drop all cached tokens and leave the model as it was."""
+        for task in self._prefixes.values():
+            task.cancel()
         self._prefixes.clear()
         self.scheduler.trees.clear()
         restore_model(self.scheduler.runner)
+
+
+def _succeeded(task: asyncio.Task[KvTree]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 class HfSession(Session):
@@ -95,7 +102,7 @@ class HfSession(Session):
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``; continuations share the tree, so an equal beginning is computed once."""
-        check_request(prefix, self.engine.context, params.max_tokens)
+        check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
         tree, tokens = self._locate(prefix)
         drawn = [
             GenerationSequence(tree, list(tokens), self.usage, params, i, self.engine.decode) for i in range(params.n)
@@ -107,22 +114,26 @@ class HfSession(Session):
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
         """See ``Session.next_logprobs``."""
-        check_request(prefix, self.engine.context)
+        check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
+        check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
         question = LogprobsSequence(*self._locate(prefix), self.usage, top, ids)
         await self._run([question])
         return question.logprobs
 
     async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
         """See ``Session.read_out``: mostly the last token alone has to be computed for it."""
-        if not self.engine.scheduler.runner.read_outs:
-            raise RainError("the engine has no read-outs; Engine.set_read_outs comes before the first request")
-        tree, tokens = self._locate(prefix)
-        slots = tree.match_prefix(tokens)
-        while len(slots) < len(tokens):  # once more if memory ran out and the tree was evicted in the meantime
-            await self.next_logprobs(prefix, top=1)
+        check_read_out(self.engine.scheduler.runner.read_outs, prefix, start)
+        while True:  # once more if memory ran out and the tree was evicted in the meantime
+            tree, tokens = self._locate(prefix)
             slots = tree.match_prefix(tokens)
-        first = start - tree.base_length
-        mean: Vector = np.mean([tree.readings[slot] for slot in slots[first:]], axis=0)
+            if len(slots) == len(tokens):
+                break
+            await self.next_logprobs(prefix, top=1)
+        found = list(tree.base.readings[start:]) if tree.base else []
+        found += [tree.readings[slot] for slot in slots[max(0, start - tree.base_length) :]]
+        if not all(map(len, found)):
+            raise RainError("tokens that were computed before Engine.set_read_outs cannot be read")
+        mean: Vector = np.mean(found, axis=0)
         return mean
 
     def commit(self, prefix: Sequence[int]) -> None:

@@ -40,11 +40,13 @@ class PackedLinear(nn.Module):
 
 def can_pack(linear: nn.Linear) -> bool:
     """Check that a layer's weight can be laid out: dense, on a CPU, in a number format that oneDNN multiplies here."""
-    weight = linear.weight
+    weight, ops = linear.weight, torch.ops.mkldnn
+    if not all(hasattr(ops, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+        return False
     if type(linear) is not nn.Linear or weight.device.type != "cpu" or hasattr(linear, "_hf_hook"):
         return False
     if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return hasattr(ops, "_is_mkldnn_bf16_supported") and bool(ops._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
 from rain.engines.local.attention import TreeAttentionInput, TreeBatch
-from rain.models.info import decoder_layers
+from rain.models.info import check_read_outs, decoder_layers
 
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
 PREFIX = "rain_packed_"
@@ -145,14 +145,10 @@ class ModelRunner:
 
     def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
         """Multiply hidden states with vectors in every pass; see ``Engine.set_read_outs``."""
-        layers, size = decoder_layers(self.model), self.model.config.get_text_config().hidden_size
-        by_layer: dict[int, list[int]] = {}
-        for index, (layer, weights) in enumerate(read_outs):
-            if not 1 <= layer < len(layers) or len(weights) != size:
-                raise RainError(
-                    f"a read-out of layer {layer} and size {len(weights)} does not fit the model, whose layers 1 to "
-                    f"{len(layers) - 1} have size {size}"
-                )
+        check_read_outs(self.model, read_outs)
+        self.release()
+        layers, by_layer = decoder_layers(self.model), dict[int, list[int]]()
+        for index, (layer, _) in enumerate(read_outs):
             by_layer.setdefault(layer, []).append(index)
         self.read_outs = list(read_outs)
         for layer, indices in by_layer.items():
@@ -173,6 +169,7 @@ class ModelRunner:
         """Take the hooks off the model."""
         for hook in self._hooks:
             hook.remove()
+        self._hooks, self.read_outs = [], []
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[TreeBatch], rows: Sequence[int]) -> torch.Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rain.core.errors import RainError
+
 TOP = 32
 """Most likely tokens that are brought back of each distribution, unless more are needed."""
 
@@ -29,6 +31,18 @@ class NextTokenDistribution:
     top_logits: NDArray[np.float64]
     log_total: float
     extra_logits: dict[int, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse a distribution with a logit that is infinite or not a number: its ``log_total`` is then, too.
+
+        Raises:
+            RainError: there is one.
+        """
+        if not math.isfinite(self.log_total):
+            raise RainError(
+                "the model's numbers are infinite or not numbers at all; choose another --dtype (many models are too "
+                "large for float16), or check its files"
+            )
 
     def logprob(self, token: int) -> float | None:
         """Return a raw log-probability, None if it was not brought back."""

@@ -34,6 +34,19 @@ class Request:
         shared = min(len(sequence.tokens) for sequence in sequences)
         self.size = shared + sum(len(sequence.tokens) - shared + sequence.remaining for sequence in sequences)
 
+    def fail(self, error: Exception) -> None:
+        """Hand an exception to who waits, unless nobody does."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def settle(self) -> None:
+        """Wake who waits once all sequences are done, or one of them has failed."""
+        errors = [sequence.error for sequence in self.sequences if sequence.error is not None]
+        if errors:
+            self.fail(errors[0])
+        elif not self.future.done() and all(sequence.done for sequence in self.sequences):
+            self.future.set_result(None)
+
 
 class Batch:
     """One pass.
@@ -123,23 +136,33 @@ class Scheduler:
                 self.step()
             except Exception as error:  # whatever broke the pass is for those who wait for it
                 for request in self.requests:
-                    if not request.future.done():
-                        request.future.set_exception(error)
+                    request.fail(error)
             self.requests = [request for request in self.requests if not request.future.done()]
 
     def step(self) -> None:
-        """Run one pass, with fewer tokens if memory runs out, and hand out its results."""
+        """Run one pass and hand out its results.
+
+        If memory runs out, the pass is halved until it has one token; then the oldest request is tried without the
+        caches of all others, and fails if it cannot be computed even so.
+        """
         self._steps += 1
-        active = [item for request in self._admitted() for item in request.sequences if not item.done]
+        admitted = self._admitted()
+        active = _unfinished(admitted)
         # A pass adds at most batch_limit slots, so that the cache stays within its budget after it.
         self._make_room(active, self.cache_tokens - self.batch_limit)
         while not self._try_batch(active):
-            self.batch_limit //= 2
+            if self.batch_limit > 1:
+                self.batch_limit //= 2
+            elif len(admitted) > 1:
+                admitted = admitted[:1]
+                active = _unfinished(admitted)
+            else:
+                admitted[0].fail(RainError("out of memory with a single token; use a smaller model or --dtype"))
+                break
             self._make_room(active, 0)
         self.batch_limit = min(self.max_batch_tokens, self.batch_limit * 2)
         for request in self.requests:
-            if not request.future.done() and all(item.done for item in request.sequences):
-                request.future.set_result(None)
+            request.settle()
 
     def _try_batch(self, active: list[Sequence]) -> bool:
         """Plan and run one pass; return False if memory ran out."""
@@ -148,10 +171,8 @@ class Scheduler:
             if batch.queries:
                 self._run(batch)
             return True
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError:
             batch.undo()
-            if self.batch_limit == 1:
-                raise RainError("out of memory with a single token; use a smaller model or --dtype") from error
             return False
         except BaseException:
             batch.undo()
@@ -208,7 +229,7 @@ class Scheduler:
             found = item.tree.distributions.get(item.slots[-1])
             if found is None or not item.can_reuse(found):
                 return
-            item.advance(found, None)
+            item.take(found, None)
             item.sync()
 
     def _run(self, batch: Batch) -> None:
@@ -222,7 +243,7 @@ class Scheduler:
         self._bill(batch, time.perf_counter() - started)
         self._remember(batch, rows)
         for (row, item), token in zip(waiting, drawn, strict=True):
-            item.advance(rows[row], token)
+            item.take(rows[row], token)
 
     def _bill(self, batch: Batch, seconds: float) -> None:
         """Count a pass for the sessions that took part, the time by their query tokens."""
@@ -242,3 +263,7 @@ class Scheduler:
             if known:
                 found.extra_logits.update(known.extra_logits)
             tree.distributions[slot] = found
+
+
+def _unfinished(requests: list[Request]) -> list[Sequence]:
+    return [sequence for request in requests for sequence in request.sequences if not sequence.done]

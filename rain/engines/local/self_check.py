@@ -7,6 +7,8 @@ wrongly without any error; two short passes find it out.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -15,9 +17,11 @@ from rain.engines.local.attention import TreeBatch
 from rain.engines.local.kv_cache import ROOT, KvTree
 from rain.engines.local.linear import pack_linears, unpack_linears
 from rain.engines.local.model_runner import PREFIX, ModelRunner
+from rain.engines.local.sampling import read_rows
 
 LAYERS = {"full_attention", "sliding_attention"}
 COMMON, BRANCH = 8, 6
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
 TOLERANCE = 0.3
 """Standard deviation of the differences of logits, in standard deviations of the logits; rounding stays far below."""
 
@@ -36,9 +40,13 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
     other = set(getattr(config, "layer_types", None) or ()) - LAYERS
     if other:
         raise RainError(f"{kind} has layers of {', '.join(sorted(other))}; use --engine reference")
-    size = model.get_input_embeddings().weight.shape[0]
-    tokens = [(7919 * place + 13) % size for place in range(COMMON + 2 * BRANCH)]
-    plain = _plain_logits(model, tokens[:COMMON] + tokens[-BRANCH:])
+    if lengths := _rope_kinds(config) & LENGTH_DEPENDENT:
+        raise RainError(
+            f"{kind} has {', '.join(sorted(lengths))} rotary positions, which change with the length of a text; use "
+            "--engine reference"
+        )
+    tokens = check_tokens(model)
+    plain = plain_logits(model, tokens[:COMMON] + tokens[-BRANCH:])
     try:
         runner = ModelRunner(model)
         pack_linears(model)
@@ -52,6 +60,12 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
         raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error
     runner.original = before
     return runner
+
+
+def check_tokens(model: PreTrainedModel) -> list[int]:
+    """Return some ids of a model."""
+    size = model.get_input_embeddings().weight.shape[0]
+    return [(7919 * place + 13) % size for place in range(COMMON + 2 * BRANCH)]
 
 
 def restore_model(runner: ModelRunner) -> None:
@@ -68,11 +82,28 @@ def _restore(model: PreTrainedModel, attention: str) -> None:
     model.set_attn_implementation(attention)
 
 
+def _rope_kinds(config: Any) -> set[str]:
+    """Return the kinds of rotary positions of a model; some have one for each kind of layer."""
+    found, left = set(), [getattr(config, "rope_parameters", None)]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            found.add(str(part.get("rope_type") or part.get("type")))
+            left += part.values()
+    return found
+
+
 @torch.inference_mode()
-def _plain_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
-    """Return the logits after the last token: (vocabulary,), float32."""
+def plain_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+    """Return the logits after the last token: (vocabulary,), float32.
+
+    Raises:
+        RainError: they are not finite.
+    """
     inputs = torch.tensor([tokens], device=model.get_input_embeddings().weight.device)
     logits: torch.Tensor = model(inputs, use_cache=False).logits[0, -1]
+    [row], _ = read_rows(logits[None], [], [], 1)
+    row.check()
     return logits.float()
 
 

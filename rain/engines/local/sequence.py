@@ -32,9 +32,11 @@ class Sequence(ABC):
         lookups: further ids whose log-probabilities are needed.
         remaining: tokens that may still be generated.
         done: whether the sequence needs nothing more.
+        error: why it cannot continue.
     """
 
     done = False
+    error: Exception | None = None
     remaining = 0
 
     def __init__(self, tree: KvTree, tokens: list[int], usage: Usage) -> None:
@@ -76,9 +78,25 @@ class Sequence(ABC):
     def can_reuse(self, found: NextTokenDistribution) -> bool:
         """Tell whether a distribution that was brought back before is enough."""
 
-    @abstractmethod
+    def take(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
+        """Advance; an exception, such as one of the tokenizer, ends this sequence and no other."""
+        try:
+            self.advance(found, drawn)
+        except Exception as error:
+            self.error, self.done = error, True
+
     def advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
-        """Continue with a distribution (and the token drawn from the whole vocabulary); set ``done`` at the end."""
+        """Continue with a distribution (and the token drawn from the whole vocabulary); set ``done`` at the end.
+
+        Raises:
+            RainError: the distribution is not made of numbers.
+        """
+        found.check()
+        self._advance(found, drawn)
+
+    @abstractmethod
+    def _advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
+        """See ``advance``."""
 
 
 class LogprobsSequence(Sequence):
@@ -93,7 +111,7 @@ class LogprobsSequence(Sequence):
         """Check that every id was brought back."""
         return len(found.top_ids) >= self.count and all(found.logprob(token) is not None for token in self.lookups)
 
-    def advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
+    def _advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
         """Read the log-probabilities."""
         self.logprobs = found.top(self.count)
         for token in self.lookups:
@@ -131,7 +149,7 @@ class GenerationSequence(Sequence):
         """Only a truncated distribution can be kept."""
         return 0 < self.params.top_k <= len(found.top_ids)
 
-    def advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
+    def _advance(self, found: NextTokenDistribution, drawn: tuple[int, float] | None) -> None:
         """Append a token."""
         token, logprob = drawn or found.draw(self.params.temperature, self.params.top_k, self.uniform)
         self.tokens.append(token)

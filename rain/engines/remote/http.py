@@ -1,7 +1,7 @@
 """The engine for servers that speak OpenAI's ``/v1/completions`` with token ids: vLLM, SGLang, llama.cpp.
 
-A search stays on one server, where its prefixes are cached. A server that is lost leaves its searches to the others; now
-and then it is asked again.
+A search stays on one server, where its prefixes are cached. A server that is lost leaves its searches to the others,
+and is asked again later.
 """
 
 from __future__ import annotations

@@ -1,0 +1,200 @@
+"""Local engines: numbers that are none are refused, and what is wrong with one request costs no other."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+from support.tiny_models import tiny_model
+
+from rain.core.engine import SamplingParams, Stop
+from rain.core.errors import RainError
+from rain.engines.local.engine import HfEngine
+from rain.engines.local.linear import can_pack
+from rain.engines.local.self_check import check_tokens
+from rain.engines.reference import ReferenceEngine
+from rain.engines.toy import ToyTokenizer
+
+ENGINES = {"hf": HfEngine, "reference": ReferenceEngine}
+TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes. ")
+BAD = 200  # an id that the check at start-up does not use
+
+
+@pytest.fixture(params=ENGINES)
+def open_engine(request):
+    torch.set_num_threads(1)
+    return lambda model: ENGINES[request.param](model, ToyTokenizer())
+
+
+def poisoned(value, token=BAD):
+    """Return a model with one wrong weight, in the embedding of one id."""
+    model = tiny_model()
+    assert BAD not in check_tokens(model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token, 0] = value
+    return model
+
+
+def overflowing():
+    """Return a model whose numbers are too large for float16."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight *= 3e4
+    assert model.half().lm_head.weight.isfinite().all()
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: poisoned(float("nan"), check_tokens(tiny_model())[0]), overflowing],
+    ids=["one NaN weight", "float16 overflow"],
+)
+def test_a_model_whose_numbers_are_none_is_refused_at_start_up(make, open_engine):
+    model = make()
+    with pytest.raises(RainError, match="--dtype"):
+        open_engine(model)
+    assert not model.config._attn_implementation.startswith("rain"), "the model is as it was"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("params", [{"top_k": 5}, {}, {"greedy_first": True}])
+def test_a_pass_whose_numbers_are_none_is_an_error_of_the_requests_that_need_them(value, params, open_engine):
+    engine = open_engine(poisoned(value))
+
+    async def run():
+        sick, sound = engine.session("sick"), engine.session("sound")
+        text = (*TEXT, BAD)
+        requests = [
+            sick.generate(text, SamplingParams(max_tokens=3, **params)),
+            sick.next_logprobs(text, top=3),
+            sick.next_logprobs(text, ids=(1,)),
+            sound.generate(TEXT, SamplingParams(max_tokens=3, **params)),
+            sound.next_logprobs(TEXT, top=3),
+        ]
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    *sick, drawn, known = asyncio.run(run())
+    assert all(isinstance(error, RainError) and "--dtype" in str(error) for error in sick)
+    assert len(drawn[0].tokens) == 3 and len(known) == 3
+
+
+def test_an_id_that_the_model_lacks_is_an_error_of_its_request(open_engine):
+    engine = open_engine(tiny_model())
+
+    async def run():
+        session = engine.session("s")
+        wrong = [session.next_logprobs((*TEXT, token), top=1) for token in (257, -1, 10**12)]
+        wrong += [session.next_logprobs(TEXT, ids=(257,)), session.generate((300,), SamplingParams(max_tokens=1))]
+        return await asyncio.gather(*wrong, session.next_logprobs(TEXT, top=2), return_exceptions=True)
+
+    *wrong, right = asyncio.run(run())
+    assert all(isinstance(error, RainError) for error in wrong) and len(right) == 2
+
+
+class TouchyTokenizer(ToyTokenizer):
+    """Cannot decode after a while."""
+
+    calls = 0
+
+    def decode(self, tokens, **options):
+        self.calls += 1
+        if self.calls > 5:
+            raise ValueError("this text cannot be decoded")
+        return super().decode(tokens, **options)
+
+
+@pytest.mark.parametrize("params", [{"top_k": 5}, {}])
+def test_a_tokenizer_that_fails_on_one_text_fails_that_request_alone(params):
+    engine = HfEngine(tiny_model(), TouchyTokenizer())
+    stop = Stop(strings=("no such text",))
+
+    async def run():
+        sick, sound = engine.session("sick"), engine.session("sound")
+        failing = sick.generate(TEXT, SamplingParams(max_tokens=12, stop=stop, **params))
+        outcomes = await asyncio.gather(
+            failing, sound.generate(TEXT, SamplingParams(n=3, max_tokens=20, **params)), return_exceptions=True
+        )
+        return outcomes, await sick.generate(TEXT, SamplingParams(max_tokens=4, **params))
+
+    (failed, drawn), later = asyncio.run(run())
+    assert isinstance(failed, ValueError)
+    assert [len(answer.tokens) for answer in drawn] == [20] * 3 and len(later[0].tokens) == 4
+    assert engine.scheduler.requests == []
+
+
+def test_a_prompt_too_long_for_the_memory_fails_alone():
+    engine, limit = HfEngine(tiny_model(), ToyTokenizer(), max_batch_tokens=16), 150
+
+    def fail(module, inputs):
+        if sum(map(len, engine.scheduler.trees)) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    engine.model.model.layers[1].register_forward_pre_hook(fail)
+
+    async def run():
+        small = [engine.session(str(i)).generate((*TEXT, i), SamplingParams(max_tokens=9, seed=i)) for i in range(4)]
+        long = engine.session("long").next_logprobs(TEXT * 5, top=1)
+        return await asyncio.gather(*small[:2], long, *small[2:], return_exceptions=True)
+
+    first, second, long, *others = asyncio.run(run())
+    assert isinstance(long, RainError) and "out of memory" in str(long)
+    assert [len(found[0].tokens) for found in (first, second, *others)] == [9] * 4
+
+
+def test_a_prefix_that_is_cached_for_several_is_not_lost_when_one_of_them_is_cancelled():
+    engine = HfEngine(tiny_model(), ToyTokenizer())
+
+    async def run():
+        first = asyncio.create_task(engine.cache_prefix(TEXT))
+        second = asyncio.create_task(engine.cache_prefix(TEXT))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled() and engine.cached_prefix((*TEXT, 1)) is not None
+
+    asyncio.run(run())
+
+
+def test_a_prefix_that_could_not_be_cached_is_computed_anew():
+    engine, broken = HfEngine(tiny_model(), ToyTokenizer()), [True]
+
+    def fail(module, inputs):
+        if broken[0]:
+            raise ValueError("a fault of the device")
+
+    engine.model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match="device"):
+        asyncio.run(engine.cache_prefix(TEXT))
+    broken[0] = False
+    asyncio.run(engine.cache_prefix(TEXT))
+    assert engine.cached_prefix((*TEXT, 1)) is not None
+
+
+LENGTH_DEPENDENT = {
+    "dynamic": ("llama", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+    "longrope": (
+        "phi3",
+        {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+            "original_max_position_embeddings": 512,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("rope", LENGTH_DEPENDENT)
+def test_rotary_positions_that_change_with_the_length_are_refused_on_the_tree_cache(rope):
+    kind, parameters = LENGTH_DEPENDENT[rope]
+    model = tiny_model(kind, rope_parameters=parameters)
+    with pytest.raises(RainError, match=f"{rope} .*--engine reference"):
+        HfEngine(model, ToyTokenizer())
+
+
+def test_linear_layers_stay_as_they_are_where_pytorch_has_no_onednn(monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(torch.ops, "mkldnn", object())
+        assert not can_pack(torch.nn.Linear(4, 4).to(dtype))
