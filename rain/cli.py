@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from rain.core.errors import RainError
-from rain.terminal import escape_unencodable, printable
+from rain.entry import guarded
 
 COMMANDS = {
     "run": ("rain.launch", "answer the prompts of a task with RAIN and plainly"),
@@ -26,7 +25,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; a RainError ends with one sentence on stderr and exit code 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rain", description="RAIN: rewindable auto-regressive inference")
     parser.add_argument("--version", action="version", version=f"rain {version('rain')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -35,12 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in arguments[:1]:
             importlib.import_module(module).add_arguments(subparser)
     args = parser.parse_args(arguments)
-    escape_unencodable()
-    try:
-        return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
-    except RainError as error:
-        print(printable(f"rain: error: {error}"), file=sys.stderr)
-        return 2
+    return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
 
 
 if __name__ == "__main__":

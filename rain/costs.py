@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rain.results.jsonl import Record
@@ -41,22 +41,28 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def summary_table(records: Sequence[Record]) -> str:
+def summary_table(records: Iterable[Record]) -> str:
     """Return a table over result records: RAIN and the greedy baseline, totals, per prompt, and the ratio."""
-    answered = [record for record in records if "error" not in record]
-    failed = len(records) - len(answered)
-    counts = Counter(str(record.get("finish")) for record in answered)
+    failed = commits = 0
+    counts, rain, baseline = Counter[str](), Counter[str](), Counter[str]()
+    for record in records:
+        if "error" in record:
+            failed += 1
+            continue
+        counts[str(record.get("finish"))] += 1
+        commits += len(record.get("moves") or ())
+        rain.update(cost_of(record, "rain"))
+        baseline.update(cost_of(record, "plain"))
+    answered = sum(counts.values())
     finishes = ", ".join(f"{one_line(name)} {count}" for name, count in counts.most_common())
-    first = f"{len(answered)} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
+    first = f"{answered} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
     if not answered:
         return first
-    rain, baseline = (total(cost_of(record, side) for record in answered) for side in ("rain", "plain"))
     rows = [["", "RAIN", "baseline", "RAIN/baseline"]]
     for name in SHOWN:
         below = baseline.get(name, 0)
         compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []
         rows.append([name.replace("_", " "), f"{rain.get(name, 0):,.0f}", *compared])
-    commits = sum(len(record.get("moves") or ()) for record in answered)
     computed, reused, simulations = (rain.get(name, 0) for name in ("tokens_computed", "tokens_reused", "simulations"))
     lines = [
         first,

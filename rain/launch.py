@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -14,11 +13,14 @@ from typing import Any, NamedTuple
 from rain.aligner import error_record
 from rain.core.errors import RainError
 from rain.costs import summary_table
-from rain.data.datasets import Prompt, load_prompts
+from rain.data.datasets import Prompt, read_prompts, select_prompts
+from rain.entry import INTERRUPTED, guarded
 from rain.flags import add_flags
-from rain.judges.base import JudgeConfig
-from rain.judges.command import add_judge_arguments, judge_config, judge_run
+from rain.judges.base import Judge, JudgeConfig
+from rain.judges.command import add_judge_arguments, judge_config, judge_run, with_judge
 from rain.judges.queries import load_run
+from rain.keys import origin
+from rain.models.loading import resolve
 from rain.pool.devices import cpu_cores, visible_gpus, worker_environments
 from rain.pool.launchers import Launcher, LocalLauncher
 from rain.pool.pool import Pool
@@ -26,14 +28,14 @@ from rain.pool.ray_launcher import RayLauncher
 from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Job
 from rain.progress import Progress, example_answers
-from rain.results.run_dir import RunDir, read_results
+from rain.results.inputs import Inputs, digest, fingerprint
+from rain.results.jsonl import Record
+from rain.results.run_dir import RunDir, iter_results
 from rain.settings import CONFIGS, Settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
-from rain.terminal import escape_unencodable, printable
+from rain.terminal import say
 from rain.worker import worker_main
-
-INTERRUPTED = 130
 
 
 class ParsedArgs(NamedTuple):
@@ -80,20 +82,30 @@ class Run:
     def __init__(self, settings: Settings) -> None:
         run, task = settings.run, settings.aligner.task
         source = task.path(run.dataset) if run.dataset == task.dataset else run.dataset
-        count_tokens = token_counter(settings.aligner.model.modelname)
+        model = settings.aligner.model
+        everything = read_prompts(source, task.reader, run.skip_bad)
+        count_tokens = token_counter(model.modelname)
         self.settings = settings
-        self.prompts = load_prompts(source, task.reader, run.s, run.e, run.skip_bad, count_tokens)
+        self.prompts = select_prompts(everything, source, task.reader, run.s, run.e, count_tokens)
+        prompts = {prompt.id: digest(prompt.extra) for prompt in everything}
+        files = model_files(settings)
+        self.inputs = Inputs(run.dataset, prompts, fingerprint(files) if files else "")
         self.launcher = open_launcher(settings)
 
     def answer(self) -> int:
         """Answer all prompts that are not done yet; return the exit code."""
         settings = self.settings
         details = {name: dataclasses.asdict(getattr(settings, name)) for name in ("placement", "run")}
-        with RunDir(settings.run.outdir, settings.aligner.as_dict(), settings.aligner.hash, details) as run_dir:
+        urls = settings.placement.base_url
+        details["placement"]["base_url"] = ",".join(origin(url.strip()) for url in urls.split(",") if url.strip())
+        config = settings.aligner.as_dict(), settings.aligner.hash
+        with RunDir(settings.run.outdir, *config, details, self.inputs) as run_dir:
             done = run_dir.resume([prompt.id for prompt in self.prompts])
             left = [prompt for prompt in self.prompts if prompt.id not in done]
+            if run_dir.left_out:
+                say(f"rain: left out: records of {run_dir.left_out} prompts that are no longer in the data set")
             if done:
-                print(f"rain: {len(done)} of {len(self.prompts)} prompts are done already in {run_dir.path}")
+                say(f"rain: {len(done)} of {len(self.prompts)} prompts are done already in {run_dir.path}")
             code = self.run_pool(run_dir, left).exit_code if left else 0
             self.report(run_dir.path)
             return code
@@ -107,16 +119,30 @@ class Run:
             return error_record(self.settings.aligner, job.payload, reason)
 
         with closing(self.launcher), closing(progress):
-            config = PoolConfig(run.nump, run.concurrency)
+            config = PoolConfig(run.nump, run.concurrency, stall_s=run.stall_timeout)
             pool = Pool(self.launcher, config, run_dir.write, lost, progress.event)
             return pool.run([Job(prompt.id, prompt) for prompt in left])
 
     def report(self, outdir: Path) -> None:
         """Print one prompt's answers and what all cost."""
         wanted = {prompt.id for prompt in self.prompts}
-        records = [record for record in read_results(outdir) if record["id"] in wanted]
-        print("\n\n".join(filter(None, (example_answers(records), summary_table(records)))))
-        print(f"results: {outdir}/res_*.jsonl")
+
+        def records() -> Iterator[Record]:
+            return (record for record in iter_results(outdir) if record["id"] in wanted)
+
+        say("\n\n".join(filter(None, (example_answers(records()), summary_table(records())))))
+        say(f"results: {outdir}/res_*.jsonl")
+
+
+def model_files(settings: Settings) -> Path | str:
+    """Return where the model's files are, a hub name, or an empty text if this machine need not have them."""
+    name, engine = settings.aligner.model.modelname, settings.aligner.model.engine
+    path = Path(name).expanduser()
+    if engine in ("toy", "http"):
+        return ""
+    if path.suffix.lower() == ".gguf" or settings.run.launcher == "ray":
+        return path if path.exists() else ""
+    return resolve(name)
 
 
 def token_counter(modelname: str) -> Callable[[str], int]:
@@ -135,7 +161,7 @@ def announce_preset(settings: Settings) -> None:
     """Say which defaults an embedded model's preset replaces."""
     if settings.preset:
         chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in settings.preset.items())
-        print(f"rain: preset for {settings.aligner.model.name}: {chosen} (--preset none: the paper's settings)")
+        say(f"rain: preset for {settings.aligner.model.name}: {chosen} (--preset none: the paper's settings)")
 
 
 def judge_after_run(args: ParsedArgs, code: int) -> int:
@@ -148,15 +174,35 @@ def judge_after_run(args: ParsedArgs, code: int) -> int:
 
 def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
-    escape_unencodable()
-    try:
+
+    def work() -> int:
         args = parse(task, argv, prog)
         allocation = Run(args.settings)
+        for name in args.judges:
+            check_judge(name, args)
         announce_preset(args.settings)
         return judge_after_run(args, allocation.answer())
-    except RainError as error:
-        print(printable(f"rain: error: {error}"), file=sys.stderr)
-        return 2
+
+    return guarded(work)
+
+
+def check_judge(name: str, args: ParsedArgs) -> None:
+    """Open a judge before the run, as far as that is quick: a wrong name or a missing key must not wait for its end.
+
+    Raises:
+        RainError: it cannot judge this run.
+    """
+    kind, _, what = name.partition(":")
+    if name == f"hf:{args.settings.aligner.model.name}":
+        raise RainError(f"judge {name} is the model that writes the answers; choose another judge")
+    if kind == "hf" and what:
+        resolve(what)
+        return
+
+    async def nothing(judge: Judge) -> None:
+        return None
+
+    with_judge(name, args.judging, nothing)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from rain.pool.worker import Event
 from rain.results.jsonl import Record
-from rain.terminal import printable
+from rain.terminal import printable, say
 
 LOG_S = 30.0
 """In a log file there is at most one line of progress in this time (seconds)."""
@@ -50,29 +50,38 @@ class Progress:
         if event.kind == "progress":
             self.simulations += event.data["simulations"]
             if self.verbose:
-                tqdm.write(f"[{event.job}] {event.data['text']!r}")
+                self._write(f"[{event.job}] {event.data['text']!r}", sys.stdout)
         elif event.kind == "failed":
-            tqdm.write(printable(f"{event.job}: {event.data}"), file=sys.stderr)
+            self._write(printable(f"{event.job}: {event.data}"), sys.stderr)
         elif event.kind == "died":
-            tqdm.write(f"worker {event.worker} {event.data}; its prompts will be retried", file=sys.stderr)
+            text = f"worker {event.worker} {event.data}; its prompts will be retried"
+            self._write(printable(text), sys.stderr)
         elapsed = self.bar.format_dict["elapsed"] or 1
         self.bar.set_postfix_str(f"{self.simulations / elapsed:.1f} simulations/s", refresh=False)
         self.bar.update(event.kind in ("done", "failed"))
+
+    def _write(self, text: str, stream: TextIO) -> None:
+        with self.bar.external_write_mode(file=stream):
+            say(text, stream)
 
     def close(self) -> None:
         """Show the end."""
         self.bar.close()
 
 
-def example_answers(records: Sequence[Record]) -> str:
+def example_answers(records: Iterable[Record]) -> str:
     """Return one prompt with its two answers, a few lines each; empty if no prompt has answers.
 
     The first prompt whose answers differ is chosen.
     """
-    answered = [record for record in records if "error" not in record]
-    if not answered:
+    record: Record = {}
+    for answered in (record for record in records if "error" not in record):
+        record = record or answered
+        if answered["raina"] != answered["pa"]:
+            record = answered
+            break
+    if not record:
         return ""
-    record = next((record for record in answered if record["raina"] != record["pa"]), answered[0])
     texts = {"prompt": record["question"], "plain": record["pa"], "RAIN": record["raina"]}
     return "\n".join(_shortened(f"{name + ':':8}", text) for name, text in texts.items())
 

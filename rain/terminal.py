@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TextIO
 
 
 def printable(text: str) -> str:
@@ -20,3 +22,17 @@ def escape_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line; if nobody reads the stream any more (`| head`), it is dropped, and the work goes on."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Drop everything that is still written to a stream that nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,8 +2,7 @@
 
 import sys
 
-from rain.launch import main
-from rain.tasks.truth import TASK
+from rain.entry import allocate
 
 if __name__ == "__main__":
-    sys.exit(main(TASK))
+    sys.exit(allocate("truth"))

@@ -97,6 +97,11 @@ def load_prompts(
         RainError: the data set is missing, empty, of an unknown format or has broken rows, or the range is not in it;
             the message names file, line and field.
     """
+    return select_prompts(read_prompts(source, reader, skip_bad), source, reader, start, end, count_tokens)
+
+
+def read_prompts(source: str | Path, reader: Reader, skip_bad: bool = False) -> list[Prompt]:
+    """Read all prompts of a data set, overlong ones included; see `load_prompts`."""
     hub = reader.hub.get(str(source))
     items = _hub_items(hub) if hub else read_items(Path(source), reader.rows, sorted(reader.hub))
     prompts, faults = _read_rows(items, reader)
@@ -104,7 +109,19 @@ def load_prompts(
         _refuse_or_skip(str(source), faults, skip_bad)
     if not prompts:
         raise RainError(f"{source} has no prompts")
-    return _select(str(source), _short_enough(prompts, hub, count_tokens), start, end)
+    return prompts
+
+
+def select_prompts(
+    prompts: list[Prompt],
+    source: str | Path,
+    reader: Reader,
+    start: int = 0,
+    end: int | None = None,
+    count_tokens: CountTokens | None = None,
+) -> list[Prompt]:
+    """Return a range of the prompts of a data set; see `load_prompts`."""
+    return _select(str(source), _short_enough(prompts, reader.hub.get(str(source)), count_tokens), start, end)
 
 
 def prompt_id(task: str, index: int, question: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
+
+_LONGEST_CELL = 1 << 27  # characters; the csv module's own limit is in the way of long prompts
 
 
 class BadRow(ValueError):
@@ -32,7 +34,28 @@ class Item(NamedTuple):
             raise self.value
         if not isinstance(self.value, dict):
             raise BadRow(f"must be an object, not {kind(self.value)}")
-        return {"_".join(str(name).lower().split()): value for name, value in self.value.items()}
+        row = {normal(name): value for name, value in self.value.items()}
+        if len(row) < len(self.value):
+            raise BadRow(f"field {_repeated(map(normal, self.value))!r} is there twice")
+        return row
+
+
+def normal(name: object) -> str:
+    """Return a field's name in lower case with underscores."""
+    return "_".join(str(name).lower().split())
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that comes a second time."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object, whose names must differ: of two values one would be lost."""
+    if (name := _repeated(name for name, _ in pairs)) is not None:
+        raise BadRow(f"field {name!r} is there twice")
+    return dict(pairs)
 
 
 def kind(value: object) -> str:
@@ -97,7 +120,9 @@ def _jsonl(path: Path, data: bytes) -> Iterator[Item]:
 
 def _parse_line(line: bytes) -> object:
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+    except BadRow as error:
+        return error
     except json.JSONDecodeError as error:
         return BadRow(f"not JSON ({error.msg}, column {error.colno})")
     except UnicodeDecodeError as error:
@@ -109,7 +134,7 @@ def _parse_line(line: bytes) -> object:
 def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> Iterator[Item]:
     content = _decode(path, data)
     try:
-        values = rows(json.loads(content))
+        values = rows(json.loads(content, object_pairs_hook=_object))
     except json.JSONDecodeError as error:
         hint = "; a file with one object per line must be called .jsonl" if error.msg == "Extra data" else ""
         raise RainError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}){hint}") from error
@@ -122,6 +147,7 @@ def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> It
 
 
 def _csv(path: Path, data: bytes) -> Iterator[Item]:
+    csv.field_size_limit(_LONGEST_CELL)
     table = csv.reader(io.StringIO(_decode(path, data), newline=""), strict=True)
     header, end = list[str](), 0
     try:
@@ -129,6 +155,8 @@ def _csv(path: Path, data: bytes) -> Iterator[Item]:
             where, end = f"line {end + 1}", table.line_num
             if not header:
                 header = cells
+                if (name := _repeated(map(normal, cells))) is not None:
+                    raise RainError(f"{path}, {where}: two columns are called {name!r}; rename one")
             elif len(cells) == len(header):
                 yield Item(where, dict(zip(header, cells, strict=True)))
             elif cells:

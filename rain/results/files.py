@@ -79,7 +79,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make new and renamed names in a directory durable.
+    """Make new and renamed names in a directory durable, where the file system can do that.
 
     Raises:
         OSError: the directory cannot be opened or synced.
@@ -87,5 +87,8 @@ def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)

@@ -8,35 +8,54 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from rain.core.errors import RainError
 from rain.results.files import sync_directory, write_error
 
 Record = dict[str, Any]
 
+_BEGIN = b'{"id": "'
+_BLOCK = 1 << 16
+
 
 class Line(NamedTuple):
-    """One record of a file: its bytes without the newline, and what they say."""
-
-    raw: bytes
-    record: Record
-
-
-class Scan(NamedTuple):
-    """What a file of records contains.
+    """One record of a file.
 
     Attributes:
-        lines: every whole record, in order.
+        raw: its bytes; a newline may follow.
+        id: of its prompt.
+        failed: whether it has an `error`.
+        offset: where it begins in the file (bytes).
+    """
+
+    raw: bytes
+    id: str
+    failed: bool
+    offset: int
+
+    @property
+    def record(self) -> Record:
+        """The record, parsed."""
+        return _parse(self.raw)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A file of records, seen from its end.
+
+    Attributes:
+        path: the file.
         good_size: length of the part that ends with the last whole record, its newline included if it has one (bytes).
         size: length of the file (bytes); larger than `good_size` if the last line is torn.
         newline: whether the last whole record has its newline.
     """
 
-    lines: list[Line]
+    path: Path
     good_size: int
     size: int
     newline: bool
@@ -45,6 +64,11 @@ class Scan(NamedTuple):
     def torn(self) -> bool:
         """Whether the file ends with a part of a record, or with a record without its newline."""
         return self.size > self.good_size or not self.newline
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every whole record, in order; see `read_lines`."""
+        return list(read_lines(self.path))
 
 
 def encode_json(value: object, indent: int | None = None) -> bytes:
@@ -58,39 +82,98 @@ def encode_json(value: object, indent: int | None = None) -> bytes:
 
 
 def scan(path: Path) -> Scan:
-    """Read a file of records; a torn last line is left out.
+    """Look at the end of a file of records, where the last line may be torn.
+
+    Raises:
+        RainError: the file cannot be read.
+    """
+    with _opened(path) as file:
+        size = start = file.seek(0, os.SEEK_END)
+        tail, block = b"", _BLOCK
+        while start and b"\n" not in tail.rstrip():
+            start, block = max(0, start - block), 2 * block
+            file.seek(start)
+            tail = file.read(size - start)
+    body = tail.rstrip()
+    begin = body.rfind(b"\n") + 1
+    if _head(body[begin:], 0, whole=True) is None:
+        return Scan(path, start + begin, size, True)
+    end = tail.find(b"\n", len(body))
+    return Scan(path, size if end < 0 else start + end + 1, size, end >= 0)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Read a file of records, one line at a time; a torn last line is left out.
 
     Raises:
         RainError: the file cannot be read, or a line before the last is damaged; the message names file and line.
     """
+    with _opened(path) as file:
+        offset, last = 0, None
+        for number, raw in enumerate(file, start=1):
+            if raw.strip():
+                if last:
+                    yield _head(last[1], last[2]) or _damaged(path, last[0])
+                last = number, raw, offset
+            offset += len(raw)
+    if last and (line := _head(last[1], last[2], whole=True)):
+        yield line
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         raise RainError(f"cannot read {path}: {error.strerror}") from error
-    lines: list[Line] = []
-    offset = good_size = 0
-    bad_line = 0
-    for number, raw in enumerate(data.split(b"\n"), start=1):
-        offset += len(raw) + 1
-        if not raw.strip():
-            continue
-        if bad_line:
-            raise RainError(f"{path}, line {bad_line} is not a result record; fix or delete that line")
+
+
+def _damaged(path: Path, number: int) -> NoReturn:
+    raise RainError(f"{path}, line {number} is not a result record; fix or delete that line")
+
+
+def _head(raw: bytes, offset: int, whole: bool = False) -> Line | None:
+    """Return what a line is about, or None if it is no record; most lines, as this program writes them, are not parsed.
+
+    Args:
+        raw: the line.
+        offset: where it begins (bytes).
+        whole: parse all of it.
+    """
+    raw = raw.rstrip()
+    end = raw.find(b'"', len(_BEGIN))
+    usual = not whole and raw.startswith(_BEGIN) and raw.endswith(b"}") and end > 0 and raw.find(b"\\", 0, end) < 0
+    # Whatever else could be a second id, or an error, has one of these in it: a name can be written with escapes.
+    if usual and all(raw.find(mark, end) < 0 for mark in (b'"id"', b'"error"', b"\\u00")):
+        return Line(raw, raw[len(_BEGIN) : end].decode("utf-8", "replace"), False, offset)
+    try:
         record = _parse(raw)
-        if record is None:
-            bad_line = number
-        else:
-            lines.append(Line(raw, record))
-            good_size = min(offset, len(data))
-    return Scan(lines, good_size, len(data), newline=not lines or data[good_size - 1 : good_size] == b"\n")
+    except ValueError:
+        return None
+    return Line(raw, record["id"], "error" in record, offset)
 
 
-def _parse(raw: bytes) -> Record | None:
+def parse(path: Path, raw: bytes) -> Record:
+    """Return the record in a line.
+
+    Raises:
+        RainError: it is damaged in a way that only reading all of it shows; the message names the file.
+    """
+    try:
+        return _parse(raw)
+    except ValueError as error:
+        raise RainError(f"{path}: the line that begins {raw[:60]!r} is not a result record ({error})") from error
+
+
+def _parse(raw: bytes) -> Record:
     try:
         record = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("id"), str) else None
+    except RecursionError:
+        record = None
+    if isinstance(record, dict) and isinstance(record.get("id"), str):
+        return record
+    raise ValueError("not a record")
 
 
 class ResultWriter:

@@ -1,29 +1,35 @@
 """The directory of one run: its configuration, its records, and how a run resumes where it stopped.
 
-- OUTDIR/config.json: the format of the directory, the whole configuration and its hash
+- OUTDIR/config.json: the format of the directory, the whole configuration and its hash, and what it was applied to
+- OUTDIR/prompts.json: the ids of the data set, each with a digest of its further fields; no other records count
 - OUTDIR/res_<i>.jsonl: the records of worker i; res_lost.jsonl: those of prompts that were given up
 - OUTDIR/.lock: locked by the run in progress, which alone writes here
+
+Files may be read by whom the umask lets: they contain prompts and answers, so set it (077) on a shared machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rain.core.errors import RainError
+from rain.results.differences import differences, shown
 from rain.results.files import locked, write_atomic, write_error
-from rain.results.jsonl import Line, Record, ResultWriter, Scan, encode_json, scan
+from rain.results.inputs import Inputs
+from rain.results.jsonl import Record, ResultWriter, encode_json, parse, read_lines, scan
 
 FORMAT = 2
 """Value of `format` in config.json; directories with another one can be read, but not resumed."""
 
-_ABSENT = "absent"
-_SHOWN_FIELDS = 4
+_RESULTS = re.compile(r"res_(\d+|lost)\.jsonl")
+_TEMPORARY = (".res_*.tmp", ".config.json.*.tmp", ".prompts.json.*.tmp")
 
 
 class RunDir:
@@ -34,13 +40,15 @@ class RunDir:
         config: everything that a record depends on; JSON values in nested mappings (tuples become lists).
         config_hash: names this configuration.
         details: more for config.json, by section; it may differ when the run is resumed.
+        inputs: what it is applied to.
 
     Attributes:
         path: the directory.
+        left_out: records of prompts that are not in the data set; set by `resume` (count).
 
     Raises:
-        RainError: another run uses the directory, its results have a different configuration or another format, or it
-            cannot be written.
+        RainError: another run uses the directory, its results have a different configuration, other weights or another
+            format, or it cannot be written.
     """
 
     def __init__(
@@ -49,12 +57,17 @@ class RunDir:
         config: Mapping[str, Any],
         config_hash: str,
         details: Mapping[str, Any] | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.left_out = Path(path), 0
+        self._prompts = dict(inputs.prompts) if inputs else None
         self._writers: dict[int | str, ResultWriter] = {}
         with ExitStack() as opened:
             _lock(self.path, opened)
-            self._put_config({"format": FORMAT, "hash": config_hash, **config}, details or {})
+            more = {**(details or {}), **(inputs.as_dict() if inputs else {})}
+            self._put_config({"format": FORMAT, "hash": config_hash, **config}, more)
+            for leftover in (file for name in _TEMPORARY for file in self.path.glob(name)):
+                leftover.unlink(missing_ok=True)
             self._opened = opened.pop_all()
 
     def _put_config(self, config: Mapping[str, Any], details: Mapping[str, Any]) -> None:
@@ -65,13 +78,21 @@ class RunDir:
         if old is not None and old.get("format") != FORMAT:
             raise RainError(
                 f"{self.path} is not a folder of this version of RAIN (in config.json, 'format' is "
-                f"{_short(old, 'format')}, not {FORMAT}) and cannot be continued; give another --outdir"
+                f"{shown(old, 'format')}, not {FORMAT}) and cannot be continued; give another --outdir"
             )
-        if any(scan(path).lines for path in result_paths(self.path)):
+        if any(next(read_lines(path), None) for path in result_paths(self.path)):
             if old is None:
                 raise RainError(f"{self.path} contains results but no config.json; give another --outdir")
-            self._compare(*({k: v for k, v in each.items() if k not in {"hash", *details}} for each in (old, new)))
-        write_atomic(file, encode_json(new, indent=2) + b"\n")
+            ignored = {"hash", *details} - ({"weights"} if old.get("weights") and new.get("weights") else set())
+            self._compare(*({k: v for k, v in each.items() if k not in ignored} for each in (old, new)))
+            if old.get("weights"):
+                new["weights"] = old["weights"]  # even if they are not known here
+        self._put(file, encode_json(new, indent=2) + b"\n")
+
+    def _put(self, file: Path, data: bytes) -> None:
+        """Write a file unless it is there: to go on, a full disk needs no room for what is the same."""
+        if not file.exists() or file.read_bytes() != data:
+            write_atomic(file, data)
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         if differing := differences(old, new):
@@ -81,25 +102,44 @@ class RunDir:
             )
 
     def resume(self, ids: Collection[str]) -> set[str]:
-        """Prepare the result files for a run over these prompts, so that every prompt ends up in them exactly once.
+        """Prepare the result files for a run over these prompts, and return those that need no work.
 
-        Removes torn last lines, the failures of prompts in `ids` (they are tried again), failures of prompts that
-        succeeded elsewhere, and second records of a prompt. Files are replaced atomically.
-
-        Returns:
-            Those of `ids` that need no work.
+        Torn last lines are removed, in place. All other lines stay, also those of failures, which are tried again.
 
         Raises:
-            RainError: a file is damaged before its last line, or cannot be written.
+            RainError: a file is damaged before its last line, or cannot be written, or prompts that have records have
+                other further fields than before.
         """
-        scans = {path: scan(path) for path in result_paths(self.path)}
-        kept = _select(scans, set(ids))
-        for path, lines in kept.items():
-            if len(lines) < len(scans[path].lines):
-                write_atomic(path, b"".join(line.raw + b"\n" for line in lines))
-            elif scans[path].torn:
-                ResultWriter(path).close()  # repairs it in place, which needs no free space
-        return {line.record["id"] for lines in kept.values() for line in lines} & set(ids)
+        wanted, done, others = set(ids), set[str](), set[str]()
+        changed = self._changed()
+        found: set[str] = set()
+        for path in result_paths(self.path):
+            if scan(path).torn:
+                ResultWriter(path).close()
+            for line in read_lines(path):
+                if line.id in changed:
+                    found.add(line.id)
+                elif self._prompts is not None and line.id not in self._prompts:
+                    others.add(line.id)
+                elif not line.failed and line.id in wanted:
+                    done.add(line.id)
+        if found:
+            raise RainError(
+                f"{self.path} contains records of {len(found)} prompts whose further fields (reference answers ...) "
+                f"have changed ({min(found)} ...); give another --outdir, or the data set of the first run"
+            )
+        self.left_out = len(others)
+        if self._prompts is not None:
+            self._put(self.path / "prompts.json", encode_json(self._prompts, indent=0) + b"\n")
+        return done
+
+    def _changed(self) -> set[str]:
+        """Return the prompts whose further fields are not those of the last run here."""
+        file = self.path / "prompts.json"
+        if self._prompts is None or not file.exists():
+            return set()
+        before = _read_json(file)
+        return {id for id, digest in self._prompts.items() if before.get(id, digest) != digest}
 
     def write(self, worker: int | str, record: Record) -> None:
         """Append a worker's record to its file, which is opened for its first one; after return it is on disk.
@@ -140,39 +180,37 @@ def _lock(outdir: Path, opened: ExitStack) -> None:
         raise write_error(file, error) from error
 
 
-def _select(scans: Mapping[Path, Scan], ids: set[str]) -> dict[Path, list[Line]]:
-    """Return the lines that stay in each file."""
-    good = {line.record["id"] for found in scans.values() for line in found.lines if "error" not in line.record}
-    kept: dict[Path, list[Line]] = {path: [] for path in scans}
-    seen: set[str] = set()
-    for path, found in scans.items():
-        for line in found.lines:
-            key, failed = line.record["id"], "error" in line.record
-            if key not in seen and not (failed and (key in good or key in ids)):
-                seen.add(key)
-                kept[path].append(line)
-    return kept
-
-
 def result_paths(outdir: Path) -> list[Path]:
-    """Return the result files of a run, those of the workers in order (res_2 before res_10)."""
-    return sorted(outdir.glob("res_*.jsonl"), key=lambda path: (len(path.stem), path.stem))
+    """Return the result files of a run, those of the workers in order (res_2 before res_10); no copies of them."""
+    paths = (path for path in outdir.glob("res_*.jsonl") if _RESULTS.fullmatch(path.name))
+    return sorted(paths, key=lambda path: (len(path.stem), path.stem))
 
 
 def read_results(outdir: Path) -> list[Record]:
-    """Return one record per prompt, by id: the last one, failures only where there is no answer.
+    """Return one record per prompt, by id; see `iter_results`."""
+    return list(iter_results(outdir))
+
+
+def iter_results(outdir: Path) -> Iterator[Record]:
+    """Yield one record per prompt, by id, without keeping them: the last one, failures only where there is no answer.
 
     Raises:
         RainError: there is no such directory, or a file is damaged before its last line.
     """
     if not outdir.is_dir():
         raise RainError(f"there is no directory {outdir}")
-    best: dict[str, Record] = {}
-    for path in result_paths(outdir):
-        for _, record in scan(path).lines:
-            if "error" not in record or "error" in best.get(record["id"], record):
-                best[record["id"]] = record
-    return [best[key] for key in sorted(best)]
+    best: dict[str, tuple[bool, Path, int]] = {}
+    paths = result_paths(outdir)
+    for path in paths:
+        for line in read_lines(path):
+            if not line.failed or best.get(line.id, (True,))[0]:
+                best[line.id] = line.failed, path, line.offset
+    with ExitStack() as opened:
+        files = {path: opened.enter_context(open(path, "rb")) for path in paths}
+        for id in sorted(best):
+            _, path, offset = best[id]
+            files[path].seek(offset)
+            yield parse(path, files[path].readline())
 
 
 def read_config(outdir: Path) -> dict[str, Any]:
@@ -181,42 +219,16 @@ def read_config(outdir: Path) -> dict[str, Any]:
     Raises:
         RainError: config.json is missing or is not a JSON object.
     """
-    file = outdir / "config.json"
+    return _read_json(outdir / "config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except OSError as error:
         raise RainError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RainError(f"{file} is not JSON ({error}); give another --outdir") from error
-    if not isinstance(config, dict):
+    if not isinstance(content, dict):
         raise RainError(f"{file} is not a JSON object; give another --outdir")
-    return config
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Name the fields in which two configurations differ, with both values; an empty text if none does.
-
-    Args:
-        old: the configuration of the existing results; JSON values in nested mappings.
-        new: the configuration of this run.
-    """
-    before, now = _flatten(old), _flatten(new)
-    names = [name for name in {**before, **now} if before.get(name, _ABSENT) != now.get(name, _ABSENT)]
-    shown = [f"{name}: {_short(before, name)} there, {_short(now, name)} here" for name in names[:_SHOWN_FIELDS]]
-    more = [f"and {len(names) - _SHOWN_FIELDS} more fields"] if len(names) > _SHOWN_FIELDS else []
-    return "; ".join(shown + more)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _short(config: Mapping[str, Any], name: str) -> str:
-    text = json.dumps(config[name], ensure_ascii=False) if name in config else _ABSENT
-    return text if len(text) <= 60 else text[:57] + "..."
+    return content

@@ -204,9 +204,29 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(
 
 
 def test_nothing_after_a_fault_in_a_csv_file_is_taken_for_prompts(tmp_path: Path) -> None:
-    path = saved(tmp_path, "a.csv", b'question\n"' + b"x\n" * 70_000 + b'"\nfine\n')
-    with pytest.raises(RainError, match="line 2: not CSV .field larger than field limit"):
+    path = saved(tmp_path, "a.csv", b'question\n"a" b\nfine\n')
+    with pytest.raises(RainError, match="line 2: not CSV .*--skip-bad cannot"):
         load_prompts(path, HH, skip_bad=True)
+
+
+def test_a_cell_may_be_as_long_as_any_prompt(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", b'question\n"' + b"x\n" * 500_000 + b'"\nfine\n')
+    assert [len(question) for question, _ in load(path)] == [1_000_000, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.csv", b"question,source,Question\nx,y,z\n", "line 1: two columns are called 'question'"),
+        ("a.jsonl", b'{"question": "x", "question": "y"}\n', "line 1: field 'question' is there twice"),
+        ("a.jsonl", b'{"question": "x", "Question": "y"}\n', "line 1: field 'question' is there twice"),
+        ("a.json", b'[{"question": "x", "question": "y"}]', ": field 'question' is there twice"),
+    ],
+)
+def test_a_field_that_is_there_twice_is_refused_by_name(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
+    with pytest.raises(RainError) as caught:
+        load_prompts(saved(tmp_path, name, content), HH)
+    assert fault in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "hhh", "."])

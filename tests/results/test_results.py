@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from rain.core.errors import RainError
 from rain.results.files import locked
+from rain.results.inputs import Inputs, fingerprint
 from rain.results.jsonl import ResultWriter, scan
 from rain.results.run_dir import FORMAT, RunDir, read_config, read_results, result_paths
 
@@ -98,11 +102,21 @@ def test_zeros_that_a_power_cut_left_behind_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b'{"id": "b"', b'{"noid": 1}', b'{"id": 3}', b"[1]", b"\xff", b"[" * 100_000])
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "res_0.jsonl"
+    (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT, **CONFIG}))
     content = b'{"id": "a"}\n' + damage + b'\n{"id": "c"}\n'
     path.write_bytes(content)
-    with pytest.raises(RainError, match=r"res_0\.jsonl, line 2 "):
-        ResultWriter(path)
+    for read in (lambda: open_dir(tmp_path).resume(["a"]), lambda: read_results(tmp_path)):
+        with pytest.raises(RainError, match=r"res_0\.jsonl, line 2 "):
+            read()
     assert path.read_bytes() == content
+
+
+def test_a_line_that_only_looks_whole_is_named_when_it_is_read(tmp_path: Path) -> None:
+    write_all(tmp_path / "res_0.jsonl", {"id": "a", "n": 1}, {"id": "b"})
+    path = tmp_path / "res_0.jsonl"
+    path.write_bytes(path.read_bytes().replace(b": 1}", b": ?}"))
+    with pytest.raises(RainError, match=r"res_0\.jsonl: the line that begins .*id.*a"):
+        read_results(tmp_path)
 
 
 def test_a_number_that_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
@@ -255,7 +269,7 @@ def test_an_outdir_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
         open_dir(tmp_path / "file" / "sub")
 
 
-def test_resume_leaves_every_prompt_once_and_frees_failed_ones(tmp_path: Path) -> None:
+def test_resume_leaves_what_is_written_and_frees_failed_prompts(tmp_path: Path) -> None:
     failed = {"error": "out of memory"}
     with open_dir(tmp_path) as run_dir:
         for worker, record in (
@@ -272,7 +286,133 @@ def test_resume_leaves_every_prompt_once_and_frees_failed_ones(tmp_path: Path) -
         assert run_dir.resume(["a", "b", "c", "d", "new"]) == {"a", "c"}
     paths = result_paths(tmp_path)
     assert [path.name for path in paths] == ["res_0.jsonl", "res_10.jsonl", "res_lost.jsonl"]
-    assert [ids(path) for path in paths] == [["a"], ["c", "out"], []]
+    assert [ids(path) for path in paths] == [["a", "b", "c"], ["c", "a", "out"], ["d"]]
+    assert [record["id"] for record in read_results(tmp_path) if "error" not in record] == ["a", "c"]
+
+
+HEADS = [
+    {"id": "a", "text": 'says "error" and "id": \\'},
+    {"id": 'quo"te\\', "raina": "x"},
+    {"id": "b", "extra": {"error": "not of the record", "id": "not of it"}},
+    {"raina": "x", "id": "c"},
+    {"id": "d", "error": None},
+    {"id": "e\u00e9\ud800", "raina": "\x01"},
+]
+
+
+@pytest.mark.parametrize("record", HEADS, ids=lambda record: str(record["id"]).encode("ascii", "replace").decode())
+def test_id_and_failure_of_a_line_are_those_of_the_whole_record(tmp_path: Path, record: dict[str, object]) -> None:
+    path = tmp_path / "res_0.jsonl"
+    write_all(path, record, {"id": "last"})
+    first, _ = scan(path).lines
+    assert (first.id, first.failed) == (record["id"], "error" in record) and first.record == record
+
+
+@pytest.mark.parametrize(
+    ("line", "id", "failed"),
+    [
+        (b'{"id": "a", "\\u0065rror": 1}', "a", True),
+        (b'{"id": "a", "id": "b"}', "b", False),
+        (b' {"error":1,"id":"a"} ', "a", True),
+        (b'{"id": "a", "x": 1e400}', "a", False),
+    ],
+)
+def test_lines_that_others_have_written_are_understood_as_json_is(
+    tmp_path: Path, line: bytes, id: str, failed: bool
+) -> None:
+    path = tmp_path / "res_0.jsonl"
+    path.write_bytes(line + b'\n\n{"id": "last"}')
+    assert [(line.id, line.failed) for line in scan(path).lines] == [(id, failed), ("last", False)]
+
+
+def test_a_copy_of_a_result_file_and_what_a_crash_left_do_not_count(tmp_path: Path) -> None:
+    open_dir(tmp_path).close()
+    write_all(tmp_path / "res_0.jsonl", {"id": "a"})
+    for name in ("res_0_backup.jsonl", "res_old.jsonl", "res_0.jsonl.bak"):
+        shutil.copy(tmp_path / "res_0.jsonl", tmp_path / name)
+    for name in (".res_0.jsonl.77.tmp", ".config.json.77.tmp"):
+        (tmp_path / name).touch()
+    with open_dir(tmp_path) as run_dir:
+        assert run_dir.resume(["a"]) == {"a"}
+    assert [path.name for path in result_paths(tmp_path)] == ["res_0.jsonl"]
+    assert ids(tmp_path / "res_0_backup.jsonl") == ["a"] and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_file_system_that_cannot_sync_directories_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_directories)
+    with open_dir(tmp_path) as run_dir:
+        run_dir.write(0, {"id": "a"})
+    assert ids(tmp_path / "res_0.jsonl") == ["a"]
+
+
+def open_with(path: Path, weights: str = "", **prompts: str) -> RunDir:
+    return RunDir(path, CONFIG, "0123456789abcdef", inputs=Inputs("data", prompts, weights))
+
+
+def test_records_of_prompts_that_left_the_data_set_are_counted_and_do_not_count(tmp_path: Path) -> None:
+    with open_with(tmp_path, a="", b="") as run_dir:
+        run_dir.resume(["a", "b"])
+        run_dir.write(0, {"id": "a"})
+        run_dir.write(0, {"id": "b", "error": "x"})
+    with open_with(tmp_path, b="", c="") as run_dir:
+        assert run_dir.resume(["b", "c"]) == set() and run_dir.left_out == 1
+    assert json.loads((tmp_path / "prompts.json").read_text()) == {"b": "", "c": ""}
+    assert read_config(tmp_path)["data"]["prompts"] == 2 and set(read_config(tmp_path)["versions"]) >= {"torch"}
+
+
+def test_changed_reference_answers_are_noticed_where_there_are_records(tmp_path: Path) -> None:
+    with open_with(tmp_path, a="1", b="1") as run_dir:
+        run_dir.resume(["a", "b"])
+        run_dir.write(0, {"id": "a"})
+    open_with(tmp_path, a="1", b="2").resume(["a", "b"])
+    for _ in range(2):
+        with (
+            open_with(tmp_path, a="2", b="2") as run_dir,
+            pytest.raises(RainError, match=r"records of 1 prompts .*\(a "),
+        ):
+            run_dir.resume(["a", "b"])
+
+
+def test_other_weights_under_the_same_name_are_refused_and_unknown_ones_are_not(tmp_path: Path) -> None:
+    with open_with(tmp_path, "one", a="") as run_dir:
+        run_dir.write(0, {"id": "a"})
+    open_with(tmp_path, "", a="").close()
+    with pytest.raises(RainError, match='weights: "one" there, "two" here'):
+        open_with(tmp_path, "two", a="")
+    open_with(tmp_path, "one", a="").close()
+
+
+@pytest.mark.parametrize("change", ["header", "end", "size", "config.json", "nothing"])
+def test_the_fingerprint_of_a_folder_changes_with_its_files(tmp_path: Path, change: str) -> None:
+    weights = tmp_path / "model.safetensors"
+    (tmp_path / "config.json").write_text("{}")
+    content = bytearray((2 << 20).to_bytes(8, "little") + bytes(5 << 20))
+    weights.write_bytes(content)
+    before = fingerprint(tmp_path)
+    if change in ("header", "end"):
+        content[(3 << 19) if change == "header" else -1] = 1
+    weights.write_bytes(content + b"x" * (change == "size"))
+    (tmp_path / "config.json").write_text("[]" if change == "config.json" else "{}")
+    (tmp_path / "README.md").write_text("read me")
+    assert (fingerprint(tmp_path) == before) == (change == "nothing")
+
+
+def test_the_revision_of_a_hub_model_is_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert fingerprint("owner/name") == ""
+    revision = tmp_path / "models--owner--name" / "refs" / "main"
+    revision.parent.mkdir(parents=True)
+    revision.write_text("0123abcd")
+    assert fingerprint("owner/name") == "0123abcd"
 
 
 def test_read_results_gives_one_record_a_prompt_and_prefers_answers(tmp_path: Path) -> None:

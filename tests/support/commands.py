@@ -78,7 +78,7 @@ def save_questions(path: Path, questions: Iterable[str]) -> Path:
 
 
 def answers(outdir: Path) -> dict[str, dict[str, Any]]:
-    """Return what all records decide, by id; there is one record for each prompt."""
+    """Return what all records decide, by id; there is one answer for each prompt, whatever failed before."""
     found = read_results(outdir)
-    assert sum(len(scan(path).lines) for path in result_paths(outdir)) == len(found)
+    assert sum(not line.failed for path in result_paths(outdir) for line in scan(path).lines) == len(found)
     return {record["id"]: decisions(record) for record in found}

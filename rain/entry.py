@@ -1,0 +1,41 @@
+"""How every command ends: one sentence for an error or Ctrl-C, and nothing for a reader that is gone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rain.core.errors import RainError
+from rain.terminal import escape_unencodable, printable, say, silence
+
+INTERRUPTED = 130
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Do the work of a command; return its exit code, 2 after a RainError, 130 after Ctrl-C."""
+    escape_unencodable()
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code
+    except RainError as error:
+        say(printable(f"rain: error: {error}"), sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        say("rain: interrupted; what is done is kept, and the same command continues", sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 1
+
+
+def allocate(task: str) -> int:
+    """Run the allocation command of a task by its name; what takes long to import is imported here."""
+
+    def work() -> int:
+        from rain.launch import main
+        from rain.tasks import load
+
+        return main(load(task))
+
+    return guarded(work)
