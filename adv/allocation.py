@@ -2,7 +2,7 @@
 
 import sys
 
-from rain.entry import allocate
+from rain.cli import main
 
 if __name__ == "__main__":
-    sys.exit(allocate("adv"))
+    sys.exit(main(["run", "adv", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from rain.entry import allocate
+from rain.cli import main
 
 if __name__ == "__main__":
-    sys.exit(allocate("imdb"))
+    sys.exit(main(["run", "imdb", *sys.argv[1:]]))

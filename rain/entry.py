@@ -27,15 +27,3 @@ def guarded(work: Callable[[], int]) -> int:
     except BrokenPipeError:
         silence(sys.stdout)
         return 1
-
-
-def allocate(task: str) -> int:
-    """Run the allocation command of a task by its name; what takes long to import is imported here."""
-
-    def work() -> int:
-        from rain.launch import main
-        from rain.tasks import load
-
-        return main(load(task))
-
-    return guarded(work)

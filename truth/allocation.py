@@ -2,7 +2,7 @@
 
 import sys
 
-from rain.entry import allocate
+from rain.cli import main
 
 if __name__ == "__main__":
-    sys.exit(allocate("truth"))
+    sys.exit(main(["run", "truth", *sys.argv[1:]]))
