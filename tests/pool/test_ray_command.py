@@ -110,6 +110,32 @@ def descendants(pid: int) -> list[int]:
     return [one for child in children(pid) for one in (child, *descendants(child))]
 
 
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses on which a process accepts connections, as /proc has them."""
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]": row[1].partition(":")[0] for row in rows if row[3] == "0A"}
+    files = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink()]
+    return {sockets[file] for file in files if file in sockets}
+
+
+def test_a_ray_of_this_machines_own_listens_on_the_loopback_interface_only(
+    tmp_path: Path, local: tuple[Path, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run = start("--dataset", local[0], "--outdir", tmp_path, "--launcher", "ray", "--verbose")
+    read_commits(run, 1)
+    found: set[str] = set()
+    for pid in [run.pid, *descendants(run.pid)]:
+        with suppress(OSError):
+            found |= listening(pid)
+    assert found and found <= set(LOOPBACK)
+    assert run.communicate()[1] is None and run.returncode == 0
+
+
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_can_be_resumed(
     tmp_path: Path, local: tuple[Path, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch, how: int, code: int

@@ -14,6 +14,7 @@ from support.commands import QUICK, ROOT, allocate, answers, read_until_commit, 
 from support.tiny_task import LETTERS
 
 from rain import cli
+from rain.judges.queries import load_run
 from rain.results.run_dir import read_config, read_results, result_paths
 
 MANY = 40
@@ -248,3 +249,74 @@ def test_rain_tells_its_version_and_refuses_unknown_tasks(capsys: pytest.Capture
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("rain ")
     assert cli.main(["run", "chess", "--nump", "2"]) == 2
     assert "chess" in capsys.readouterr().err
+
+
+def test_a_judge_that_cannot_be_opened_is_named_before_the_first_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "RAIN_JUDGE_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for judge in ("opnai:gpt", "openai:gpt-4", "hf:./no/such/folder", "keywords:none", "hf:toy"):
+        assert judge.partition(":")[2] in refusal(*QUICK, "--judge", judge, "--outdir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_password_in_an_address_is_kept_nowhere(tmp_path: Path) -> None:
+    flags = ["--engine", "http", "--base-url", "http://user:hunter2@127.0.0.1:9/v1", "--outdir", tmp_path / "out"]
+    sentence = refusal("--e", 1, *flags)
+    assert "127.0.0.1:9" in sentence and "hunter2" not in sentence
+    assert read_config(tmp_path / "out")["placement"]["base_url"] == "http://127.0.0.1:9"
+    assert not [path for path in (tmp_path / "out").iterdir() if b"hunter2" in path.read_bytes()]
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(many: Path, template: Path, tmp_path: Path) -> None:
+    flags = [*QUICK, "--dataset", many, "--templates", template, "--outdir", tmp_path / "out", "--verbose"]
+    with running(*flags, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None and process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read() and process.wait() == 0
+    assert len(read_results(tmp_path / "out")) == MANY
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_characters_shows_them_as_escapes(encoding: str, tmp_path: Path) -> None:
+    data = save_questions(tmp_path / "data.jsonl", ["What is \u2192 \U0001f600?"])
+    before = ["env", f"PYTHONIOENCODING={encoding}", "LC_ALL=C"]
+    done = allocate(*QUICK, "--dataset", data, "--outdir", tmp_path / "out", "--verbose", before=before)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "What is \\u2192 \\U0001f600?" in done.stdout
+
+
+class Interrupt:
+    """Interrupts the import of a module."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == self.name:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("module", ["rain.launch", "rain.judges.command"])
+def test_ctrl_c_while_a_command_is_imported_ends_it_with_one_line(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupt(module), *sys.meta_path])
+    command = {"rain.launch": lambda: cli.main(["run", "hh"]), "rain.judges.command": lambda: cli.main(["judge", "x"])}
+    assert command[module]() == 130
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("rain: interrupted")
+
+
+def test_edited_rows_of_a_data_set_are_done_again_and_old_records_left_out(
+    data: Path, template: Path, tmp_path: Path
+) -> None:
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+    assert allocate(*flags, "--e", 3).returncode == 0
+    save_questions(data, ["Is the sea salty?", "Why not", "How do I mend a bike?"])
+    done = allocate(*flags)
+    assert done.returncode == 0 and "2 of 3 prompts are done already" in done.stdout
+    assert "left out: records of 1 prompts" in done.stdout and "3 prompts answered, 0 failed" in done.stdout
+    assert load_run(tmp_path / "out").left_out == 1 and len(load_run(tmp_path / "out").records) == 3
