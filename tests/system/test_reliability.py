@@ -6,14 +6,22 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from support.commands import QUICK, allocate, answers, refusal, running, save_questions
+from support.commands import QUICK, allocate, answers, read_until_commit, refusal, running, save_questions
+from support.completions_server import serving
 from support.hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, TOO_LONG, unicode_prompts
+from support.remote_workers import impatient
+from support.tiny_task import prompts
 
+from rain.pool.launchers import LocalLauncher
+from rain.pool.pool import Pool
+from rain.pool.state import PoolConfig
+from rain.pool.worker import Event, Job
 from rain.results.jsonl import scan
-from rain.results.run_dir import read_config, read_results, result_paths
+from rain.results.run_dir import RunDir, read_config, read_results, result_paths
 
 pytestmark = pytest.mark.faults
 
@@ -157,3 +165,43 @@ def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: 
     assert (record["question"], record["model"], record["seed"]) == ("What kills you?", "toy", 5)
     assert record["config"] == read_config(tmp_path / "out")["hash"]
     assert "died 3 times" in record["error"]
+
+
+def test_a_server_that_is_away_for_longer_than_the_patience_costs_no_prompt(tmp_path: Path) -> None:
+    """The server fails from its 150th request on until two workers have given up waiting for it."""
+    back, died = threading.Event(), []
+
+    def watch(event: Event) -> None:
+        if event.kind == "died":
+            died.append(event.data)
+            if len(died) == 2:
+                back.set()
+
+    asked = prompts(*(f"What is {number}?" for number in range(200)))
+    jobs = [Job(prompt.id, prompt) for prompt in asked]
+    with (
+        serving(fault=lambda number: "503" if number >= 150 and not back.is_set() else "", context=2000) as server,
+        RunDir(tmp_path / "out", {}, "") as run_dir,
+    ):
+        launcher = LocalLauncher(impatient, (str(tmp_path), server.url), [{"OMP_NUM_THREADS": "1"}])
+        config = PoolConfig(nump=1, concurrency=4, pause_s=0.1)
+        pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason}, watch)
+        assert pool.run(jobs) == (200, 0, 2, False)
+    found = read_results(tmp_path / "out")
+    assert len(found) == 200 and not any("error" in record for record in found)
+    assert all("does not answer" in reason or "no server answers" in reason for reason in died), died
+
+
+def test_a_worker_that_is_stopped_is_replaced_and_every_prompt_is_answered(template: Path, tmp_path: Path) -> None:
+    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(40)])
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--nump", 2, "--concurrency", 2]
+    with running(
+        *flags, "--stall-timeout", 3, "--outdir", tmp_path / "out", "--verbose", stderr=subprocess.PIPE
+    ) as run:
+        read_until_commit(run, range(40))
+        os.kill(workers(run.pid)[0], signal.SIGSTOP)
+        _, err = run.communicate()
+        assert run.returncode == 0 and "gave no sign of life for 3 s" in err, err
+    assert len(answers(tmp_path / "out")) == 40
+    assert allocate(*flags, "--outdir", tmp_path / "whole").returncode == 0
+    assert answers(tmp_path / "out") == answers(tmp_path / "whole")
