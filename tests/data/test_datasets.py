@@ -177,7 +177,7 @@ def test_many_broken_rows_are_counted_and_the_first_five_named(tmp_path: Path) -
         ("a.jsonl", b"\n \n", " has no prompts"),
         ("a.json", b"[]", " has no prompts"),
         ("a.csv", b"question\n", " has no prompts"),
-        ("a.json", b'[{"question": "x"},\n]', ", line 2: not JSON ("),
+        ("a.json", b'[{"question": "x"},\n{]', ", line 2: not JSON ("),
         ("a.json", b'{"question": "x"}\n{"question": "y"}', ".jsonl"),
         ("a.json", b'{"question": "x"}', ": the file must contain a list of prompts"),
         ("a.json", b"[\n\xff]", ", line 2: not UTF-8"),
