@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget
 from rain.core.engine import Engine, SamplingParams
 from rain.core.errors import RainError, WorkerFault
@@ -17,7 +18,6 @@ from rain.engines.registry import PlacementConfig, open_engine
 from rain.evaluators.base import Evaluator
 from rain.evaluators.registry import open_evaluator
 from rain.generation import Answer, Generation, OnCommit, PreparedPrompt
-from rain.loop_thread import gather_or_cancel
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
 from rain.text import Message, SentenceEncoder, TextStopPolicy, TokenizerAdapter
@@ -233,8 +233,10 @@ def open_encoder(config: AlignerConfig) -> SentenceEncoder:
         return ToyEncoder()
     from rain.encoder import MeanPoolingEncoder
     from rain.models.loading import load_encoder
+    from rain.models.pooling import pools_cls
 
-    return MeanPoolingEncoder(*load_encoder(config.prompting.encoder))
+    name = config.prompting.encoder
+    return MeanPoolingEncoder(*load_encoder(name), cls=pools_cls(name))
 
 
 def open_aligner(config: AlignerConfig, placement: PlacementConfig) -> Aligner:

@@ -17,18 +17,21 @@ MAX_TOKENS = 256
 
 
 class MeanPoolingEncoder:
-    """Mean-pooled, normalised embeddings of a transformers encoder.
+    """Normalised embeddings of a transformers encoder: the mean over a text's tokens, or its first token.
 
     Args:
         model: gives ``last_hidden_state``; tokenizer: its own. For example those of ``rain.models.loading`` "minilm".
+        cls: take the first token, for models that were trained so (see ``rain.models.pooling.pools_cls``).
 
     Embedding runs in a thread of its own, at the same time as the language model; texts are remembered.
 
     Source: sentence-transformers/all-MiniLM-L6-v2: mean over tokens, then length 1; at most 256 tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch: int = 64, remembered: int = 20_000) -> None:
-        self.model, self.tokenizer, self.batch, self.remembered = model, tokenizer, batch, remembered
+    def __init__(
+        self, model: Any, tokenizer: Any, *, cls: bool = False, batch: int = 64, remembered: int = 20_000
+    ) -> None:
+        self.model, self.tokenizer, self.cls, self.batch, self.remembered = model, tokenizer, cls, batch, remembered
         self.seconds = 0.0
         self._known: dict[str, Vector] = {}
         self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
@@ -85,7 +88,8 @@ class MeanPoolingEncoder:
             ).to(device)
             hidden = self.model(**inputs).last_hidden_state.float()
             mask = inputs["attention_mask"].unsqueeze(-1)
-            pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1), dim=1)
-            vectors += list(np.asarray(pooled.cpu()))
+            first = mask.argmax(1, keepdim=True).expand(-1, 1, hidden.shape[2])  # not 0 where padding is on the left
+            pooled = hidden.gather(1, first)[:, 0] if self.cls else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            vectors += list(np.asarray(torch.nn.functional.normalize(pooled, dim=1).cpu()))
         self.seconds += time.perf_counter() - started
         return vectors

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, overload
 from tqdm import tqdm
 
 from rain.aligner import Aligner, open_encoder
+from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine
 from rain.core.errors import RainError
@@ -31,7 +32,7 @@ from rain.evaluators.labels import LabelEvaluator
 from rain.evaluators.preflight import Preflight, measure
 from rain.generation import Answer, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
-from rain.loop_thread import LoopThread, T, gather_or_cancel
+from rain.loop_thread import LoopThread, T
 from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for blocking calls from anywhere; and tasks that end together."""
+"""An event loop in a thread of its own, for blocking calls from anywhere."""
 
 from __future__ import annotations
 
@@ -54,15 +54,3 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
-
-
-async def gather_or_cancel(*coroutines: Any) -> list[Any]:
-    """Await all; if one fails or this call is cancelled, cancel the others before passing it on."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -149,6 +149,8 @@ class SelfEvalPrompt:
             odds.append(max(answer[i] for i in prompt.positive) - max(answer[i] for i in prompt.negative))
             labels = (*prompt.positive, *prompt.negative)
             mass += sum(math.exp(answer[i]) for i in labels) / len(self.label_prompts)
+        if not all(map(math.isfinite, (*odds, mass))):
+            raise RainError("the evaluation's log-probabilities are infinite or not numbers; choose another --dtype")
         return LabelScores(tuple(odds), mass)
 
 

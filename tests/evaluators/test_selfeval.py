@@ -216,3 +216,10 @@ def test_a_broken_calibration_is_named(broken, tmp_path):
         path.write_text(broken)
     with pytest.raises(RainError, match=r"calibration\.json"):
         read_calibration(path)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_an_evaluation_whose_numbers_are_none_is_an_error_and_no_vote(value, tmp_path):
+    scorer, _ = evaluator(tmp_path, fixed(value, -1.0))
+    with pytest.raises(RainError, match="--dtype"):
+        score(scorer, "Hello.")

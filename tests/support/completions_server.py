@@ -61,6 +61,8 @@ class CompletionsServer:
         requests, headers: of all POST requests.
         retry_after: the header that comes with an HTTP status.
         tamper: changes replies; what it returns is sent, bytes as they are.
+        listed: how often it was asked for its models.
+        sent: bytes of endless replies.
     """
 
     def __init__(self, ways: Ways = Ways(), fault: Fault = no_fault, port: int = 0, context: int = 257) -> None:
@@ -69,7 +71,7 @@ class CompletionsServer:
         self.headers: list[dict[str, str]] = []
         self.retry_after = self.location = ""
         self.tamper: Callable[[dict[str, Any]], Any] = lambda reply: reply
-        self.sent = 0
+        self.sent = self.listed = 0
         self.lock, self.over = threading.Lock(), threading.Event()
         self._cached: set[tuple[int, ...]] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -89,11 +91,15 @@ class CompletionsServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 owner = "llamacpp" if outer.ways.ids == "llamacpp" else "vllm"
+                outer.listed += 1
                 cards = {"data": [{"id": "toy", "owned_by": owner, "max_model_len": outer.context}]}
                 outer.reply(self, 200, outer.tamper(cards))
 
             def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                try:
+                    request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                except (ValueError, OSError):
+                    return  # the client has left
                 with outer.lock:
                     outer.requests.append(request)
                     outer.headers.append({name.lower(): value for name, value in self.headers.items()})

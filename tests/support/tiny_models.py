@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import transformers
@@ -55,6 +56,25 @@ def save_tiny_model(folder: Path, context: int, eos: int | list[int] = EOS) -> P
     core.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(folder)
     return folder
+
+
+class LetterEncoder(torch.nn.Module):
+    """A sentence encoder whose hidden states are random vectors of bytes; it is its own tokenizer's model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vectors = torch.nn.Embedding(256, 16)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.vectors(input_ids))
+
+
+def letter_tokenizer(texts: Sequence[str], **options: object) -> transformers.BatchEncoding:
+    rows = [torch.tensor(list(text.encode(errors="replace")) or [0]) for text in texts]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return transformers.BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 
 @contextmanager

@@ -1,0 +1,154 @@
+"""Searches that are cancelled at any moment leave nothing behind and change nothing for the others."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from support.completions_server import engine_on, serving
+from support.tiny_models import LetterEncoder, letter_tokenizer, tiny_model
+from support.tiny_task import decisions, make_task
+from support.witness import Log, Witness, WitnessSession
+
+from rain.aligner import Aligner
+from rain.core.config import RainConfig
+from rain.data.datasets import Prompt
+from rain.encoder import MeanPoolingEncoder
+from rain.engines.local.engine import HfEngine
+from rain.engines.reference import ReferenceEngine
+from rain.engines.toy import ToyEngine, ToyTokenizer
+from rain.settings import make_settings
+
+SMALLEST = {"max_simulations": 2, "extra_simulations": 1, "min_visits": 1, "max_new_tokens": 3, "candidates": 2}
+SEEDS = 20
+TURNS = 50
+
+
+class Clock(Witness):
+    """An engine that calls a function with the number of each request, before it is made."""
+
+    def __init__(self, engine, tick):
+        super().__init__(engine)
+        self.tick, self.count, self.dtype = tick, 0, engine.dtype
+
+    def session(self, name):
+        return ClockSession(self.engine.session(name), self)
+
+
+class ClockSession(WitnessSession):
+    def __init__(self, session, clock):
+        super().__init__(session, Log())
+        self.clock = clock
+
+    def note(self):
+        self.clock.count += 1
+        self.clock.tick(self.clock.count)
+
+    async def generate(self, prefix, params):
+        self.note()
+        return await super().generate(prefix, params)
+
+    async def next_logprobs(self, prefix, *, top=0, ids=()):
+        self.note()
+        return await super().next_logprobs(prefix, top=top, ids=ids)
+
+
+def undisturbed(number):
+    return None
+
+
+async def answers(task, engine, count, tick=undisturbed, tasks=None):
+    """Answer prompts at once, each by RAIN and plainly; return what was decided, None for a cancelled prompt."""
+    encoder = MeanPoolingEncoder(LetterEncoder().requires_grad_(False), letter_tokenizer)
+    config = make_settings(task, {"modelname": "tiny"}).aligner
+    aligner = Aligner(config, Clock(engine, tick), ToyTokenizer(), encoder)
+    await aligner.warm_up()
+    tasks = [] if tasks is None else tasks
+    tasks += [asyncio.create_task(aligner.record(Prompt(f"p-{i}", f"Is {i} odd?"))) for i in range(count)]
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    for _ in range(TURNS):  # what was cancelled last ends
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on in the background"
+    return [None if isinstance(record, asyncio.CancelledError) else decisions(record) for record in found], aligner
+
+
+def cancel_at_random(seed, count, requests):
+    """Return tasks to be filled, and what cancels about half of them, each at a random request of whomever."""
+    rng, tasks = random.Random(seed), []
+    victims, moments = rng.sample(range(count), count // 2), {}
+    for victim in victims:
+        moments.setdefault(rng.randrange(1, requests), []).append(victim)
+
+    def tick(number):
+        for victim in moments.get(number, ()):
+            tasks[victim].cancel()
+
+    return tasks, tick
+
+
+def assert_freed(engine):
+    if isinstance(engine, HfEngine):
+        assert engine.scheduler.trees == [] and engine.scheduler.requests == []
+    elif hasattr(engine, "pool"):
+        assert engine.pool.places == {} and set(engine.pool.load().values()) == {0}
+
+
+def survive(task, engine, count, seeds):
+    whole, aligner = asyncio.run(answers(task, engine, count))
+    requests, cancelled = aligner.engine.count, 0
+    assert all(record["moves"] for record in whole)
+    for seed in range(seeds):
+        tasks, tick = cancel_at_random(seed, count, requests // 2)
+        found, _ = asyncio.run(answers(task, engine, count, tick, tasks))
+        cancelled += found.count(None)
+        assert all(one is None or one == other for one, other in zip(found, whole, strict=True))
+        assert_freed(engine)
+    assert cancelled > seeds * count // 4
+    print(
+        f"{type(engine).__name__}: {seeds} seeds x {count} searches, {cancelled} cancelled, {requests} requests a run"
+    )
+
+
+@pytest.fixture
+def task(tmp_path):
+    torch.set_num_threads(1)
+    return replace(make_task(tmp_path), config=RainConfig(**SMALLEST, max_draws=2))
+
+
+def test_fifty_searches_on_the_toy_engine(task):
+    survive(task, ToyEngine(), 50, SEEDS)
+
+
+def test_fifty_searches_on_the_tree_cache(task):
+    survive(task, HfEngine(tiny_model(), ToyTokenizer()), 50, SEEDS)
+
+
+def test_searches_on_a_tree_cache_that_evicts_all_the_time(task):
+    survive(task, HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=500, max_batch_tokens=64), 12, 5)
+
+
+def test_a_few_searches_on_the_reference_engine(task):
+    survive(task, ReferenceEngine(tiny_model(), ToyTokenizer()), 5, SEEDS)
+
+
+def test_fifty_searches_on_two_servers(task):
+    with serving(context=2048) as first, serving(context=2048) as second:
+        survive(task, engine_on(first, second), 50, SEEDS)
+
+
+def test_a_cancelled_text_does_not_keep_the_encoder_from_the_others():
+    encoder = MeanPoolingEncoder(LetterEncoder().requires_grad_(False), letter_tokenizer)
+
+    async def run(rng):
+        tasks = [asyncio.create_task(encoder.encode([f"{rng.random()}"])) for _ in range(8)]
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+        tasks[rng.randrange(8)].cancel()
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+
+    for seed in range(SEEDS):
+        outcomes = asyncio.run(run(random.Random(seed)))
+        assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == 1
