@@ -147,7 +147,7 @@ def test_a_job_that_kills_its_actor_three_times_is_given_up_without_its_neighbou
     ("main", "settings", "message"),
     [
         (unstartable, "error", "^unknown model: llama-9$"),
-        (unstartable, "exception", "worker 0 .*code 1 during start-up"),
+        (unstartable, "exception", "worker 0 .*not foreseen.* during start-up"),
         (obedient, "unpicklable", "worker 0 .*No module named 'nowhere'"),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_server_that_is_away_for_longer_than_the_patience_costs_no_prompt(tmp_
 
 def test_a_worker_that_is_stopped_is_replaced_and_every_prompt_is_answered(template: Path, tmp_path: Path) -> None:
     data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(40)])
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--nump", 2, "--concurrency", 2]
+    flags = [*QUICK, "--dataset", data, "--templates", template, "--concurrency", 2]
     with running(
         *flags, "--stall-timeout", 3, "--outdir", tmp_path / "out", "--verbose", stderr=subprocess.PIPE
     ) as run:
