@@ -294,11 +294,11 @@ def test_a_worker_that_dies_before_it_starts_ends_the_run(tmp_path: Path, how: s
 def test_a_worker_that_breaks_spoils_no_job_and_is_given_up(tmp_path: Path) -> None:
     def first_is_broken(event: Event) -> None:
         if event.kind == "died" and len(run.of("died")) == 5:
-            os.write(way, b"g" * 40)  # the sound worker begins once the other one is given up
+            os.write(way, b"g" * 200)  # the sound worker begins once the other one is given up
 
     way = gate(tmp_path)
-    run = Run(tmp_path, *["wait"] * 40, main=broken, watch=first_is_broken, concurrency=2, settings=f"{tmp_path}:0")
-    assert run.go().summary == (40, 0, 5, False)
+    run = Run(tmp_path, *["wait"] * 200, main=broken, watch=first_is_broken, concurrency=2, settings=f"{tmp_path}:0")
+    assert run.go().summary == (200, 0, 5, False)
     os.close(way)
     assert run.written() == sorted(job.id for job in run.jobs) and not run.errors()
     assert {(event.worker, event.data) for event in run.of("died")} == {(0, "failed (RuntimeError: device lost)")}
