@@ -60,9 +60,10 @@ def check_engine(model: ModelConfig, placement: PlacementConfig) -> None:
         RainError: the message names the flag.
     """
     if bool(placement.base_url) != (model.engine == "http"):
+        given = "a --base-url" if placement.base_url else "no --base-url"  # the URL itself may contain a password
         raise RainError(
-            f"--engine {model.engine} with --base-url {placement.base_url!r}: http needs one, such as "
-            "http://127.0.0.1:8000/v1, and no other engine takes one"
+            f"--engine {model.engine} with {given}: http needs one, such as http://127.0.0.1:8000/v1, and no other "
+            "engine takes one"
         )
     if model.engine in ("http", "vllm") and (model.quantization != "none" or placement.device_map):
         raise RainError(

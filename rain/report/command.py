@@ -28,7 +28,7 @@ from rain.judges.queries import Run, load_run
 from rain.report.markdown import markdown
 from rain.report.measures import cost, model_name, pairwise_rows, read_judged, score_rows, target
 from rain.report.paper import model_size
-from rain.results.files import write_atomic
+from rain.results.files import check_writable, write_atomic
 from rain.results.jsonl import encode_json
 from rain.terminal import escape_unencodable, printable
 
@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables, write the files that were asked for, and return 0; RainError for bad input."""
+    for output in (args.json, args.markdown):
+        if output:
+            check_writable(output)
     report = build(args.outdir)
     text = printable(markdown(report))
     if args.json:
