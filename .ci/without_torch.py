@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-MISSING = re.compile(r"No module named '(torch|transformers|tokenizers|sklearn|datasets|gguf|safetensors)\b")
+MISSING = re.compile(r"No module named '(torch|transformers|tokenizers|sklearn|datasets|gguf|safetensors|huggingface_hub)\b")
 
 
 @pytest.hookimpl(wrapper=True)
