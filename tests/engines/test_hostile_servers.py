@@ -175,6 +175,7 @@ def test_a_huge_reply_is_given_up_at_the_size_limit_and_not_asked_for_again():
         with pytest.raises(RainError, match="more than 16 MiB"):
             next_logprobs(engine, PREFIX, top=1)
         assert len(server.requests) == 3 and server.sent < FLOOD / 4
+        print(f"{server.sent:,} bytes of an endless reply were sent")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "KiB"
 
 
@@ -202,12 +203,12 @@ def in_an_hour():
     return format_datetime(datetime.now(timezone.utc) + timedelta(hours=1), usegmt=True)
 
 
-@pytest.mark.parametrize("header", ["100", "2000.5", in_an_hour()])
+@pytest.mark.parametrize("header", ["100", "2000.5", "a date"])
 def test_a_long_retry_after_in_seconds_or_as_a_date_is_kept_up_to_the_patience(header):
     with serving() as server:
         engine = engine_on(server, policy=RetryPolicy(reply=5.0, retry=0.5, pause=0.01))
         server.requests.clear()
-        server.fault, server.retry_after = lambda number: "429", header
+        server.fault, server.retry_after = lambda number: "429", in_an_hour() if header == "a date" else header
         with pytest.raises(Unreachable, match=r"\(2 tries\)"):
             next_logprobs(engine, PREFIX, top=1)
 
