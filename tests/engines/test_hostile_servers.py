@@ -14,10 +14,8 @@ from support.completions_server import FLOOD, engine_on, serving
 
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, WorkerFault
-from rain.engines.remote.client import RetryPolicy, ServerClient, Unreachable
-from rain.engines.remote.engine import greedy_request
+from rain.engines.remote.client import RetryPolicy, Unreachable
 from rain.engines.remote.http import open_http
-from rain.engines.remote.probe import probe
 from rain.engines.toy import EOS, ToyTokenizer
 
 pytestmark = pytest.mark.faults
@@ -237,35 +235,3 @@ def test_requests_that_fail_together_come_back_at_different_times(monkeypatch):
         asyncio.run(many(engine))
     waits = [pause for pause in pauses if pause]
     assert len(set(waits)) == len(waits) >= 8
-
-
-OTHERS = {"OPENAI_ORG_ID": "org", "OPENAI_PROJECT_ID": "proj", "OPENAI_ADMIN_KEY": "sk-adm"}
-KEYS = {"OPENAI_API_KEY": "sk-openai", **OTHERS}
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "Bearer none"), ({"RAIN_API_KEY": "own"}, "Bearer own"), ({"OPENAI_BASE_URL": "URL"}, "Bearer sk-openai")],
-    ids=["no key of its own", "its own key", "OPENAI_BASE_URL names it"],
-)
-def test_a_server_gets_its_own_key_and_that_of_openai_only_where_the_user_sends_it(given, expected, monkeypatch):
-    for name in (*KEYS, "RAIN_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with serving() as server:
-        for name, value in {**KEYS, **given}.items():
-            monkeypatch.setenv(name, server.url if value == "URL" else value)
-        open_http(server.url, TOKENIZER, "toy")
-        for headers in server.headers:
-            assert headers["authorization"] == expected
-            assert not any(value in OTHERS.values() for value in headers.values())
-
-
-def test_credentials_in_an_address_are_in_no_message():
-    with serving() as server:
-        secret = server.url.replace("//", "//user:hunter2@")
-        asyncio.run(probe(ServerClient(secret), TOKENIZER, "toy"))
-        assert server.headers[0]["authorization"].startswith("Basic ")
-        server.fault = lambda number: "400"
-        with pytest.raises(RainError, match=server.url) as caught:
-            asyncio.run(ServerClient(secret).complete(greedy_request(PREFIX, 1, 1)))
-        assert "hunter2" not in str(caught.value)
