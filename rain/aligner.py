@@ -67,10 +67,10 @@ class Aligner:
 
     async def warm_up(self) -> None:
         """Compute what all prompts share."""
+        await self.evaluator.warm_up(self.engine)  # first, so that read-outs cover the prefix too
         prefix = self.formatter.shared_prefix()
         if prefix:
             await self.engine.cache_prefix(prefix)
-        await self.evaluator.warm_up(self.engine)
 
     def prepare(
         self,
