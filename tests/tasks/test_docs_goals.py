@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(content, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(command("preflight")) == 0
+        assert main([*command("preflight"), "--dtype", "float32"]) == 0  # the number format of the page's numbers
     return folder
 
 
