@@ -66,7 +66,7 @@ def refusal(*flags: object, limit: int = 0) -> str:
     """Return the sentence with which the command ends; it is the last on standard error."""
     done = allocate(*flags, limit=limit)
     assert done.returncode == 2, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("rain: error: ")]
     assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
     return lines[0]
