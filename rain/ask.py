@@ -7,26 +7,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rain.core.config import RainConfig
 from rain.core.errors import RainError
-from rain.engines.registry import ModelConfig, PlacementConfig
-from rain.evaluators.labels import EvaluationConfig
 from rain.flags import add_flags
 from rain.generation import Answer
 from rain.library import Rain
-from rain.settings import PromptingConfig, SourcesConfig
+from rain.settings import CONFIGS, RunConfig
 from rain.tables import text_table
 from rain.tasks.goals import goal_names
 from rain.terminal import printable
 
-GROUPS = (
-    (ModelConfig, "model"),
-    (PlacementConfig, "placement"),
-    (PromptingConfig, "prompting"),
-    (SourcesConfig, "evaluation sources"),
-    (EvaluationConfig, "evaluation"),
-    (RainConfig, "search"),
-)
 SHADES = (196, 208, 220, 148, 40)
 """Colours of the 256-colour palette, from red for value -1 to green for +1."""
 
@@ -38,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
     parser.add_argument("--goal", default="harmless", choices=goal_names(), help="what to align to (default: harmless)")
     parser.add_argument("--no-plain", action="store_true", help="leave out the plain answer and the cost")
-    for config, title in GROUPS:
-        add_flags(parser, config, {}, title)
+    for config, title in CONFIGS:
+        if config is not RunConfig:
+            add_flags(parser, config, {}, title)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -157,13 +157,6 @@ def token_counter(modelname: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer().encode(text))
 
 
-def announce_preset(settings: Settings) -> None:
-    """Say which defaults an embedded model's preset replaces."""
-    if settings.preset:
-        chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in settings.preset.items())
-        say(f"rain: preset for {settings.aligner.model.name}: {chosen} (--preset none: the paper's settings)")
-
-
 def judge_after_run(args: ParsedArgs, code: int) -> int:
     """Ask the judges about a finished run; return the exit code of both."""
     if not args.judges or code == INTERRUPTED:
@@ -180,7 +173,8 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
         allocation = Run(args.settings)
         for name in args.judges:
             check_judge(name, args)
-        announce_preset(args.settings)
+        if notice := args.settings.preset_notice("--preset none"):
+            say(notice)
         return judge_after_run(args, allocation.answer())
 
     return guarded(work)

@@ -26,7 +26,7 @@ from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.data.labelled import load_labelled
-from rain.engines.registry import open_engine
+from rain.engines.registry import open_engine, open_loaded
 from rain.evaluators.function import FunctionEvaluator, TextScorer
 from rain.evaluators.labels import LabelEvaluator
 from rain.evaluators.preflight import Preflight, measure
@@ -93,9 +93,8 @@ class Rain:
                 raise RainError(f"{min(twice)} is a part of search; give it there, or leave search out")
             made = replace(made, aligner=replace(made.aligner, search=search))
         self.settings, self.concurrency, self.progress = made, concurrency, progress
-        if made.preset:
-            shown = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in made.preset.items())
-            print(f"rain: preset for {name}: {shown} (preset='none': the paper's settings)", file=sys.stderr)
+        if notice := made.preset_notice("preset='none'"):
+            print(notice, file=sys.stderr)
         self._closed = False
         engine, tokenizer = _open(made, loaded, tokenizer)
         self._thread = LoopThread()
@@ -275,7 +274,4 @@ def _open(made: Settings, loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:
         return open_engine(made.aligner.model, made.placement)
     if tokenizer is None:
         raise RainError("a loaded model needs its tokenizer: Rain(model, tokenizer)")
-    from rain.engines.local.engine import HfEngine
-
-    limits = {name: getattr(made.placement, name) for name in ("max_batch_tokens", "cache_tokens")}
-    return HfEngine(loaded, tokenizer, **limits), tokenizer
+    return open_loaded(loaded, tokenizer, made.placement), tokenizer

@@ -140,6 +140,12 @@ class Settings:
     run: RunConfig
     preset: Mapping[str, Any]
 
+    def preset_notice(self, off: str) -> str:
+        """Return which defaults an embedded model's preset replaces, empty if it has none; ``off`` turns it off."""
+        chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in self.preset.items())
+        name = self.aligner.model.name
+        return f"rain: preset for {name}: {chosen} ({off}: the paper's settings)" if chosen else ""
+
 
 CONFIGS: tuple[tuple[type[Any], str], ...] = (
     (RunConfig, "run"),

@@ -16,8 +16,7 @@ from rain.aligner import Aligner
 from rain.core.engine import Engine
 from rain.costs import total
 from rain.data.datasets import Prompt
-from rain.engines.local.engine import HfEngine
-from rain.engines.registry import PlacementConfig
+from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
 from rain.models.loading import load_model
 from rain.settings import AlignerConfig
@@ -47,9 +46,8 @@ class Bench:
 
     def tree_aligner(self) -> Aligner:
         """Return an aligner on the tree cache, which is empty."""
-        limits = {name: getattr(self.placement, name) for name in ("max_batch_tokens", "cache_tokens")}
         model, tokenizer = self.load()
-        return self.aligner(HfEngine(model, tokenizer, **limits), tokenizer)
+        return self.aligner(open_loaded(model, tokenizer, self.placement), tokenizer)
 
     def aligner(self, engine: Engine, tokenizer: Any, *, eager: bool = False) -> Aligner:
         """Return what runs the searches and greedy answers on an engine."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.models.loading import DTYPES, QUANTIZATIONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rain.engines.local.engine import HfEngine
 
 ENGINES = ("hf", "vllm", "http", "reference", "toy")
 
@@ -117,7 +122,16 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
         from rain.engines.reference import ReferenceEngine
 
         return ReferenceEngine(loaded, tokenizer), tokenizer
+    return open_loaded(loaded, tokenizer, placement), tokenizer
+
+
+def open_loaded(model: PreTrainedModel, tokenizer: Any, placement: PlacementConfig) -> HfEngine:
+    """Put a loaded model on the tree cache.
+
+    Raises:
+        RainError: it cannot run there; the model is left as it was.
+    """
     from rain.engines.local.engine import HfEngine
 
     limits = {"max_batch_tokens": placement.max_batch_tokens, "cache_tokens": placement.cache_tokens}
-    return HfEngine(loaded, tokenizer, **limits), tokenizer
+    return HfEngine(model, tokenizer, **limits)
