@@ -11,7 +11,7 @@ from support.tiny_task import WORDS, saved
 from rain import Answer, Budget, Rain, RainConfig, RainError
 from rain.engines.toy import EOS, ToyTokenizer
 
-QUESTIONS = ["Is the sea salty?", "Why", "How do I repair a bicycle?"]
+QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
 NO_SCORE = {"scorer": lambda prompt, text: 0.0}
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A"}]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
