@@ -14,11 +14,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Session
 from rain.core.problem import SearchInputs, request_seed
@@ -136,7 +136,7 @@ class Search:
             await self._expand(path[-1], prefix)
         sequence = prefix + await self._rollout(prefix)
         spans = self._spans(path, sequence)
-        score, embeddings = await asyncio.gather(
+        score, embeddings = await gather_or_cancel(
             self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
         )
         backward(path, score, embeddings, self.config)

@@ -289,6 +289,31 @@ def test_errors_of_the_engine_reach_the_caller():
         run_search(search(FakeSession(CHANCES, broken), undecided, small()))
 
 
+def test_an_encoder_that_fails_cancels_the_score_that_nobody_waits_for_any_more():
+    cancelled = []
+
+    async def wait(response):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(response)
+            raise
+
+    async def fail(spans):
+        await asyncio.sleep(0)
+        raise MemoryError("no more")
+
+    run = search(FakeSession(CHANCES), undecided, small())
+    run.inputs.scorer.score, run.inputs.encoder.encode = wait, fail
+
+    async def fails():
+        with pytest.raises(MemoryError, match="no more"):
+            await anext(run.commits())
+        return len(cancelled)
+
+    assert asyncio.run(fails()) == 1
+
+
 @pytest.mark.parametrize("allowed", [0, 1, 7, 25])
 def test_a_budget_ends_a_search_between_simulations_and_keeps_what_is_committed(allowed):
     def run(limit):
