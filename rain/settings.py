@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rain.core.config import RainConfig
+from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.core.fields import flag, setting, validate
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
@@ -111,17 +112,13 @@ class AlignerConfig:
         parts = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
         task = {name: getattr(self.task, name) for name in TASK_RULES}
         template, prompt_file = dataclasses.asdict(self.template), self.prompt_file
-        texts = {"template": _digest(template), "prompt_file": _digest(prompt_file) if prompt_file else None}
+        texts = {"template": digest(template), "prompt_file": digest(prompt_file) if prompt_file else None}
         names = {"evaluators": [describe(spec) for spec in self.evaluators], "template_name": template["name"]}
         return {"task": self.task.name, "rules": task, **parts, **names, **texts}
 
 
 PARTS = ("model", "prompting", "evaluation", "search")
 TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
