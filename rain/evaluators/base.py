@@ -103,7 +103,7 @@ class WorstScorer(SearchScorer):
 
     async def score(self, response: Tokens) -> float:
         """Return the smallest score; all are computed at the same time."""
-        scores = await gather_or_cancel(*(scorer.score(response) for scorer in self.scorers))
+        scores: list[float] = await gather_or_cancel(*(scorer.score(response) for scorer in self.scorers))
         self.evaluations = sum(scorer.evaluations for scorer in self.scorers)
         self.usage = sum((scorer.usage for scorer in self.scorers), Usage())
         return min(scores)
