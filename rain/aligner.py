@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
-from rain.core.config import Budget
+from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine, SamplingParams
 from rain.core.errors import RainError, WorkerFault
 from rain.core.types import Tokens
@@ -93,6 +93,16 @@ class Aligner:
         Raises:
             RainError: the prompt is empty or too long.
         """
+        tokens = self._encode(prompt)
+        question = question if question is not None else self._question(prompt)
+        search = self.config.search
+        if max_new_tokens is not None:
+            search = replace(search, max_new_tokens=max_new_tokens)
+        search = self._fit(search, tokens, question)
+        return PreparedPrompt(id, question, tokens, search, self.config.prompting.seed if seed is None else seed)
+
+    def _encode(self, prompt: str | Sequence[Message] | Tokens) -> Tokens:
+        """Return a prompt's ids; one that cannot possibly fit is refused before it is tokenised."""
         if is_tokens(prompt):
             tokens = prompt
         else:
@@ -106,10 +116,10 @@ class Aligner:
             tokens = self.formatter.encode(text)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
-        question = question if question is not None else self._question(prompt)
-        search = self.config.search
-        if max_new_tokens is not None:
-            search = replace(search, max_new_tokens=max_new_tokens)
+        return tokens
+
+    def _fit(self, search: RainConfig, tokens: Tokens, question: str) -> RainConfig:
+        """Return the constants with a limit that leaves room for answer and evaluation in the model's context."""
         around = max(0, self.evaluator.overhead(question) - len(tokens))
         search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - SPARE_TOKENS)))
         if search.limit(len(tokens)) <= len(tokens):
@@ -117,7 +127,7 @@ class Aligner:
                 f"the prompt of {len(tokens)} tokens leaves no room for an answer within the limit of "
                 f"{search.maxlen} tokens"
             )
-        return PreparedPrompt(id, question, tokens, search, self.config.prompting.seed if seed is None else seed)
+        return search
 
     def _question(self, prompt: str | Sequence[Message] | Tokens) -> str:
         """Return what the evaluator is told: the question, or the conversation in the words of the template."""
