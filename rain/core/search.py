@@ -120,7 +120,8 @@ class Search:
     async def _search_root(self) -> bool:
         """Simulate until a child is good and visited enough, or maxT is reached (inner loop); False: out of budget."""
         config, kept = self.config, self.root.visits
-        for _ in range(max(config.max_simulations, kept + config.extra_simulations) - kept):
+        longest = self.limit - len(self.inputs.prompt)
+        for _ in range(config.new_simulations(self.root.step, longest, kept)):
             if self.out_of_budget():
                 return False
             await self._simulate()
