@@ -21,6 +21,7 @@ from rain.evaluators.labels import EvaluationConfig, read_calibration
 from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import build
+from rain.methods.config import MethodConfig
 from rain.prompts import PromptFile
 from rain.tasks.task import Task
 
@@ -86,7 +87,7 @@ class AlignerConfig:
     Attributes:
         task: whose stop rules hold.
         model: what answers.
-        prompting, evaluation, search: settings by subject.
+        method, prompting, evaluation, search: settings by subject.
         evaluators: what scores texts.
         template: what the model is asked about its text.
         prompt_file: the format of a question; None: the model's chat template.
@@ -94,6 +95,7 @@ class AlignerConfig:
 
     task: Task
     model: ModelConfig
+    method: MethodConfig
     prompting: PromptingConfig
     evaluation: EvaluationConfig
     search: RainConfig
@@ -117,8 +119,8 @@ class AlignerConfig:
         return {"task": self.task.name, "rules": task, **parts, **names, **texts}
 
 
-PARTS = ("model", "prompting", "evaluation", "search")
-TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop")
+PARTS = ("model", "method", "prompting", "evaluation", "search")
+TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop", "aim")
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ CONFIGS: tuple[tuple[type[Any], str], ...] = (
     (RunConfig, "run"),
     (ModelConfig, "model"),
     (PlacementConfig, "placement"),
+    (MethodConfig, "method"),
     (PromptingConfig, "prompting"),
     (SourcesConfig, "evaluation sources"),
     (EvaluationConfig, "evaluation"),
@@ -179,12 +182,14 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     preset = {name: value for name, value in preset.items() if name not in given}
     layers: list[Mapping[str, Any]] = [_in_folder(task, task_defaults(task)), _resolve_target(task, given)]
     layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
-    sources = build(SourcesConfig, *layers)
+    sources, method = build(SourcesConfig, *layers), build(MethodConfig, *layers)
+    method.check(given, task.name, task.aim)
     prompting = build(PromptingConfig, *layers)
     prompt_file = None if prompting.chat_template else load_prompt(task.path(task.prompt))
     aligner = AlignerConfig(
         task=task,
         model=build(ModelConfig, *layers),
+        method=method,
         prompting=prompting,
         evaluation=build(EvaluationConfig, *layers),
         search=build(RainConfig, *layers),

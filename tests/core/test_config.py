@@ -65,7 +65,7 @@ def test_an_early_share_moves_simulations_to_the_first_token_sets_and_keeps_thei
     assert RainConfig(early_share=0.9).new_simulations(11, 96, 5) == 1, "the last ones get one at least"
 
 
-UNREADABLE = "tokens tokens= tokens=x tokens=-1 tokens=0 words=3 seconds=nan seconds=inf tokens=1,tokens=2 tokens=1;seconds=2 ,"
+UNREADABLE = "tokens tokens= tokens=x tokens=-1 tokens=0 words=3 seconds=nan tokens=1,tokens=2 tokens=1;n=2 ,"
 
 
 @pytest.mark.parametrize("text", UNREADABLE.split())
