@@ -178,8 +178,8 @@ def test_a_budget_of_seconds_ends_an_answer(rain, monkeypatch):
 
 
 def test_a_budget_ends_a_plain_answer_too(rain):
-    whole = rain.baseline("Why?")
-    part = rain.baseline("Why?", budget=Budget(tokens=len(rain.prepare("Why?").tokens) + 5))
+    whole, prompt = rain.baseline("Why not?"), rain.prepare("Why not?").tokens
+    part = rain.baseline("Why not?", budget=Budget(tokens=len(prompt) + 5))
     assert (part.finish, len(part.tokens)) == ("budget", 5)
     assert whole.text.startswith(part.text)
 
