@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget
 from rain.core.engine import SamplingParams
+from rain.core.errors import RainError
 from rain.core.problem import request_seed
 from rain.core.types import Tokens
 from rain.generation import Answer, CommittedText, Draft, Generation, Parts, PreparedPrompt
@@ -20,6 +22,10 @@ PIECE = 16
 
 Spent = tuple[int, float]
 """Tokens computed, and seconds."""
+
+
+class Done(Exception):
+    """Nothing more can be written: the budget has ended, or the context has no room."""
 
 
 class Written(NamedTuple):
@@ -63,7 +69,8 @@ class Drafting(Generation):
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
         """Write; then have drafts scored that no evaluator has seen, which is not a part of the method's cost."""
-        await self._method.write(self)
+        with suppress(Done):
+            await self._method.write(self)
         if not self._method.guided:
             self._cost = self.cost()
             values = await self._score([draft.tokens for draft in self.drafts])
@@ -116,24 +123,36 @@ class Drafting(Generation):
         if not self.drafts and (self.budget.tokens or self.budget.seconds):
             found = [await self.write(prefix)]
         else:
-            params = self._params(self.room(prefix), count, greedy=not self.drafts, seed=self._seed(prefix))
+            params = self._params(prefix, self.room(prefix), count, greedy=not self.drafts)
             drawn = await self._session.generate(prefix, params)
             found = [Written(one.tokens, self.policy.finish(one.tokens) or "length") for one in drawn]
         written = self._spent()
         self._add(found, await self._score([one.tokens for one in found]), before, written)
 
     async def write(self, prefix: Tokens, *, greedy: bool = True, longest: int = 0) -> Written:
-        """Write one text; where tokens or seconds are limited, at least one piece of it.
+        """Write one text, in pieces where tokens or seconds are limited; of the first one at least one piece.
 
         Args:
             prefix: ids that it continues.
             greedy: take the most likely tokens; otherwise draw them.
             longest: its maximum length (tokens); 0: that of an answer.
+
+        Raises:
+            Done: there are drafts already, and the budget has ended or there is no room for a text.
+            RainError: there is no room for a first one.
         """
         tokens: Tokens = ()
-        room = min(self.room(prefix), longest or self.room(prefix))
+        room = self.room(prefix)
+        if not room and not self.drafts:
+            raise RainError(f"the prompt of {len(prefix)} tokens leaves no room for an answer in the model's context")
+        if not room:
+            raise Done
+        room = min(room, longest or room)
         while len(tokens) < room:
-            if tokens and self.out_of_budget():
+            if (tokens or self.drafts) and self.out_of_budget():
+                if self.drafts:
+                    self.ended = True
+                    raise Done
                 return Written(tokens, "budget")
             piece = room - len(tokens)
             if self.budget.seconds:
@@ -141,7 +160,7 @@ class Drafting(Generation):
             if self.budget.tokens:
                 left = self.budget.tokens - self.computed - (0 if tokens else len(prefix))
                 piece = min(piece, max(1, left))
-            params = self._params(piece, 1, greedy=greedy, seed=self._seed(prefix + tokens))
+            params = self._params(prefix + tokens, piece, 1, greedy=greedy)
             [more] = await self._session.generate(prefix + tokens, params)
             tokens += more.tokens
             if finish := self.policy.finish(tokens):
@@ -151,34 +170,21 @@ class Drafting(Generation):
     async def write_draft(self, prefix: Tokens, *, greedy: bool = True) -> None:
         """Write one draft without asking the evaluator; of a later one that the budget cuts nothing is kept."""
         before = self._spent()
-        written = await self.write(prefix, greedy=greedy)
-        if self.drafts and written.finish == "budget":
-            self.ended = True
-        else:
-            self._add([written], [None], before, self._spent())
+        self._add([await self.write(prefix, greedy=greedy)], [None], before, self._spent())
 
     def room(self, prefix: Tokens) -> int:
         """Return the maximum length of an answer that continues a prefix (tokens), 0 where there is no room for it."""
         start = len(self.prompt.tokens)
         return max(0, min(self.prompt.search.limit(start) - start, self.parts.engine.context - len(prefix)))
 
-    def _seed(self, prefix: Tokens) -> int:
-        return request_seed(self.key, "draft", prefix, len(self.drafts))
-
-    def _params(self, length: int, count: int, *, greedy: bool, seed: int) -> SamplingParams:
+    def _params(self, prefix: Tokens, length: int, count: int, *, greedy: bool) -> SamplingParams:
         """Return how to write: greedily alone as plain answers are, or as the search draws its candidates."""
         if greedy and count == 1:
             return SamplingParams(length, greedy_first=True, stop=self.policy.stop)
         search, top_k = self.prompt.search, self.parts.method.n_top_k
-        return SamplingParams(
-            length,
-            count,
-            search.candidate_temperature,
-            search.top_k if top_k is None else top_k,
-            greedy,
-            self.policy.stop,
-            seed,
-        )
+        top_k, temperature = search.top_k if top_k is None else top_k, search.candidate_temperature
+        seed = request_seed(self.key, "draft", prefix, len(self.drafts))
+        return SamplingParams(length, count, temperature, top_k, greedy, self.policy.stop, seed)
 
     async def _score(self, responses: Sequence[Tokens]) -> list[float]:
         """Return the evaluator's values; equal texts are asked about once."""

@@ -53,38 +53,18 @@ async def rejection(drafting: Drafting) -> None:
 
 async def remind(drafting: Drafting) -> None:
     """Answer greedily, with a reminder of the aim around the question."""
-    prefix = drafting.parts.formatter.encode(reminded(drafting))
-    if not drafting.room(prefix):
-        raise RainError(f"the prompt of {len(prefix)} tokens with its reminder leaves no room for an answer")
-    await drafting.write_draft(prefix)
+    await drafting.write_draft(drafting.parts.formatter.encode(reminded(drafting)))
 
 
 async def refine(drafting: Drafting) -> None:
-    """Answer greedily, then criticise and rewrite the answer; it ends early where the context has no more room."""
+    """Answer greedily, then criticise and rewrite the answer, as long as there is room for all of it."""
     words(drafting)
+    encode, text = drafting.parts.formatter.encode, drafting.policy.text
     await drafting.write_draft(drafting.prompt.tokens)
     for _ in range(drafting.parts.method.rounds):
-        if drafting.ended or drafting.drafts[-1].finish == "budget":
-            return
-        if drafting.out_of_budget():
-            drafting.ended = True
-            return
-        if not await rewrite(drafting):
-            return
-
-
-async def rewrite(drafting: Drafting) -> bool:
-    """Criticise the last draft and write a new one; tell whether there was room for both."""
-    encode, policy = drafting.parts.formatter.encode, drafting.policy
-    asked = {"question": drafting.prompt.question, "answer": drafting.drafts[-1].text, "aim": drafting.parts.aim}
-    critique = await drafting.write(encode(CRITIQUE.format(**asked)), longest=LONGEST_CRITIQUE)
-    prefix = encode(REWRITE.format(**asked, critique=policy.text(critique.tokens).strip()))
-    if critique.finish == "budget":
-        drafting.ended = True
-    elif critique.tokens and drafting.room(prefix):
-        await drafting.write_draft(prefix)
-        return True
-    return False
+        asked = {"question": drafting.prompt.question, "answer": drafting.drafts[-1].text, "aim": drafting.parts.aim}
+        said = await drafting.write(encode(CRITIQUE.format(**asked)), longest=LONGEST_CRITIQUE)
+        await drafting.write_draft(encode(REWRITE.format(**asked, critique=text(said.tokens).strip())))
 
 
 def reminded(drafting: Drafting) -> str | Sequence[Message]:

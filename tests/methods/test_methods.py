@@ -212,7 +212,7 @@ def test_refining_ends_where_the_context_has_no_room_for_more(tmp_path):
     engine.context = 130
     answer = one(open_aligner(tmp_path, engine, method="refine", rounds=3))
     assert len(answer.drafts) == 1 and answer.text and answer.finish != "budget"
-    with pytest.raises(RainError, match="reminder leaves no room"):
+    with pytest.raises(RainError, match="leaves no room"):
         one(open_aligner(tmp_path, engine, method="remind"), "x" * 30)
 
 
