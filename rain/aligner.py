@@ -68,9 +68,7 @@ class Aligner:
         self.policy = TextStopPolicy(
             self.adapter, task.stop_strings, task.to_end, task.rollout_limit, self.adapter.pausing_tokens()
         )
-        self.parts = Parts(
-            engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager
-        )
+        self.parts = Parts(engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager)
 
     async def warm_up(self) -> None:
         """Compute what all prompts share."""
