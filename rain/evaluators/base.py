@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
 from rain.text import TextStopPolicy
@@ -103,7 +103,7 @@ class WorstScorer(SearchScorer):
 
     async def score(self, response: Tokens) -> float:
         """Return the smallest score; all are computed at the same time."""
-        scores = await asyncio.gather(*(scorer.score(response) for scorer in self.scorers))
+        scores: list[float] = await gather_or_cancel(*(scorer.score(response) for scorer in self.scorers))
         self.evaluations = sum(scorer.evaluations for scorer in self.scorers)
         self.usage = sum((scorer.usage for scorer in self.scorers), Usage())
         return min(scores)
@@ -117,3 +117,19 @@ class WorstScorer(SearchScorer):
         """Close all."""
         for scorer in self.scorers:
             await scorer.close()
+
+
+class NoEvaluator(Evaluator):
+    """For answers whose value nobody asks: every text has value 0, and nothing is computed."""
+
+    def search(self, context: SearchContext) -> SearchScorer:
+        """Return the scorer of one search."""
+        return NoScorer()
+
+
+class NoScorer(SearchScorer):
+    """See ``NoEvaluator``."""
+
+    async def score(self, response: Tokens) -> float:
+        """Return 0."""
+        return 0.0
