@@ -98,6 +98,7 @@ class Judge(ABC):
 
     Attributes:
         name: its full name (KIND:WHAT), which is in every verdict.
+        model: name of the model that decides, if it is loaded here; it must not judge its own answers.
         note: what readers of its verdicts must know, "" for nothing.
         concurrency: how many calls of `decide` may run at the same time.
         max_calls: maximum number of requests; 0: no limit.
@@ -107,6 +108,7 @@ class Judge(ABC):
     concurrency = 1
     max_calls = 0
     note = ""
+    model = ""
 
     def __init__(self, name: str) -> None:
         self.name = name

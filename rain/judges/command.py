@@ -82,8 +82,6 @@ def judge_run(run: Run, names: Sequence[str], config: JudgeConfig, *, again: boo
     if unasked := [name for name in free if name not in names]:
         print(f"{run.outdir}: {run.task} is also scored by {' and '.join(unasked)}, which cost nothing")
     for name in dict.fromkeys([*free, *names]):
-        if any(name == f"hf:{record.get('model')}" for record in run.records):
-            raise RainError(f"judge {name} is the model that wrote the answers in {run.outdir}; choose another judge")
         summary = with_judge(name, config, partial(score_with_bar, run, again))
         print(describe(summary))
         failed += summary.failed

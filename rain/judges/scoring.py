@@ -114,6 +114,8 @@ async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick |
         RainError: the judge decides nothing in this task, or cannot continue (see `ask_all`), or another process is
             scoring the run with it.
     """
+    if judge.model and any(judge.model == record.get("model") for record in run.records):
+        raise RainError(f"judge {judge.name} is the model that wrote the answers in {run.outdir}; choose another judge")
     path, queries = run.outdir / file_name(judge.name), keyed_queries(run, judge)
     if not queries and run.records:
         raise RainError(f"judge {judge.name} has nothing to say about task {run.task}; choose another")
