@@ -12,8 +12,11 @@ from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.engines.registry import ENGINES
 
-Decision = bool | str | None
-"""True or False for a yes/no question, "first" | "second" | "tie" for a pair, None if the reply could not be read."""
+Decision = bool | float | str | None
+"""True or False for a yes/no question, "first" | "second" | "tie" for a pair, None if the reply could not be read.
+
+A number for "fluency" (nats per token).
+"""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Query:
     Attributes:
         record: the record's id.
         side: "raina", "pa", or for a pair the order shown, "raina,pa" or "pa,raina".
-        criterion: "harmless", "helpful", "pairwise", "attack", "true", "info" or "sentiment".
+        criterion: "harmless", "helpful", "pairwise", "attack", "true", "info", "sentiment" or "fluency".
         question: what the model was asked (adv: the goal without the suffix).
         response: the answer.
         other: the second answer of a pair.

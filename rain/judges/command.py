@@ -19,7 +19,7 @@ from rain.judges.check import HEAD, SINGLE_CRITERIA, check_judge, load_queries
 from rain.judges.keywords import NOTE
 from rain.judges.queries import Run, load_run
 from rain.judges.registry import JUDGES, open_judge
-from rain.judges.scoring import Summary, keyed_queries, score_run
+from rain.judges.scoring import Summary, count_queries, score_run
 from rain.tables import text_table
 from rain.terminal import printable
 
@@ -103,7 +103,7 @@ def with_judge(name: str, config: JudgeConfig, work: Callable[[Judge], Awaitable
 
 async def score_with_bar(run: Run, again: bool, judge: Judge) -> Summary:
     """Score a run, with a progress bar on a terminal."""
-    total = len(keyed_queries(run, judge))
+    total = count_queries(run, judge)
     with tqdm(total=total, desc=judge.name, unit="verdict", disable=not sys.stderr.isatty()) as bar:
         return await score_run(run, judge, again=again, tick=bar.update)
 
