@@ -13,38 +13,19 @@ from typing import Any
 
 import pytest
 from support.judge_server import record, write_run
+from support.reports import JUDGE, binary, write_scores
 
 from rain.core.errors import RainError
-from rain.judges.queries import load_run, queries_for
 from rain.judges.scoring import file_name
 from rain.report.command import add_arguments, build, run
 from rain.report.markdown import markdown, p_value
 from rain.report.measures import both, pair_result
 from rain.report.table import Outcome
 
-JUDGE = "openai:m"
-
-
-def write_scores(outdir: Path, verdicts: dict[tuple[str, str, str], Any], judge: str = JUDGE, wording: int = 1) -> None:
-    """Append verdicts by (record id, answer, ask), as `rain judge` would."""
-    found = load_run(outdir)
-    queries = {(q.record, q.side, q.criterion): q for one in found.records for q in queries_for(found.task, one)}
-    with (outdir / file_name(judge)).open("a") as file:
-        for key, verdict in verdicts.items():
-            names = dict(zip(("id", "answer", "ask"), key, strict=True))
-            more = {"version": f"{key[2]}-{wording}", "hash": queries[key].digest, "judge": judge, "reply": ""}
-            file.write(json.dumps({**names, **more, "verdict": verdict}) + "\n")
-
 
 def only(outdir: Path) -> dict[str, Any]:
     [found] = build([outdir])["runs"]
     return found
-
-
-def binary(outdir: Path, ask: str, rain: list[Any], plain: list[Any], judge: str = JUDGE) -> None:
-    rows = {(f"r{i}", "raina", ask): value for i, value in enumerate(rain)}
-    rows |= {(f"r{i}", "pa", ask): value for i, value in enumerate(plain)}
-    write_scores(outdir, {key: value for key, value in rows.items() if value != "open"}, judge)
 
 
 def test_rates_intervals_and_the_paired_test(tmp_path: Path) -> None:
@@ -181,8 +162,8 @@ def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.
     line = next(line for line in text.splitlines() if line.startswith("| positive"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == [
-        "positive", "openai:m", "100.0 [51, 100] 4/4", "33.3 [6, 79] 1/3", "+66.7 [-15, 94]", "3: 2 / 0", "0.50", "0 / 1",
-        "0", "62.1 → 82.1 (LLaMA-7B)", "1 / 1", "- / -",
+        "positive", "openai:m", "100.0 [51, 100] 4/4", "33.3 [6, 79] 1/3", "+66.7 [-6, 94]", "3: 2 / 0", "0.50",
+        "0 / 1", "0", "62.1 → 82.1 (LLaMA-7B)", "1 / 1", "- / -",
     ]  # fmt: skip
     assert "| seconds" in text and "3.00 [3.00, 3.00]" in text
 
