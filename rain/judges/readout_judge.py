@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
-from rain.core.types import Vector
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
-from rain.evaluators.readout import ReadOutFile
+from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 from rain.judges.judge_model import JudgeModel
 from rain.prompts import PromptFormatter
@@ -41,12 +39,13 @@ class ReadOutJudge(Judge):
             raise RainError(f"the read-out {file} is called {self._file.name!r}; a judge's must be called {known}")
         super().__init__(f"readout:{Path(file).stem if Path(file).is_file() else file}{learnt_on(self._file)}")
         self.concurrency, self.max_calls, self.model = config.judge_concurrency, config.max_calls, self._file.model
-        self._engine = config.judge_engine
+        self._engine, self._evaluator = config.judge_engine, ReadOutEvaluator([self._file])
+        self._version = f"readout-{self._file.digest[:8]}"
         self._opened: tuple[JudgeModel, PromptFormatter] | None = None
 
     def version(self, criterion: str) -> str | None:
         """Return the file's digest for what it decides, None for anything else."""
-        return f"readout-{self._file.digest[:8]}" if criterion in DECIDES[self._file.name] else None
+        return self._version if criterion in DECIDES[self._file.name] else None
 
     async def decide(self, query: Query) -> Verdict:
         """Score the answer; null if it is empty."""
@@ -56,14 +55,8 @@ class ReadOutJudge(Judge):
         self._opened = self._opened or self._open()
         model, formatter = self._opened
         prompt, answer = formatter.encode(query.question), formatter.encode_answer(query.response)
-        score = self._score(await model.read_out(prompt, answer))
+        score = self._evaluator.score(await model.read_out(prompt, answer))
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
-
-    def _score(self, means: Vector) -> float:
-        logit = self._file.bias + float(means[0])
-        if not math.isfinite(logit):
-            raise RainError(f"judge {self.name}: its model's numbers are not finite and cannot be used")
-        return math.tanh(logit / 2)
 
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:
         engine, tokenizer = open_engine(ModelConfig(self._engine, self.model), PlacementConfig())

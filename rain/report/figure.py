@@ -87,5 +87,8 @@ def draw(axes: Any, points: Sequence[Point], colour: str, method: str) -> None:
     if not points:
         return
     rates = [100 * point.rate for point in points]
-    ends = [[100 * (point.rate - point.low) for point in points], [100 * (point.high - point.rate) for point in points]]
-    axes.errorbar([point.cost for point in points], rates, yerr=ends, color=colour, marker="o", capsize=3, label=method)
+    label = "RAIN" if method == "rain" else method
+    below = [max(0.0, 100 * (point.rate - point.low)) for point in points]  # rounding can put an end past the rate
+    above = [max(0.0, 100 * (point.high - point.rate)) for point in points]
+    style = {"color": colour, "marker": "o", "capsize": 3, "label": label}
+    axes.errorbar([point.cost for point in points], rates, yerr=[below, above], **style)
