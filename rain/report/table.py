@@ -131,8 +131,9 @@ class Table:
             last[judge, key.criterion] = key.version
             sides = columns.setdefault((judge, key.criterion, key.version), {})
             if (row := self.place(key)) is not None:
-                column = sides.setdefault(key.side, [Outcome.OPEN] * len(self.rows))
-                column[row] = words[decision] if isinstance(decision, str) else decision
+                if key.side not in sides:
+                    sides[key.side] = [Outcome.OPEN] * len(self.rows)
+                sides[key.side][row] = words[decision] if isinstance(decision, str) else decision
         found = []
         for (judge, criterion), version in last.items():
             others = [sides for key, sides in columns.items() if key[:2] == (judge, criterion) and key[2] != version]
