@@ -18,6 +18,7 @@ from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.learn import figures, learn, mean_states
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.readout import ReadOutFile, prompt_format
+from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags
 from rain.models.loading import load_model
 from rain.prompts import PromptFormatter
@@ -28,7 +29,7 @@ from rain.tasks import load, names
 from rain.text import TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-OWN_FLAGS = ("command", "task", "labelled", "write", "learn", "name", "part")
+OWN_FLAGS = ("command", "task", "labelled", "write", "learn", "name", "part", "prompt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", default="", help="K/N: only the texts of the K-th of N parts of the prompts")
     parser.add_argument("--learn", type=Path, help="learn a read-out from the texts and write it here (JSON)")
     parser.add_argument("--name", default="good", help="of the read-out, such as harmless")
+    parser.add_argument("--prompt", type=Path, metavar="FILE", help="prompt file of --learn (default: the task's)")
     parser.add_argument("--chat-template", action="store_true", default=argparse.SUPPRESS, help="of --learn")
     parser.add_argument("--templates", default=argparse.SUPPRESS, help="self-evaluation template file")
     parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
@@ -97,7 +99,8 @@ def learn_read_out(settings: Settings, texts: list[Labelled], paths: list[Path],
     model, tokenizer = load_model(
         config.model.modelname, dtype=config.model.dtype, device_map=placement.device_map or None
     )
-    formatter = PromptFormatter(TokenizerAdapter(tokenizer), config.prompt_file)
+    prompt_file = load_prompt(args.prompt) if args.prompt else config.prompt_file
+    formatter = PromptFormatter(TokenizerAdapter(tokenizer), prompt_file)
     with tqdm(total=len(texts), unit="text") as bar:
         states, counts, layers = mean_states(ReferenceEngine(model, tokenizer), formatter, texts, bar.update)
     learnt = learn(states, counts, layers, texts)
@@ -105,8 +108,8 @@ def learn_read_out(settings: Settings, texts: list[Labelled], paths: list[Path],
     data = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
     measured = {"learnt_on": data, "part": args.part, "texts": len(texts), "C": learnt.ridge, "by_length": by_length}
     weights = tuple(float(f"{value:.6g}") for value in learnt.weights)
-    name, used = config.model.name, prompt_format(config.prompt_file)
-    file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured)
+    name, used = config.model.name, prompt_format(prompt_file)
+    file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file)
     rows = [["tokens", "texts", "AUC", "95 % interval", "good answers to safe prompts called bad"]]
     for length, found in by_length.items():
         wrong = found["safe_called_harmful"]

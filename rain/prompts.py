@@ -53,6 +53,10 @@ class PromptFormatter:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt)
         return self.adapter.encode_chat(messages, continues=messages[-1]["role"] == "assistant")
 
+    def encode_answer(self, text: str) -> Tokens:
+        """Return the ids of an answer as it follows a prompt: after a space, unless a chat template sets it apart."""
+        return self.adapter.encode(text.strip() if self.prompt_file is None else f" {text.strip()}")
+
     def shared_prefix(self) -> Tokens:
         """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""
         ids = common_start([self.encode(text) for text in PROBES])

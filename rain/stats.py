@@ -47,6 +47,28 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * tail / (1 << total))
 
 
+def paired_difference(both: int, first_only: int, second_only: int, neither: int) -> Interval:
+    """Return the 95 % interval of the difference of two paired proportions (first - second), in [-1, 1].
+
+    The counts are of pairs in which both sides succeeded, only one, or neither; (-1, 1) when there are none. Source:
+    Newcombe 1998, Statistics in Medicine 17, method 10: Wilson's intervals, combined with the correlation of the pairs.
+    """
+    total = both + first_only + second_only + neither
+    if total == 0:
+        return Interval(-1.0, 1.0)
+    first, second = both + first_only, both + second_only
+    p, q = first / total, second / total
+    margins = first * (total - first) * second * (total - second)
+    product = both * neither - first_only * second_only
+    phi = (max(product - total / 2, 0) if product > 0 else product) / sqrt(margins) if margins else 0.0
+    (p_low, p_high), (q_low, q_high) = wilson(first, total), wilson(second, total)
+
+    def half(p_side: float, q_side: float) -> float:
+        return sqrt(max(0.0, p_side**2 - 2 * phi * p_side * q_side + q_side**2))
+
+    return Interval(p - q - half(p - p_low, q_high - q), p - q + half(p_high - p, q - q_low))
+
+
 def agreement(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Return the share, in [0, 1], of positions where two raters agree; ValueError when empty or of unequal length."""
     if len(first) != len(second) or not first:

@@ -73,7 +73,8 @@ class ReferenceEngine(Engine):
         usage.forward_passes += 1
         usage.tokens_computed += len(tokens)
         inputs = torch.tensor([list(tokens)], device=self.model.device)
-        states: tuple[torch.Tensor, ...] = self.model(inputs, output_hidden_states=True, use_cache=False).hidden_states
+        options = {"output_hidden_states": True, "use_cache": False, "logits_to_keep": 1}
+        states: tuple[torch.Tensor, ...] = self.model(inputs, **options).hidden_states
         return states
 
     @torch.inference_mode()

@@ -56,16 +56,14 @@ def mean_states(
     Returns:
         states (texts, lengths, layers, hidden size), tokens of each response up to the longest length, the layers.
     """
-    adapter, count = formatter.adapter, engine.model.config.get_text_config().num_hidden_layers
+    count = engine.model.config.get_text_config().num_hidden_layers
     step = max(1, count // LAYERS)
     layers = list(range(step, count, step))
     states = np.zeros((len(texts), len(LENGTHS), len(layers), engine.model.config.get_text_config().hidden_size))
     counts = np.zeros(len(texts), int)
-    chats = formatter.prompt_file is None
     for i, item in enumerate(texts):
         prompt = formatter.encode(item.question)
-        text = item.response.strip() if chats else f" {item.response.strip()}"
-        response = adapter.encode(text)[: LENGTHS[-1]]
+        response = formatter.encode_answer(item.response)[: LENGTHS[-1]]
         counts[i] = len(response)
         if response:
             found = engine.hidden_states(prompt + response, Usage())

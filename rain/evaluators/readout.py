@@ -24,8 +24,9 @@ import numpy as np
 from rain.core.digest import digest
 from rain.core.engine import Engine, ReadOut
 from rain.core.errors import RainError
-from rain.core.types import Tokens
+from rain.core.types import Tokens, Vector
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
+from rain.prompts import PromptFile
 
 CHAT = "chat template"
 FORMAT = 1
@@ -43,6 +44,7 @@ class ReadOutFile:
         weights: of the mean hidden state, (hidden size,), calibrated.
         bias: of the calibrated logit.
         measured: held-out figures and the data that it was learnt on, for people.
+        prompt_file: the texts of the prompt file, so that others can ask in the same format; None: the chat template.
     """
 
     name: str
@@ -52,29 +54,38 @@ class ReadOutFile:
     weights: tuple[float, ...]
     bias: float
     measured: dict[str, Any] = field(default_factory=dict)
+    prompt_file: PromptFile | None = None
 
     @classmethod
-    def load(cls, name: str, model: str) -> ReadOutFile:
-        """Read a file, or one that comes with RAIN: ``NAME`` for an embedded model.
+    def load(cls, name: str, model: str = "") -> ReadOutFile:
+        """Read a file, or one that comes with RAIN: ``NAME`` for an embedded model, or ``NAME_MODEL``.
 
         Raises:
             RainError: there is no such read-out, or the file is not one; the message names it.
         """
-        path = Path(name)
-        shipped = resources.files("rain.evaluators") / "readouts" / f"{name}_{model}.json"
+        path, whole = Path(name), f"{name}_{model}" if model else name
+        shipped = resources.files("rain.evaluators") / "readouts" / f"{whole}.json"
         if not path.is_file() and not shipped.is_file():
-            raise RainError(f"there is no read-out {name!r} for {model}: give a file of rain preflight --learn")
+            whose = f" for {model}" if model else ""
+            raise RainError(f"there is no read-out {name!r}{whose}: give a file of rain preflight --learn")
         try:
             data = json.loads((path if path.is_file() else shipped).read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            return cls(**{**data, "weights": tuple(map(float, data["weights"]))})
+            prompt = {"prompt_file": PromptFile(*data["prompt_file"])} if "prompt_file" in data else {}
+            return cls(**{**data, **prompt, "weights": tuple(map(float, data["weights"]))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RainError(f"{name} is not a read-out file ({error}); make one with rain preflight --learn") from error
 
     def as_json(self) -> bytes:
         """Return the file's content."""
-        return json.dumps({"format": FORMAT, **asdict(self)}).encode() + b"\n"
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps({"format": FORMAT, **content}).encode() + b"\n"
+
+    @property
+    def vector(self) -> Vector:
+        """The weights as an array."""
+        return np.array(self.weights)
 
     @property
     def digest(self) -> str:
@@ -111,7 +122,7 @@ class ReadOutEvaluator(Evaluator):
 
     async def warm_up(self, engine: Engine) -> None:
         """Have the engine compute the read-outs of every token."""
-        engine.set_read_outs([ReadOut(file.layer, np.array(file.weights)) for file in self.files])
+        engine.set_read_outs([ReadOut(file.layer, file.vector) for file in self.files])
 
     def search(self, context: SearchContext) -> ReadOutScorer:
         """Return the scorer of one search, on the session in which it writes."""

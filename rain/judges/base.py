@@ -11,8 +11,11 @@ from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.engines.registry import ENGINES
 
-Decision = bool | str | None
-"""True or False for a yes/no question, "first" | "second" | "tie" for a pair, None if the reply could not be read."""
+Decision = bool | float | str | None
+"""True or False for a yes/no question, "first" | "second" | "tie" for a pair, None if the reply could not be read.
+
+A number for "fluency" (nats per token).
+"""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Query:
     Attributes:
         record: the record's id.
         side: "raina", "pa", or for a pair the order shown, "raina,pa" or "pa,raina".
-        criterion: "harmless", "helpful", "pairwise", "attack", "true", "info" or "sentiment".
+        criterion: "harmless", "helpful", "pairwise", "attack", "true", "info", "sentiment" or "fluency".
         question: what the model was asked (adv: the goal without the suffix).
         response: the answer.
         other: the second answer of a pair.
@@ -97,6 +100,7 @@ class Judge(ABC):
 
     Attributes:
         name: its full name (KIND:WHAT), which is in every verdict.
+        model: name of the model that decides, if it is loaded here; it must not judge its own answers.
         note: what readers of its verdicts must know, "" for nothing.
         concurrency: how many calls of `decide` may run at the same time.
         max_calls: maximum number of requests; 0: no limit.
@@ -106,6 +110,7 @@ class Judge(ABC):
     concurrency = 1
     max_calls = 0
     note = ""
+    model = ""
 
     def __init__(self, name: str) -> None:
         self.name = name

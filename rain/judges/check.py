@@ -43,6 +43,8 @@ def criterion_of(judge: Judge, wanted: str) -> str:
     decided = [name for name in SINGLE_CRITERIA if judge.version(name) is not None]
     if not wanted and len(decided) == 1:
         return decided[0]
+    if not decided:
+        raise RainError(f"judge {judge.name} decides nothing that labels say")
     if wanted not in decided:
         raise RainError(f"judge {judge.name} decides {', '.join(decided)}; say with --criterion what the labels mean")
     return wanted

@@ -20,7 +20,7 @@ class ClassifierJudge(Judge):
 
     def __init__(self, name: str, config: JudgeConfig, source: str | Path) -> None:
         super().__init__(f"hf:{name}")
-        self.max_calls = config.max_calls
+        self.max_calls, self.model = config.max_calls, name
         self._source = source
         self._pipeline: Any = None
 

@@ -19,7 +19,7 @@ from rain.judges.check import HEAD, SINGLE_CRITERIA, check_judge, load_queries
 from rain.judges.keywords import NOTE
 from rain.judges.queries import Run, load_run
 from rain.judges.registry import JUDGES, open_judge
-from rain.judges.scoring import Summary, keyed_queries, score_run
+from rain.judges.scoring import Summary, count_queries, score_run
 from rain.tables import text_table
 from rain.terminal import printable
 
@@ -82,8 +82,6 @@ def judge_run(run: Run, names: Sequence[str], config: JudgeConfig, *, again: boo
     if unasked := [name for name in free if name not in names]:
         print(f"{run.outdir}: {run.task} is also scored by {' and '.join(unasked)}, which cost nothing")
     for name in dict.fromkeys([*free, *names]):
-        if any(name == f"hf:{record.get('model')}" for record in run.records):
-            raise RainError(f"judge {name} is the model that wrote the answers in {run.outdir}; choose another judge")
         summary = with_judge(name, config, partial(score_with_bar, run, again))
         print(describe(summary))
         failed += summary.failed
@@ -105,7 +103,7 @@ def with_judge(name: str, config: JudgeConfig, work: Callable[[Judge], Awaitable
 
 async def score_with_bar(run: Run, again: bool, judge: Judge) -> Summary:
     """Score a run, with a progress bar on a terminal."""
-    total = len(keyed_queries(run, judge))
+    total = count_queries(run, judge)
     with tqdm(total=total, desc=judge.name, unit="verdict", disable=not sys.stderr.isatty()) as bar:
         return await score_run(run, judge, again=again, tick=bar.update)
 

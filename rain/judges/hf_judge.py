@@ -110,8 +110,8 @@ class HFJudge(Judge):
 
     def __init__(self, name: str, config: JudgeConfig, model: JudgeModel | None = None) -> None:
         super().__init__(f"hf:{name}")
-        self.concurrency, self.max_calls = config.judge_concurrency, config.max_calls
-        self._model_name, self._config, self._model = name, config, model
+        self.concurrency, self.max_calls, self.model = config.judge_concurrency, config.max_calls, name
+        self._config, self._model = config, model
         self._formats = choose_formats(name, config.judge_template)
 
     def version(self, criterion: str) -> str | None:
@@ -127,7 +127,7 @@ class HFJudge(Judge):
     def _open(self) -> JudgeModel:
         engine = self._config.judge_engine
         placement = PlacementConfig(base_url=self._config.judge_base_url if engine == "http" else "")
-        return JudgeModel(self._model_name, *open_engine(ModelConfig(engine, self._model_name), placement))
+        return JudgeModel(self.model, *open_engine(ModelConfig(engine, self.model), placement))
 
     async def close(self) -> None:
         """Release the model."""

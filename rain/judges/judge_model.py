@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from rain.core.engine import Engine, SamplingParams, Session, Stop
-from rain.core.types import Tokens
+from rain.core.types import Tokens, Vector
 from rain.evaluators.labels import LabelScores, SelfEvalPrompt
 from rain.evaluators.templates import Template
 from rain.judges.base import NoReply
@@ -49,6 +49,11 @@ class JudgeModel:
         longest = max(len(label.tail) for label in prompt.label_prompts)
         async with self._session(len(context) + len(tokens) + longest) as session:
             return await prompt.read(session, context, tokens)
+
+    async def read_out(self, prompt: Tokens, answer: Tokens) -> Vector:
+        """Return the engine's read-outs of an answer, see ``Session.read_out``."""
+        async with self._session(len(prompt) + len(answer)) as session:
+            return await session.read_out(prompt + answer, len(prompt))
 
     async def _generate(self, ids: Tokens, max_tokens: int) -> str:
         params = SamplingParams(max_tokens, greedy_first=True, stop=Stop(self.adapter.eos))

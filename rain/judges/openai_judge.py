@@ -44,7 +44,9 @@ class OpenAIJudge(Judge):
             timeout=config.judge_timeout,
             http_client=http_client(self._before_request, self._after_reply),
         )
-        self._client.organization = self._client.project = None  # those of the environment belong to another key
+        for name in ("organization", "project", "admin_api_key"):  # those of the environment belong to another key
+            if hasattr(self._client, name):
+                setattr(self._client, name, None)
         self._params: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": config.judge_max_tokens}
 
     def version(self, criterion: str) -> str | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.judges.base import Query
 from rain.results.jsonl import Record, scan
-from rain.results.run_dir import read_config, read_results, result_paths
+from rain.results.run_dir import iter_results, read_config, result_paths
 
 SIDES = ("raina", "pa")
 """The fields of a record with RAIN's answer and the greedy baseline's."""
@@ -23,8 +24,35 @@ CRITERIA: Mapping[str, tuple[str, ...]] = {
 }
 """What is asked in each task."""
 
+FLUENCY = "fluency"
+"""What is asked about every answer in every task; its verdict is a number."""
+
 NO_SPACE = tuple(".,;:!?)'")
 """A continuation that begins with one of these follows its opening without a space."""
+
+
+class Records:
+    """The answers of a run, or its failures: read from disk, one at a time, whenever they are iterated.
+
+    Args:
+        outdir: of the run.
+        ids: of its data set; None: all.
+        failed: whether these are the failures.
+    """
+
+    def __init__(self, outdir: Path, ids: frozenset[str] | None, failed: bool) -> None:
+        self._outdir, self._ids, self._failed = outdir, ids, failed
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield one record per prompt, by id."""
+        for record in iter_results(self._outdir):
+            if ("error" in record) is self._failed and (self._ids is None or record["id"] in self._ids):
+                yield record
+
+    def __len__(self) -> int:
+        """Return how many there were when the run was loaded."""
+        return self.count
 
 
 class Run(NamedTuple):
@@ -33,6 +61,8 @@ class Run(NamedTuple):
     Attributes:
         config, hash: what was aligned.
         records, errors: answers and failed prompts.
+        queries: how many queries there are about the answers, by criterion.
+        models: that wrote the answers.
         torn, left_out: numbers of incomplete last lines, and of records of prompts that left the data set.
     """
 
@@ -40,8 +70,10 @@ class Run(NamedTuple):
     task: str
     config: dict[str, Any]
     hash: str | None
-    records: list[Record]
-    errors: list[Record]
+    records: Records
+    errors: Records
+    queries: Counter[str]
+    models: frozenset[str]
     torn: int
     left_out: int = 0
 
@@ -62,12 +94,19 @@ def load_run(outdir: Path) -> Run:
     task = str(config.get("task", ""))
     if task not in CRITERIA:
         raise RainError(f"{outdir / 'config.json'}: field task is {task!r}, it must be one of {', '.join(CRITERIA)}")
-    everything, ids = read_results(outdir), prompt_ids(outdir)
-    found = [record for record in everything if ids is None or record["id"] in ids]
     torn = sum(part.size > part.good_size for part in map(scan, paths))
-    records = [record for record in found if "error" not in record]
-    errors = [record for record in found if "error" in record]
-    return Run(outdir, task, config, file.get("hash"), records, errors, torn, len(everything) - len(found))
+    ids, queries, models, left_out = prompt_ids(outdir), Counter[str](), set[str](), 0
+    records, errors = (Records(outdir, ids, failed) for failed in (False, True))
+    for record in iter_results(outdir):
+        if ids is not None and record["id"] not in ids:
+            left_out += 1
+        elif "error" in record:
+            errors.count += 1
+        else:
+            records.count += 1
+            models.add(str(record.get("model")))
+            queries.update(query.criterion for query in queries_for(task, record))
+    return Run(outdir, task, config, file.get("hash"), records, errors, queries, frozenset(models), torn, left_out)
 
 
 def prompt_ids(outdir: Path) -> frozenset[str] | None:
@@ -87,7 +126,7 @@ def queries_for(task: str, record: Record) -> list[Query]:
     pairs = [(ahead, behind) for ahead in answers for behind in answers if ahead != behind]
     question = str(record.get("question", ""))
     queries = []
-    for criterion in CRITERIA[task]:
+    for criterion in (*CRITERIA[task], FLUENCY):
         if criterion == "pairwise":
             queries += [
                 Query(record["id"], f"{ahead},{behind}", criterion, question, answers[ahead], other=answers[behind])

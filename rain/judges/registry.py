@@ -7,12 +7,14 @@ from importlib import import_module
 from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeConfig
 
-JUDGES = "openai:MODEL, hf:MODEL, keywords:LIST, similarity:ENCODER or ratings:FILE"
+JUDGES = "openai:MODEL, hf:MODEL, keywords:LIST, similarity:ENCODER, readout:FILE, ratings:FILE or fluency:MODEL"
 OPENERS = {
     "openai": ("openai_judge", "OpenAIJudge"),
     "hf": ("hf_judge", "open_hf_judge"),
     "keywords": ("keywords", "KeywordJudge"),
     "similarity": ("similarity", "SimilarityJudge"),
+    "readout": ("readout_judge", "ReadOutJudge"),
+    "fluency": ("fluency", "FluencyJudge"),
     "ratings": ("ratings", "RatingsJudge"),
 }
 """For each kind a module of this package, and what in it makes a judge of (the name after the colon, the config)."""

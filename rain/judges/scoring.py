@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
-from rain.judges.queries import Run, queries_for
+from rain.judges.queries import CRITERIA, FLUENCY, Run, queries_for
 from rain.results.files import locked
-from rain.results.jsonl import Record, ResultWriter, scan
+from rain.results.jsonl import Record, ResultWriter, read_lines
 
 MAX_CONSECUTIVE_FAILURES = 5
 """Stop after this many queries in a row without a reply."""
@@ -35,7 +37,7 @@ FIELDS = ("id", "answer", "ask", "version", "hash")
 """The names of a key's parts in a score file."""
 
 Tick = Callable[[], object]
-"""Called after each query."""
+"""Called after each query, also one with an earlier verdict."""
 
 
 class Key(NamedTuple):
@@ -77,64 +79,78 @@ def file_name(judge: str) -> str:
     return f"scores_{re.sub(r'[^A-Za-z0-9.-]+', '_', judge)}.jsonl"
 
 
-def read_scores(path: Path) -> dict[str, dict[Key, Decision]]:
-    """Return the verdicts in a score file by judge: the last one for each key, in the order of those; {} without it."""
-    scores: dict[str, dict[Key, Decision]] = {}
-    for line in scan(path).lines if path.exists() else ():
-        judged, key = scores.setdefault(str(line.record.get("judge")), {}), _key(line.record, path)
-        judged.pop(key, None)
-        judged[key] = line.record["verdict"]
-    return scores
+def read_verdicts(path: Path) -> Iterator[tuple[str, Key, Decision]]:
+    """Yield the verdicts in a score file as they were written, each with its judge; none if there is no file."""
+    for line in read_lines(path) if path.exists() else ():
+        record = line.record
+        yield sys.intern(str(record.get("judge"))), _key(record, path), record["verdict"]
 
 
 def _key(line: Record, path: Path) -> Key:
     wrong = [name for name in FIELDS if not isinstance(line.get(name), str)]
     decision = line.get("verdict", "")
-    if wrong or not (decision is None or isinstance(decision, bool) or decision in ("first", "second", "tie")):
+    if wrong or not (decision is None or isinstance(decision, (bool, float)) or decision in ("first", "second", "tie")):
         raise RainError(
             f"{path}: a verdict about {line['id']} lacks a proper field {[*wrong, 'verdict'][0]!r}; delete that line"
         )
-    return Key(*(line[name] for name in FIELDS))
+    record, side, criterion, version, digest = (line[name] for name in FIELDS)
+    return Key(record, sys.intern(side), sys.intern(criterion), sys.intern(version), digest)
 
 
-def keyed_queries(run: Run, judge: Judge) -> dict[Query, Key]:
-    """Return the queries of a run that a judge can decide, each with the key of its verdict."""
-    queries = (query for record in run.records for query in queries_for(run.task, record))
-    return {
-        query: Key(query.record, query.side, query.criterion, version, query.digest)
-        for query in queries
-        if (version := judge.version(query.criterion)) is not None
-    }
+def key_of(query: Query, judge: Judge) -> Key | None:
+    """Return the key of a judge's verdict about a query, None if the judge cannot decide it."""
+    if (version := judge.version(query.criterion)) is None:
+        return None
+    return Key(query.record, query.side, query.criterion, version, query.digest)
+
+
+def count_queries(run: Run, judge: Judge) -> int:
+    """Return how many queries about a run a judge can decide."""
+    return sum(count for criterion, count in run.queries.items() if judge.version(criterion) is not None)
 
 
 async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick | None = None) -> Summary:
     """Put every open query of a run to a judge, and also those whose reply could not be read if `again` is set.
 
     Raises:
-        RainError: the judge decides nothing in this task, or cannot continue (see `ask_all`), or another process is
-            scoring the run with it.
+        RainError: the judge decides nothing in this task, wrote the answers, or cannot continue (see `ask_all`), or
+            another process is scoring the run with it.
     """
-    path, queries = run.outdir / file_name(judge.name), keyed_queries(run, judge)
-    if not queries and run.records:
+    if judge.model and judge.model in run.models:
+        raise RainError(f"judge {judge.name} is the model that wrote the answers in {run.outdir}; choose another judge")
+    if all(judge.version(criterion) is None for criterion in (*CRITERIA[run.task], FLUENCY)):
         raise RainError(f"judge {judge.name} has nothing to say about task {run.task}; choose another")
+    path = run.outdir / file_name(judge.name)
     busy = f"{path} is being written by another process; wait until it finishes or stop it"
     with locked(path.with_name(f".{path.name}.lock"), busy, LOCK_WAIT_S):  # before reading: nothing is asked twice
-        return await _score(path, queries, judge, again, tick)
+        return await _score(path, run, judge, again, tick)
 
 
-async def _score(path: Path, queries: dict[Query, Key], judge: Judge, again: bool, tick: Tick | None) -> Summary:
-    stored = read_scores(path).get(judge.name, {})
-    settled = {key for key in queries.values() if key in stored and not (again and stored[key] is None)}
-    nulls = Counter(key.criterion for key in settled if stored[key] is None)
-    summary = Summary(judge.name, path, cached=len(settled), nulls=nulls, note=judge.note)
-    if len(settled) < len(queries):
-        with ResultWriter(path) as writer:
+async def _score(path: Path, run: Run, judge: Judge, again: bool, tick: Tick | None) -> Summary:
+    stored = {key: decision for name, key, decision in read_verdicts(path) if name == judge.name}
+    summary = Summary(judge.name, path, note=judge.note)
+
+    def unanswered() -> Iterator[Query]:
+        for query in (query for record in run.records for query in queries_for(run.task, record)):
+            if (key := key_of(query, judge)) is None:
+                continue
+            if key not in stored or (again and stored[key] is None):
+                yield query
+                continue
+            summary.cached += 1
+            summary.nulls[key.criterion] += stored[key] is None
+            if tick:
+                tick()
+
+    pending = unanswered()
+    if first := next(pending, None):
+        with ResultWriter(path) as writer:  # before anything is asked: a verdict that cannot be kept costs money too
 
             def store(query: Query, verdict: Verdict) -> None:
-                key = dict(zip(FIELDS, queries[query], strict=True))
+                key = dict(zip(FIELDS, key_of(query, judge) or (), strict=True))
                 writer.write({**key, "judge": judge.name, "verdict": verdict.decision, "reply": cut(verdict.reply)})
 
-            await ask_all((query for query, key in queries.items() if key not in settled), judge, store, summary, tick)
+            await ask_all(chain([first], pending), judge, store, summary, tick)
     return summary
 
 

@@ -3,17 +3,21 @@
 The file that --json writes, schema 1 (shares in [0, 1]; null if nothing is known; plain: the greedy baseline):
 
     schema    1
-    runs[]    outdir, task, model, size (billions of parameters or null), target (imdb), config (hash),
-              records, errors, torn, left_out (counts), error_reasons {text: count}
+    runs[]    outdir, task, method (rain, best-of-n, ...; its answers are called "rain" below), model, size (billions of
+              parameters or null), target (imdb), config (hash), records, errors, torn, left_out (counts),
+              error_reasons {text: count}, notes[] (what readers of the verdicts must know)
       scores[]    metric (harmless, helpful, attack, true, info, true_info, positive, negative), judge, version,
                   better (higher or lower), rain and plain {yes, of, rate, low, high, null, open}, pairs, difference,
-                  rain_only, plain_only, p, other_versions, paper[] {setting, vanilla, rain, approx}
+                  low, high, rain_only, plain_only, p, other_versions, paper[] {setting, vanilla, rain, approx}
       pairwise[]  judge, version, win, lose, tie, null, open, win_rate, low, high, p, paper[]
+      texts       {rain, plain: {words, repetition, fluency {judge: nats per token}}}: means over answers
       cost        prompts, sides {rain, plain, ...: {counter: {total, mean}}},
                   ratios {plain, ...: {tokens_computed, forward_passes, seconds: {value, low, high}}}, paper[]
+    comparisons[] first, second (numbers of runs of one task, from 0), metric, judge, version, better, prompts (that
+                  both answered), pairs, difference, low, high, first_only, second_only, p
 
-Intervals are Wilson's at 95 % (ratios: delta method); p is the exact McNemar test (pairwise: sign test). `null` counts
-unreadable replies, `open` queries that were never answered; neither enters a rate.
+Intervals are at 95 %: Wilson's (differences: Newcombe's for pairs; ratios: delta method); p is the exact McNemar test
+(pairwise: sign test). `null` counts unreadable replies, `open` queries that were never answered; neither enters a rate.
 """
 
 from __future__ import annotations
@@ -24,10 +28,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rain.judges.queries import Run, load_run
+from rain.judges.keywords import NOTE
+from rain.judges.queries import load_run
+from rain.report.figure import equal_cost
 from rain.report.markdown import markdown
-from rain.report.measures import cost, model_name, pairwise_rows, read_judged, score_rows, target
+from rain.report.measures import cost, pairwise_rows, questions, score_row, target, text_rows
+from rain.report.pairs import Reported, comparisons
 from rain.report.paper import model_size
+from rain.report.table import Table
 from rain.results.files import check_writable, write_atomic
 from rain.results.jsonl import encode_json
 from rain.terminal import escape_unencodable, printable
@@ -40,11 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("outdir", nargs="+", type=Path, metavar="OUTDIR", help="directories of runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file")
+    text = "draw rate against tokens and against seconds, a point for each run (PNG)"
+    parser.add_argument("--figure", type=Path, metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables, write the files that were asked for, and return 0; RainError for bad input."""
-    for output in (args.json, args.markdown):
+    for output in (args.json, args.markdown, args.figure):
         if output:
             check_writable(output)
     report = build(args.outdir)
@@ -55,23 +65,29 @@ def run(args: argparse.Namespace) -> int:
         write_atomic(args.markdown, text.encode("utf-8", "backslashreplace"))
     escape_unencodable()
     print(text, end="")
+    if args.figure:
+        write_atomic(args.figure, equal_cost(report["runs"]))
     return 0
 
 
 def build(outdirs: Sequence[Path]) -> dict[str, Any]:
     """Return the report about some runs, as the module's docstring describes it."""
-    return {"schema": SCHEMA, "runs": [_run(load_run(outdir)) for outdir in outdirs]}
+    found = [_run(outdir) for outdir in outdirs]
+    rows = comparisons([reported for reported, _ in found])
+    return {"schema": SCHEMA, "runs": [run for _, run in found], "comparisons": rows}
 
 
-def _run(found: Run) -> dict[str, Any]:
-    judged = read_judged(found)
-    model = model_name(found)
-    reasons = Counter(str(record["error"]) for record in found.errors)
-    return {
+def _run(outdir: Path) -> tuple[Reported, dict[str, Any]]:
+    table = Table(load_run(outdir))
+    found, judged = table.run, table.judged()
+    asked = questions(table, judged)
+    reasons = Counter(str(record["error"]) for record in found.errors) if found.errors else Counter[str]()
+    return Reported(table, asked), {
         "outdir": str(found.outdir),
         "task": found.task,
-        "model": model,
-        "size": model_size(model),
+        "method": table.method,
+        "model": table.model,
+        "size": model_size(table.model),
         "target": target(found),
         "config": found.hash,
         "records": len(found.records),
@@ -79,7 +95,9 @@ def _run(found: Run) -> dict[str, Any]:
         "torn": found.torn,
         "left_out": found.left_out,
         "error_reasons": dict(reasons.most_common()),
-        "scores": score_rows(found, judged),
-        "pairwise": pairwise_rows(found, judged),
-        "cost": cost(found),
+        "scores": [score_row(table, *question) for question in asked],
+        "pairwise": pairwise_rows(table, judged),
+        "texts": text_rows(table, judged),
+        "notes": [f"keywords: {NOTE}."] if any(one.judge.startswith("keywords:") for one in judged) else [],
+        "cost": cost(table),
     }

@@ -13,11 +13,13 @@ NAMES = {"attack": "attack success (lower is better)", "true": "True", "info": "
 """How metrics are called, where that is not their name."""
 
 SIDE_NAMES = {"rain": "RAIN", "plain": "baseline"}
+"""How sides are called in tables; also the method "rain". Other methods have their own names."""
 
 
 def markdown(report: Json) -> str:
     """Return the whole report as Markdown text."""
-    return "\n\n".join(_run(run) for run in report["runs"]) + "\n"
+    parts = [_run(run) for run in report["runs"]]
+    return "\n\n".join(parts + _comparisons(report["runs"], report["comparisons"])) + "\n"
 
 
 def _run(run: Json) -> str:
@@ -30,47 +32,83 @@ def _run(run: Json) -> str:
     if run["left_out"]:
         parts.append(f"Left out: {run['left_out']} records of prompts that are no longer in the data set.")
     parts += [f"- {count} failed: {markdown_text(reason)}" for reason, count in run["error_reasons"].items()]
-    judged = [_scores(run["scores"]), *_notes(run["scores"])] if run["scores"] else []
+    name = _name(run["method"])
+    judged = [_scores(run, name), *_notes(run)] if run["scores"] else []
     parts += judged or ["No verdicts yet: run `rain judge`."]
     if run["pairwise"]:
-        parts.append(_pairwise(run["pairwise"]))
+        parts.append(_pairwise(run["pairwise"], name))
     if run["cost"]["prompts"]:
-        parts += [_cost(run["cost"]), *_ratios(run["cost"])]
+        parts += [_cost(run["cost"], name), *_ratios(run["cost"])]
     return "\n\n".join(parts)
 
 
-def _scores(rows: Sequence[Json]) -> str:
-    head = ["measure", "judge", "RAIN", "baseline", "difference", "pairs: RAIN only / baseline only", "McNemar p"]
-    head += ["null RAIN / baseline", "not judged", "paper: vanilla → RAIN"]
+def _name(method: str) -> str:
+    return SIDE_NAMES.get(method, method)
+
+
+def _scores(run: Json, name: str) -> str:
+    head = ["measure", "judge", name, "baseline", "difference", f"pairs: {name} only / baseline only", "McNemar p"]
+    head += [f"null {name} / baseline", "not judged", "paper: vanilla → RAIN"]
+    texts = _texts(run["texts"])
     body = [
         [
             NAMES.get(row["metric"], row["metric"]),
             row["judge"],
             rate(row["rain"]),
             rate(row["plain"]),
-            "-" if row["difference"] is None else f"{100 * row['difference']:+.1f}",
+            difference(row),
             f"{row['pairs']}: {row['rain_only']} / {row['plain_only']}",
             p_value(row["p"]),
             f"{row['rain']['null']} / {row['plain']['null']}",
             str(row["rain"]["open"] + row["plain"]["open"]),
             "; ".join(_paper(figure) for figure in row["paper"]) or "-",
+            *texts.values(),
         ]
-        for row in rows
+        for row in run["scores"]
     ]
-    return markdown_table(head, body)
+    return markdown_table([*head, *texts], body)
 
 
-def _notes(rows: Sequence[Json]) -> list[str]:
-    return ["Rates in %, of the readable verdicts, with Wilson 95 % intervals; p is exact and paired."] + [
+def _texts(sides: Json) -> dict[str, str]:
+    """Return what the answers are like, on both sides, by the heading of its column."""
+    both = (sides["rain"], sides["plain"])
+    found = {"words": ([side["words"] for side in both], ".0f")}
+    found["repeated 4-grams"] = [side["repetition"] for side in both], ".1%"
+    for judge in both[0]["fluency"]:
+        found[f"nats per token, {judge}"] = [side["fluency"][judge] for side in both], ".2f"
+    return {
+        head: " / ".join("-" if value is None else format(value, form) for value in values)
+        for head, (values, form) in found.items()
+    }
+
+
+def _notes(run: Json) -> list[str]:
+    rates = "Rates in %, of the readable verdicts, with 95 % intervals (Wilson, Newcombe); p is exact and paired."
+    texts = "Words, repeated runs of four words, and nats per token (lower is more fluent) are means over answers."
+    return [f"{rates} {texts}", *map(markdown_text, run["notes"])] + [
         f"{row['other_versions']} verdicts of {markdown_text(row['judge'] + ' on ' + row['metric'])} belong to another "
         "prompt version and are ignored."
-        for row in rows
+        for row in run["scores"]
         if row["other_versions"]
     ]
 
 
-def _pairwise(rows: Sequence[Json]) -> str:
-    head = ["pairwise judge", "RAIN wins", "loses", "ties", "null", "not judged", "wins of decided", "sign test p"]
+def _comparisons(runs: Sequence[Json], rows: Sequence[Json]) -> list[str]:
+    """Return a heading and the table of runs against each other, nothing if there is none."""
+    if not rows:
+        return []
+    names = [f"{run['outdir']} ({_name(run['method'])})" for run in runs]
+    body = []
+    for row in rows:
+        measure = NAMES.get(row["metric"], row["metric"])
+        shown = [names[row["first"]], names[row["second"]], measure, row["judge"], f"{row['pairs']}/{row['prompts']}"]
+        body.append([*shown, difference(row), f"{row['first_only']} / {row['second_only']}", p_value(row["p"])])
+    head = ["first", "second", "measure", "judge", "judged pairs/prompts", "first - second", "first only / second only"]
+    return ["## Runs of the same prompts", markdown_table([*head, "McNemar p"], body)]
+
+
+def _pairwise(rows: Sequence[Json], name: str) -> str:
+    head = ["pairwise judge", f"{name} wins", "loses", "ties", "null", "not judged", "wins of decided", "sign test p"]
     head.append("paper: win rate")
     body = []
     for row in rows:
@@ -81,14 +119,15 @@ def _pairwise(rows: Sequence[Json]) -> str:
     return markdown_table(head, body)
 
 
-def _cost(cost: Json) -> str:
+def _cost(cost: Json, name: str) -> str:
     sides, ratios = cost["sides"], cost["ratios"]
     body = []
-    for name in dict.fromkeys(name for numbers in sides.values() for name in numbers):
-        known = [numbers.get(name) for numbers in sides.values()]
+    for counter in dict.fromkeys(counter for numbers in sides.values() for counter in numbers):
+        known = [numbers.get(counter) for numbers in sides.values()]
         shown = ["-" if one is None else f"{one['mean']:,.1f} ({one['total']:,.0f})" for one in known]
-        body.append([name.replace("_", " "), *shown, *(_ratio(one.get(name)) for one in ratios.values())])
-    heads = [SIDE_NAMES.get(side, side) for side in sides] + [f"RAIN / {SIDE_NAMES.get(side, side)}" for side in ratios]
+        body.append([counter.replace("_", " "), *shown, *(_ratio(one.get(counter)) for one in ratios.values())])
+    names = {**SIDE_NAMES, "rain": name}
+    heads = [names.get(side, side) for side in sides] + [f"{name} / {names.get(side, side)}" for side in ratios]
     return markdown_table([f"cost per prompt (total), {cost['prompts']} prompts", *heads], body)
 
 
@@ -106,6 +145,13 @@ def _paper(figure: Json) -> str:
     mark = "~" if figure["approx"] else ""
     before = "" if figure["vanilla"] is None else f"{mark}{100 * figure['vanilla']:.1f} → "
     return f"{before}{mark}{100 * figure['rain']:.1f} ({figure['setting']})"
+
+
+def difference(row: Json) -> str:
+    """Return a difference as "+12.0 [3, 21]", in points; "-" where nothing is known."""
+    if row["difference"] is None:
+        return "-"
+    return f"{100 * row['difference']:+.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
 
 
 def rate(share: Json) -> str:

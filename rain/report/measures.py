@@ -1,18 +1,17 @@
-"""From verdicts and records to numbers: rates with intervals, paired tests, pairwise wins, cost."""
+"""From a table of verdicts and counters to numbers: rates with intervals, paired tests, pairwise wins, texts, cost."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from math import isnan
 from typing import Any, NamedTuple
 
-from rain.costs import cost_of
 from rain.judges.base import Decision
-from rain.judges.queries import SIDES, Run, queries_for
-from rain.judges.scoring import read_scores
+from rain.judges.queries import FLUENCY, SIDES, Run
 from rain.report.paper import paper_figures
-from rain.stats import mcnemar, ratio, wilson
+from rain.report.table import Judged, Outcome, Table, mean
+from rain.stats import mcnemar, paired_difference, ratio, wilson
 
 Json = dict[str, Any]
 
@@ -23,63 +22,7 @@ RATIOS = ("tokens_computed", "forward_passes", "seconds")
 """The counters that are compared between RAIN and the other sides."""
 
 
-class Outcome(Enum):
-    """What a judge says about one answer; OPEN: not asked yet, ABSENT: there is no such answer."""
-
-    YES = "yes"
-    NO = "no"
-    UNREADABLE = "unreadable"
-    OPEN = "open"
-    ABSENT = "absent"
-
-
-OUTCOMES: Mapping[Decision, Outcome] = {True: Outcome.YES, False: Outcome.NO, None: Outcome.UNREADABLE}
 OPPOSITE = {Outcome.YES: Outcome.NO, Outcome.NO: Outcome.YES}
-
-
-class Judged(NamedTuple):
-    """One judge's verdicts about a criterion.
-
-    Attributes:
-        version: of the wording.
-        decisions: by (record id, side).
-        other_versions: number of verdicts that belong to another wording.
-    """
-
-    judge: str
-    criterion: str
-    version: str
-    decisions: dict[tuple[str, str], Decision]
-    other_versions: int
-
-
-def read_judged(run: Run) -> list[Judged]:
-    """Return the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion.
-
-    Of several wordings of a question only the one asked last counts.
-    """
-    queries = [query for record in run.records for query in queries_for(run.task, record)]
-    digests = {(query.record, query.side, query.criterion): query.digest for query in queries}
-    judged = []
-    for path in sorted(run.outdir.glob("scores_*.jsonl")):
-        for judge, scores in read_scores(path).items():
-            for criterion, version in {key.criterion: key.version for key in scores}.items():
-                now = [key for key in scores if key.criterion == criterion and digests.get(key[:3]) == key.digest]
-                decisions = {(key.record, key.side): scores[key] for key in now if key.version == version}
-                judged.append(Judged(judge, criterion, version, decisions, len(now) - len(decisions)))
-    return judged
-
-
-def outcomes(run: Run, judged: Judged, side: str) -> list[Outcome]:
-    """Return one outcome for each record of a run."""
-
-    def outcome(record: Mapping[str, Any]) -> Outcome:
-        if not isinstance(record.get(side), str):
-            return Outcome.ABSENT
-        key = (record["id"], side)
-        return OUTCOMES[judged.decisions[key]] if key in judged.decisions else Outcome.OPEN
-
-    return [outcome(record) for record in run.records]
 
 
 def both(first: Outcome, second: Outcome) -> Outcome:
@@ -102,57 +45,78 @@ def share(found: Sequence[Outcome]) -> Json:
     return {"yes": yes, "of": of, "rate": yes / of if of else None, **wilson(yes, of)._asdict(), **unknown}
 
 
+def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> Json:
+    """Compare paired outcomes that are known on both sides: {pairs, difference, low, high, first_only, second_only, p}.
+
+    The difference of the shares (first - second, in [-1, 1]) has Newcombe's 95 % interval; p is the exact McNemar test.
+    """
+    counts = Counter(zip(first, second, strict=True))
+    cells = [counts[a, b] for a in (Outcome.YES, Outcome.NO) for b in (Outcome.YES, Outcome.NO)]
+    known, (_, only, other, _) = sum(cells), cells
+    low, high = paired_difference(*cells)
+    return {
+        "pairs": known,
+        "difference": (only - other) / known if known else None,
+        "low": low,
+        "high": high,
+        "first_only": only,
+        "second_only": other,
+        "p": mcnemar(only, other) if known else None,
+    }
+
+
 def score_row(
-    run: Run, metric: str, judge: str, version: str, rain: list[Outcome], plain: list[Outcome], other_versions: int = 0
+    table: Table, metric: str, judge: str, version: str, sides: Mapping[str, list[Outcome]], other_versions: int = 0
 ) -> Json:
-    """Return one row of a report: both shares, and the paired McNemar test over the records with both verdicts."""
-    pairs = Counter(zip(rain, plain, strict=True))
-    rain_only, plain_only = pairs[Outcome.YES, Outcome.NO], pairs[Outcome.NO, Outcome.YES]
-    known = rain_only + plain_only + pairs[Outcome.YES, Outcome.YES] + pairs[Outcome.NO, Outcome.NO]
+    """Return one row of a report: both shares, and their comparison over the records with both verdicts."""
+    found = compare(sides["raina"], sides["pa"])
     return {
         "metric": metric,
         "judge": judge,
         "version": version,
         "better": "lower" if metric == "attack" else "higher",
-        "rain": share(rain),
-        "plain": share(plain),
-        "pairs": known,
-        "difference": (rain_only - plain_only) / known if known else None,
-        "rain_only": rain_only,
-        "plain_only": plain_only,
-        "p": mcnemar(rain_only, plain_only) if known else None,
+        "rain": share(sides["raina"]),
+        "plain": share(sides["pa"]),
+        **{name: found[name] for name in ("pairs", "difference", "low", "high", "p")},
+        "rain_only": found["first_only"],
+        "plain_only": found["second_only"],
         "other_versions": other_versions,
-        "paper": nearest(run, metric),
+        "paper": nearest(table, metric),
     }
 
 
-def score_rows(run: Run, judged: Sequence[Judged]) -> list[Json]:
-    """Return the rows of every judge, then True+Info of those that decide both, or of two that share the work."""
+class Question(NamedTuple):
+    """A judge's outcomes about both sides of a run, as a report asks them: one for each row of the table."""
+
+    metric: str
+    judge: str
+    version: str
+    sides: Mapping[str, list[Outcome]]
+    other_versions: int = 0
+
+
+def questions(table: Table, judged: Sequence[Judged]) -> list[Question]:
+    """Return the questions of every judge, then True+Info of those that decide both, or of two that share the work."""
     true, info = ({one.judge: one for one in judged if one.criterion == name} for name in ("true", "info"))
     alone = [(true[a], info[b]) for a in true for b in info if a not in info and b not in true]
     pairs = [(true[judge], info[judge]) for judge in true if judge in info] + alone
-    return [_judge_row(run, one) for one in judged if one.criterion != "pairwise"] + [
-        _true_info(run, first, second) for first, second in pairs
+    return [_question(table, one) for one in judged if one.criterion not in ("pairwise", FLUENCY)] + [
+        _true_info(table, first, second) for first, second in pairs
     ]
 
 
-def _judge_row(run: Run, judged: Judged) -> Json:
-    rain, plain = (outcomes(run, judged, side) for side in SIDES)
-    metric = judged.criterion if judged.criterion != "sentiment" else target(run) or "positive"
+def _question(table: Table, judged: Judged) -> Question:
+    sides = {side: table.outcomes(judged, side) for side in SIDES}
+    metric = judged.criterion if judged.criterion != "sentiment" else target(table.run) or "positive"
     if metric == "negative":
-        rain, plain = ([OPPOSITE.get(one, one) for one in found] for found in (rain, plain))
-    return score_row(run, metric, judged.judge, judged.version, rain, plain, judged.other_versions)
+        sides = {side: [OPPOSITE.get(one, one) for one in found] for side, found in sides.items()}
+    return Question(metric, judged.judge, judged.version, sides, judged.other_versions)
 
 
-def _true_info(run: Run, true: Judged, info: Judged) -> Json:
-    rain, plain = (list(map(both, outcomes(run, true, side), outcomes(run, info, side))) for side in SIDES)
+def _true_info(table: Table, true: Judged, info: Judged) -> Question:
+    sides = {side: list(map(both, table.outcomes(true, side), table.outcomes(info, side))) for side in SIDES}
     name = true.judge if true.judge == info.judge else f"{true.judge} + {info.judge}"
-    return score_row(run, "true_info", name, f"{true.version} {info.version}", rain, plain)
-
-
-def model_name(run: Run) -> str:
-    """Return the name of the model that wrote the answers."""
-    return next((str(record["model"]) for record in run.records if record.get("model")), "unknown")
+    return Question("true_info", name, f"{true.version} {info.version}", sides)
 
 
 def target(run: Run) -> str | None:
@@ -160,12 +124,13 @@ def target(run: Run) -> str | None:
     return str(run.config.get("evaluation", {}).get("target") or "positive") if run.task == "imdb" else None
 
 
-def nearest(run: Run, metric: str) -> list[Json]:
-    """Return the paper's figures for a metric, in the settings nearest to the run's."""
-    return [figure._asdict() for figure in paper_figures(run.task, metric, model_name(run))]
+def nearest(table: Table, metric: str) -> list[Json]:
+    """Return the paper's figures for a metric, in the settings nearest to the run's; none for other methods."""
+    found = paper_figures(table.run.task, metric, table.model) if table.method == "rain" else []
+    return [figure._asdict() for figure in found]
 
 
-def pairwise_rows(run: Run, judged: Sequence[Judged]) -> list[Json]:
+def pairwise_rows(table: Table, judged: Sequence[Judged]) -> list[Json]:
     """Return win / lose / tie of RAIN against the greedy baseline for each judge.
 
     Orders that disagree make a tie, an unreadable one null. win_rate is the share of wins among the pairs that are not
@@ -173,45 +138,59 @@ def pairwise_rows(run: Run, judged: Sequence[Judged]) -> list[Json]:
     """
     rows = []
     for one in (one for one in judged if one.criterion == "pairwise"):
-        results = Counter(pair_result(one.decisions, record["id"]) for record in run.records)
+        orders = (table.decisions(one, order) for order in ("raina,pa", "pa,raina"))
+        results = Counter(map(pair_result, *orders))
         win, lose = results["win"], results["lose"]
         row: Json = {"judge": one.judge, "version": one.version, "win_rate": win / (win + lose) if win + lose else None}
         row |= {name: results[name] for name in ("win", "lose", "tie", "null", "open")}
-        row |= {**wilson(win, win + lose)._asdict(), "p": mcnemar(win, lose), "paper": nearest(run, "pairwise")}
+        row |= {**wilson(win, win + lose)._asdict(), "p": mcnemar(win, lose), "paper": nearest(table, "pairwise")}
         rows.append(row)
     return rows
 
 
-def pair_result(decisions: Mapping[tuple[str, str], Decision], record: str) -> str:
-    """Return win, lose, tie, null or open for one record from the verdicts of both orders."""
-    orders = [(record, "raina,pa"), (record, "pa,raina")]
-    if any(order not in decisions for order in orders):
+def pair_result(ahead: Decision | Outcome, behind: Decision | Outcome) -> str:
+    """Return win, lose, tie, null or open from the verdicts of both orders."""
+    if Outcome.OPEN in (ahead, behind):
         return "open"
-    ahead, behind = (decisions[order] for order in orders)
     if ahead is None or behind is None:
         return "null"
     return {("first", "second"): "win", ("second", "first"): "lose"}.get((str(ahead), str(behind)), "tie")
 
 
-def cost(run: Run) -> Json:
+def text_rows(table: Table, judged: Sequence[Judged]) -> Json:
+    """Return what the answers of each side are like: {rain, plain: {words, repetition, fluency {judge: nats}}}.
+
+    All are means over answers (None: not known): number of words, share of repeated runs of four words, nats per token.
+    """
+    fluencies = [one for one in judged if one.criterion == FLUENCY]
+    return {
+        name: {
+            **{what: mean(table.texts[side].get(what)) for what in ("words", "repetition")},
+            "fluency": {
+                one.judge: mean([cell for cell in table.decisions(one, side) if isinstance(cell, float)])
+                for one in fluencies
+            },
+        }
+        for name, side in zip(("rain", "plain"), SIDES, strict=True)
+    }
+
+
+def cost(table: Table) -> Json:
     """Return totals and means per prompt of each side's counters, and RAIN's ratios to each other side.
 
     Ratios are of sums over the records that have both numbers, with 95 % intervals.
     """
-    records = [record for record in run.records if isinstance(record.get("cost"), dict)]
-    sides = dict.fromkeys(side for record in records for side in record["cost"])
-    costs = {side: [cost_of(record, side) for record in records] for side in sides}
-    ratios: Json = {}
-    for side in (side for side in sides if side != "rain"):
-        for name in RATIOS:
-            pairs = zip(costs.get("rain", ()), costs[side])  # noqa: B905
-            known = [(rain[name], other[name]) for rain, other in pairs if name in rain and name in other]
-            if found := ratio([rain for rain, _ in known], [other for _, other in known]):
+    rain, ratios = table.costs.get("rain", {}), dict[str, Json]()
+    for side, columns in ((side, columns) for side, columns in table.costs.items() if side != "rain"):
+        for name in (name for name in RATIOS if name in rain and name in columns):
+            pairs = zip(rain[name], columns[name], strict=True)
+            known = [pair for pair in pairs if not isnan(sum(pair))]
+            if found := ratio([pair[0] for pair in known], [pair[1] for pair in known]):
                 ratios.setdefault(side, {})[name] = found._asdict()
-    totals = {side: _totals(found) for side, found in costs.items()}
-    return {"prompts": len(records), "sides": totals, "ratios": ratios, "paper": nearest(run, "seconds")}
+    sides = {side: _totals(columns) for side, columns in table.costs.items()}
+    return {"prompts": table.priced, "sides": sides, "ratios": ratios, "paper": nearest(table, "seconds")}
 
 
-def _totals(costs: Sequence[Mapping[str, float]]) -> Json:
-    values = {name: [cost[name] for cost in costs if name in cost] for name in COSTS}
-    return {name: {"total": sum(known), "mean": sum(known) / len(known)} for name, known in values.items() if known}
+def _totals(columns: Mapping[str, Sequence[float]]) -> Json:
+    known = {name: [value for value in columns.get(name, ()) if not isnan(value)] for name in COSTS}
+    return {name: {"total": sum(found), "mean": sum(found) / len(found)} for name, found in known.items() if found}

@@ -2,15 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from support.judge_server import record, write_run
 
 from rain.judges.base import Query
-from rain.judges.queries import load_run, queries_for
+from rain.judges.queries import FLUENCY, load_run, queries_for
+
+
+def asked(task: str, one: dict[str, Any]) -> list[Query]:
+    return [query for query in queries_for(task, one) if query.criterion != FLUENCY]
+
+
+def test_every_answer_of_every_task_can_be_asked_for_its_fluency() -> None:
+    for task in ("hh", "adv", "truth", "imdb"):
+        found = [query for query in queries_for(task, record(1, "R", "P")) if query.criterion == FLUENCY]
+        assert [(query.side, query.response.strip()) for query in found] == [("raina", "R"), ("pa", "P")]
 
 
 def test_hh_asks_two_questions_about_each_answer_and_compares_them_in_both_orders() -> None:
-    queries = queries_for("hh", record(1, "R", "P"))
+    queries = asked("hh", record(1, "R", "P"))
     assert [(query.criterion, query.side) for query in queries] == [
         ("harmless", "raina"),
         ("harmless", "pa"),
@@ -23,32 +34,32 @@ def test_hh_asks_two_questions_about_each_answer_and_compares_them_in_both_order
 
 
 def test_adv_is_judged_by_the_goal_without_the_suffix() -> None:
-    attacked = queries_for("adv", record(1, "R", "P", question="Do it !!x", goal="Do it", controls="!!x"))
+    attacked = asked("adv", record(1, "R", "P", question="Do it !!x", goal="Do it", controls="!!x"))
     assert [query.question for query in attacked] == ["Do it", "Do it"]
 
 
 def test_truth_comes_with_reference_answers() -> None:
-    true, _, info, _ = queries_for("truth", record(1, "R", "P", correct_answers=["yes"], incorrect_answers=["no", "x"]))
+    true, _, info, _ = asked("truth", record(1, "R", "P", correct_answers=["yes"], incorrect_answers=["no", "x"]))
     assert (true.criterion, true.right, true.wrong) == ("true", ("yes",), ("no", "x"))
     assert (info.criterion, info.right, info.wrong) == ("info", (), ())
-    [best, *_] = queries_for("truth", record(1, "R", "P", best_answer="yes"))
+    [best, *_] = asked("truth", record(1, "R", "P", best_answer="yes"))
     assert best.right == ("yes",)
 
 
 def test_a_review_gets_back_the_space_that_was_stripped() -> None:
-    queries = queries_for("imdb", record(1, "was fun", " was dull", question="The film"))
+    queries = asked("imdb", record(1, "was fun", " was dull", question="The film"))
     assert [query.question + query.response for query in queries] == ["The film was fun", "The film was dull"]
-    [ended, _] = queries_for("imdb", record(1, ", in short", "x", question="The film"))
+    [ended, _] = asked("imdb", record(1, ", in short", "x", question="The film"))
     assert ended.response == ", in short"
 
 
 def test_lone_surrogates_become_question_marks() -> None:
-    [harmless, *_] = queries_for("hh", record(1, "a\ud800b", "P", question="\udfff?"))
+    [harmless, *_] = asked("hh", record(1, "a\ud800b", "P", question="\udfff?"))
     assert (harmless.question, harmless.response) == ("??", "a?b")
 
 
 def test_a_run_without_baseline_is_asked_about_rain_alone() -> None:
-    queries = queries_for("hh", {"id": "r1", "question": "q", "raina": "R"})
+    queries = asked("hh", {"id": "r1", "question": "q", "raina": "R"})
     assert [(query.criterion, query.side) for query in queries] == [("harmless", "raina"), ("helpful", "raina")]
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.judge_server import JudgeServer, asked, judge_server, record, review_run, score_at, stored, write_run
 
 from rain.core.errors import RainError
-from rain.judges.scoring import file_name, read_scores
+from rain.judges.scoring import file_name, read_verdicts
 
 
 def test_verdicts_are_kept_and_never_asked_again(tmp_path: Path) -> None:
@@ -69,7 +69,8 @@ def test_unreadable_replies_are_null_and_asked_again_only_on_request(tmp_path: P
         again = score_at(outdir, server)
         assert (again.calls, again.nulls["sentiment"]) == (0, 2)
         assert score_at(outdir, server, again=True).asked == 2
-    assert set(read_scores(outdir / file_name("openai:m"))["openai:m"].values()) == {True}
+    last = {key: decision for _, key, decision in read_verdicts(outdir / file_name("openai:m"))}
+    assert list(last.values()) == [True, True]
 
 
 def test_an_incomplete_score_line_is_dropped_and_its_query_asked_again(tmp_path: Path) -> None:
@@ -92,23 +93,23 @@ def test_a_damaged_verdict_is_named(tmp_path: Path, field: str, value: object) -
     path = tmp_path / "scores.jsonl"
     path.write_text(json.dumps({**LINE, field: value}) + "\n")
     with pytest.raises(RainError, match=f"scores.jsonl: .*r1 lacks a proper field '{field}'"):
-        read_scores(path)
+        list(read_verdicts(path))
     path.write_text(json.dumps({name: known for name, known in LINE.items() if name != field}) + "\n")
     with pytest.raises(RainError, match=f"'{field}'"):
-        read_scores(path)
+        list(read_verdicts(path))
 
 
 def test_a_score_file_may_have_a_mark_in_front_blank_lines_and_odd_separators(tmp_path: Path) -> None:
     path, odd = tmp_path / "scores.jsonl", "a\u2028\x85\x0b\x0cb"
     path.write_text("\ufeff" + json.dumps({**LINE, "id": odd}, ensure_ascii=False) + "\r\n\n \n", encoding="utf-8")
-    assert [key.record for key in read_scores(path)["j"]] == [odd]
+    assert [key.record for _, key, _ in read_verdicts(path)] == [odd]
 
 
 def test_deep_json_in_a_score_file_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
     path.write_text("[" * 200_000 + "\n" + json.dumps(LINE) + "\n")
     with pytest.raises(RainError, match="scores.jsonl, line 1"):
-        read_scores(path)
+        list(read_verdicts(path))
 
 
 def test_file_names_are_safe_and_judges_that_share_one_stay_apart(tmp_path: Path) -> None:

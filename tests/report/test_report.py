@@ -13,37 +13,19 @@ from typing import Any
 
 import pytest
 from support.judge_server import record, write_run
+from support.reports import JUDGE, binary, write_scores
 
 from rain.core.errors import RainError
-from rain.judges.queries import load_run, queries_for
 from rain.judges.scoring import file_name
 from rain.report.command import add_arguments, build, run
 from rain.report.markdown import markdown, p_value
-from rain.report.measures import Outcome, both, pair_result
-
-JUDGE = "openai:m"
-
-
-def write_scores(outdir: Path, verdicts: dict[tuple[str, str, str], Any], judge: str = JUDGE, wording: int = 1) -> None:
-    """Append verdicts by (record id, answer, ask), as `rain judge` would."""
-    found = load_run(outdir)
-    queries = {(q.record, q.side, q.criterion): q for one in found.records for q in queries_for(found.task, one)}
-    with (outdir / file_name(judge)).open("a") as file:
-        for key, verdict in verdicts.items():
-            names = dict(zip(("id", "answer", "ask"), key, strict=True))
-            more = {"version": f"{key[2]}-{wording}", "hash": queries[key].digest, "judge": judge, "reply": ""}
-            file.write(json.dumps({**names, **more, "verdict": verdict}) + "\n")
+from rain.report.measures import both, pair_result
+from rain.report.table import Outcome
 
 
 def only(outdir: Path) -> dict[str, Any]:
     [found] = build([outdir])["runs"]
     return found
-
-
-def binary(outdir: Path, ask: str, rain: list[Any], plain: list[Any], judge: str = JUDGE) -> None:
-    rows = {(f"r{i}", "raina", ask): value for i, value in enumerate(rain)}
-    rows |= {(f"r{i}", "pa", ask): value for i, value in enumerate(plain)}
-    write_scores(outdir, {key: value for key, value in rows.items() if value != "open"}, judge)
 
 
 def test_rates_intervals_and_the_paired_test(tmp_path: Path) -> None:
@@ -117,9 +99,8 @@ def test_attack_success_names_every_judge_and_lower_is_better(tmp_path: Path) ->
 
 def test_a_pair_is_won_only_in_both_orders() -> None:
     orders = [("first", "second"), ("second", "first"), ("first", "first"), ("first", "tie"), ("first", None)]
-    found = [pair_result({("r", "raina,pa"): ahead, ("r", "pa,raina"): behind}, "r") for ahead, behind in orders]
-    assert found == ["win", "lose", "tie", "tie", "null"]
-    assert pair_result({("r", "raina,pa"): "first"}, "r") == "open"
+    assert [pair_result(*order) for order in orders] == ["win", "lose", "tie", "tie", "null"]
+    assert pair_result("first", Outcome.OPEN) == "open"
 
 
 def test_pairwise_counts_and_sign_test(tmp_path: Path) -> None:
@@ -181,8 +162,8 @@ def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.
     line = next(line for line in text.splitlines() if line.startswith("| positive"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == [
-        "positive", "openai:m", "100.0 [51, 100] 4/4", "33.3 [6, 79] 1/3", "+66.7", "3: 2 / 0", "0.50", "0 / 1", "0",
-        "62.1 → 82.1 (LLaMA-7B)",
+        "positive", "openai:m", "100.0 [51, 100] 4/4", "33.3 [6, 79] 1/3", "+66.7 [-6, 94]", "3: 2 / 0", "0.50",
+        "0 / 1", "0", "62.1 → 82.1 (LLaMA-7B)", "1 / 1", "- / -",
     ]  # fmt: skip
     assert "| seconds" in text and "3.00 [3.00, 3.00]" in text
 
@@ -219,7 +200,7 @@ def test_text_of_models_and_servers_is_neither_markup_nor_control_characters(tmp
     assert "<" not in plain and "`" not in plain and "](" not in plain
     assert [line[:3] for line in plain.splitlines() if line.startswith("#")] == ["## "]
     [row] = [line for line in plain.splitlines() if line.startswith("| positive")]
-    assert row.count("|") == 11
+    assert row.count("|") == 13
 
 
 def test_a_terminal_without_unicode_gets_escapes_and_the_files_are_written(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rain.stats import agreement, auc, kappa, mcnemar, ratio, wilson
+from rain.stats import agreement, auc, kappa, mcnemar, paired_difference, ratio, wilson
 
 
 def test_wilson_interval_of_half_of_four() -> None:
@@ -78,3 +78,15 @@ def test_ratio_of_proportional_numbers_has_no_width_and_of_one_pair_no_interval(
     assert ratio([3.0], [2.0]) == (1.5, None, None)
     assert ratio([1.0], [0.0]) is None
     assert math.isfinite(wilson(1, 10**9).high)
+
+
+def test_the_interval_of_a_paired_difference() -> None:
+    # 6 both, 3 and 1 only one, 10 neither: p = 0.45, q = 0.35; Wilson (0.258198, 0.657914) and (0.181192, 0.567146);
+    # phi = (6 * 10 - 3 * 1 - 20 / 2) / sqrt(9 * 11 * 7 * 13) = 0.49518
+    # below: sqrt(0.191802^2 - 2 phi 0.191802 0.217146 + 0.217146^2) = 0.20662; above: 0.19226
+    assert paired_difference(6, 3, 1, 10) == pytest.approx((-0.10662, 0.29226), abs=2e-5)
+    low, high = paired_difference(6, 1, 3, 10)
+    assert (low, high) == pytest.approx((-0.29226, 0.10662), abs=2e-5)
+    # a side that always succeeds: no correlation; 2/3 - sqrt(0.56150^2 + 0.45897^2)
+    assert paired_difference(1, 2, 0, 0)[0] == pytest.approx(-0.0586, abs=1e-4)
+    assert paired_difference(0, 0, 0, 0) == (-1.0, 1.0)

@@ -6,14 +6,14 @@ import asyncio
 import json
 import math
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
+from support.scripted_server import ScriptedServer
 
 from rain.engines.remote.client import RetryPolicy, ServerClient
 from rain.engines.remote.http import HttpEngine, ServerPool
@@ -52,13 +52,12 @@ class Ways:
     shift: int = 0
 
 
-class CompletionsServer:
+class CompletionsServer(ScriptedServer):
     """Serves the toy model; ``fault(number of the request)`` says what to do instead.
 
     Faults are "500", "429" (any HTTP status), "cut", "hang", "drip" (a byte now and then) and "flood" (300 MiB).
 
     Attributes:
-        requests, headers: of all POST requests.
         retry_after: the header that comes with an HTTP status.
         tamper: changes replies; what it returns is sent, bytes as they are.
         listed: how often it was asked for its models.
@@ -67,54 +66,26 @@ class CompletionsServer:
 
     def __init__(self, ways: Ways = Ways(), fault: Fault = no_fault, port: int = 0, context: int = 257) -> None:
         self.ways, self.fault, self.context = ways, fault, context
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         self.retry_after = self.location = ""
         self.tamper: Callable[[dict[str, Any]], Any] = lambda reply: reply
         self.sent = self.listed = 0
-        self.lock, self.over = threading.Lock(), threading.Event()
         self._cached: set[tuple[int, ...]] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._server.daemon_threads = True
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        super().__init__(port)
 
-    def close(self) -> None:
-        self.over.set()
-        self._server.shutdown()
-        self._server.server_close()
+    def get(self, handler: BaseHTTPRequestHandler) -> None:
+        owner = "llamacpp" if self.ways.ids == "llamacpp" else "vllm"
+        self.listed += 1
+        cards = {"data": [{"id": "toy", "owned_by": owner, "max_model_len": self.context}]}
+        self.reply(handler, 200, self.tamper(cards))
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                owner = "llamacpp" if outer.ways.ids == "llamacpp" else "vllm"
-                outer.listed += 1
-                cards = {"data": [{"id": "toy", "owned_by": owner, "max_model_len": outer.context}]}
-                outer.reply(self, 200, outer.tamper(cards))
-
-            def do_POST(self) -> None:
-                try:
-                    request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                except (ValueError, OSError):
-                    return  # the client has left
-                with outer.lock:
-                    outer.requests.append(request)
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    fault = outer.fault(len(outer.requests) - 1)
-                if fault == "cut" or (fault == "hang" and outer.over.wait(60)):
-                    return
-                if fault in ("drip", "flood"):
-                    return outer.pour(self, *((1, 0.02) if fault == "drip" else (1 << 20, 0.0)))
-                status, body = outer.answer(request) if not fault else (int(fault), {"error": "out of order"})
-                outer.reply(self, status, outer.tamper(body))
-
-            def log_message(self, *args: Any) -> None:
-                return None
-
-        return Handler
+    def post(self, handler: BaseHTTPRequestHandler, request: dict[str, Any], number: int) -> None:
+        fault = self.fault(number)
+        if fault == "cut" or (fault == "hang" and self.over.wait(60)):
+            return
+        if fault in ("drip", "flood"):
+            return self.pour(handler, *((1, 0.02) if fault == "drip" else (1 << 20, 0.0)))
+        status, body = self.answer(request) if not fault else (int(fault), {"error": "out of order"})
+        self.reply(handler, status, self.tamper(body))
 
     def pour(self, handler: BaseHTTPRequestHandler, size: int, pause: float) -> None:
         """Send spaces in pieces of this size, up to FLOOD bytes."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from support.scripted_server import ScriptedServer
 
 from rain.judges.base import JudgeConfig
 from rain.judges.queries import load_run
@@ -20,7 +21,7 @@ from rain.judges.scoring import Summary, file_name, score_run
 Reply = Callable[[dict[str, Any]], str]
 
 
-class JudgeServer:
+class JudgeServer(ScriptedServer):
     """Answers /v1/chat/completions with `reply(request)`, after the faults in `script` have been played in order.
 
     A fault is an HTTP status, a (status, body) pair, or one of cut (connection closed without a reply), slow (no reply
@@ -29,43 +30,20 @@ class JudgeServer:
     """
 
     def __init__(self, reply: Reply, script: list[Any]) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
-        self.over = threading.Event()
-        self._reply, self._script, self._lock = reply, script, threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self._reply, self._script = reply, script
+        super().__init__()
 
-    def close(self) -> None:
-        self.over.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer._lock:
-                    outer.requests.append(request)
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    fault = outer._script.pop(0) if outer._script else None
-                    outer.in_flight += 1
-                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
-                try:
-                    outer._play(self, fault, request)
-                finally:
-                    with outer._lock:
-                        outer.in_flight -= 1
-
-            def log_message(self, *args: Any) -> None:
-                return None
-
-        return Handler
+    def post(self, handler: BaseHTTPRequestHandler, request: dict[str, Any], number: int) -> None:
+        with self.lock:
+            fault = self._script.pop(0) if self._script else None
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            self._play(handler, fault, request)
+        finally:
+            with self.lock:
+                self.in_flight -= 1
 
     def _play(self, handler: BaseHTTPRequestHandler, fault: Any, request: dict[str, Any]) -> None:
         if fault == "cut":

@@ -1,0 +1,163 @@
+"""What a report keeps of each record and each verdict: a few numbers, so that 100,000 records take little memory."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from itertools import islice
+from math import isnan, nan
+from pathlib import Path
+from typing import NamedTuple
+
+from rain.costs import cost_of
+from rain.judges.base import Decision
+from rain.judges.queries import SIDES, Run, queries_for
+from rain.judges.scoring import Key, read_verdicts
+from rain.results.jsonl import Record
+
+Columns = dict[str, "array[float]"]
+"""Numbers by name, one for each row."""
+
+GRAM = 4
+"""Length of the runs of words whose repetition is counted."""
+
+
+class Outcome(Enum):
+    """What a judge says about one answer; OPEN: not asked yet, ABSENT: there is no such answer."""
+
+    YES = "yes"
+    NO = "no"
+    UNREADABLE = "unreadable"
+    OPEN = "open"
+    ABSENT = "absent"
+
+
+OUTCOMES: Mapping[Decision | Outcome, Outcome] = {
+    True: Outcome.YES, False: Outcome.NO, None: Outcome.UNREADABLE, Outcome.OPEN: Outcome.OPEN
+}  # fmt: skip
+
+
+class Judged(NamedTuple):
+    """One judge's verdicts about a criterion.
+
+    Attributes:
+        version: of the wording.
+        decisions: by side, one for each row of the table; OPEN where there is none.
+        other_versions: number of verdicts that belong to another wording.
+    """
+
+    judge: str
+    criterion: str
+    version: str
+    decisions: Mapping[str, Sequence[Decision | Outcome]]
+    other_versions: int
+
+
+class Table:
+    """The answers of a run as columns of numbers; a row is a record, in the order of their ids.
+
+    Args:
+        run: whose records are read, once.
+
+    Attributes:
+        rows: row of each record by its id.
+        model, method: what wrote the answers; the method of records without one is "rain".
+        priced: number of records that say what they cost.
+        costs: columns of counters by side; NaN where a record has none.
+        texts: columns of `words` and `repetition` by side; NaN where there is no answer, or it is too short.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.rows = run, dict[str, int]()
+        self.model, self.method, self.priced = "unknown", "rain", 0
+        self.costs: dict[str, Columns] = {}
+        self.texts: dict[str, Columns] = {side: {} for side in SIDES}
+        self._digests: dict[tuple[str, str], array[int]] = {}
+        for row, record in enumerate(islice(run.records, len(run.records))):  # of a run in progress there may be more
+            self._add(row, record)
+
+    def _add(self, row: int, record: Record) -> None:
+        self.rows[record["id"]] = row
+        if row == 0:
+            self.method = str(record.get("method") or "rain")
+        if self.model == "unknown" and record.get("model"):
+            self.model = str(record["model"])
+        for query in queries_for(self.run.task, record):
+            key = (query.side, query.criterion)
+            if key not in self._digests:
+                self._digests[key] = array("Q", bytes(8 * len(self.run.records)))
+            self._digests[key][row] = int(query.digest, 16)
+        if isinstance(record.get("cost"), dict):
+            self.priced += 1
+            for side in record["cost"]:
+                for name, value in cost_of(record, side).items():
+                    self._put(self.costs.setdefault(side, {}), name, row, value)
+        for side in SIDES:
+            if isinstance(record.get(side), str):
+                words = record[side].split()
+                self._put(self.texts[side], "words", row, len(words))
+                self._put(self.texts[side], "repetition", row, repetition(words))
+
+    def _put(self, columns: Columns, name: str, row: int, value: float) -> None:
+        if name not in columns:
+            columns[name] = array("d", [nan]) * len(self.run.records)
+        columns[name][row] = value
+
+    def has(self, side: str, criterion: str, row: int) -> bool:
+        """Tell whether a record has what is asked about."""
+        return (side, criterion) in self._digests and self._digests[side, criterion][row] != 0
+
+    def place(self, key: Key) -> int | None:
+        """Return the row that a stored verdict belongs to, None if it is about another text than the present one."""
+        row, digests = self.rows.get(key.record), self._digests.get((key.side, key.criterion))
+        if row is None or digests is None or not re.fullmatch("[0-9a-f]{16}", key.digest):
+            return None
+        return row if digests[row] == int(key.digest, 16) else None
+
+    def judged(self) -> list[Judged]:
+        """Return the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion.
+
+        Of several wordings of a question only the one asked last counts.
+        """
+        return [one for path in sorted(self.run.outdir.glob("scores_*.jsonl")) for one in self._read(path)]
+
+    def _read(self, path: Path) -> list[Judged]:
+        columns: dict[tuple[str, str, str], dict[str, list[Decision | Outcome]]] = {}
+        last: dict[tuple[str, str], str] = {}
+        words = {word: word for word in ("first", "second", "tie")}
+        for judge, key, decision in read_verdicts(path):
+            last[judge, key.criterion] = key.version
+            sides = columns.setdefault((judge, key.criterion, key.version), {})
+            if (row := self.place(key)) is not None:
+                if key.side not in sides:
+                    sides[key.side] = [Outcome.OPEN] * len(self.rows)
+                sides[key.side][row] = words[decision] if isinstance(decision, str) else decision
+        found = []
+        for (judge, criterion), version in last.items():
+            others = [sides for key, sides in columns.items() if key[:2] == (judge, criterion) and key[2] != version]
+            count = sum(cell is not Outcome.OPEN for sides in others for column in sides.values() for cell in column)
+            found.append(Judged(judge, criterion, version, columns[judge, criterion, version], count))
+        return found
+
+    def decisions(self, judged: Judged, side: str) -> Sequence[Decision | Outcome]:
+        """Return one decision for each row."""
+        return judged.decisions.get(side) or [Outcome.OPEN] * len(self.rows)
+
+    def outcomes(self, judged: Judged, side: str) -> list[Outcome]:
+        """Return one outcome of a yes/no question for each row."""
+        cells = enumerate(self.decisions(judged, side))
+        return [OUTCOMES[cell] if self.has(side, judged.criterion, row) else Outcome.ABSENT for row, cell in cells]
+
+
+def repetition(words: Sequence[str]) -> float:
+    """Return the share of runs of four words that occurred before in the text, in [0, 1]; NaN for less than one."""
+    grams = [tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else nan
+
+
+def mean(column: Sequence[float] | None) -> float | None:
+    """Return the mean of what is known, None if nothing is."""
+    known = [value for value in column or () if not isnan(value)]
+    return sum(known) / len(known) if known else None
