@@ -13,22 +13,24 @@ from tqdm import tqdm
 
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled, load_labelled
-from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
+from rain.data.datasets import load_prompts
+from rain.engines.registry import open_engine
 from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.learn import figures, learn, mean_states
+from rain.evaluators.own import OwnTexts, write_texts
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.readout import ReadOutFile, prompt_format
 from rain.flags import add_flags
 from rain.models.loading import load_model
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
-from rain.settings import Settings, make_settings
+from rain.settings import CONFIGS, RunConfig, Settings, make_settings
 from rain.tables import text_table
 from rain.tasks import load, names
-from rain.text import TokenizerAdapter
+from rain.text import TextStopPolicy, TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-OWN_FLAGS = ("command", "task", "labelled", "write", "learn", "name", "part")
+OWN_FLAGS = ("command", "task", "labelled", "write", "learn", "name", "part", "own", "prompts", "out")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", default="", help="K/N: only the texts of the K-th of N parts of the prompts")
     parser.add_argument("--learn", type=Path, help="learn a read-out from the texts and write it here (JSON)")
     parser.add_argument("--name", default="good", help="of the read-out, such as harmless")
-    parser.add_argument("--chat-template", action="store_true", default=argparse.SUPPRESS, help="of --learn")
-    parser.add_argument("--templates", default=argparse.SUPPRESS, help="self-evaluation template file")
     parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
-    add_flags(parser, ModelConfig, {}, "model")
-    add_flags(parser, PlacementConfig, {}, "placement")
+    parser.add_argument("--own", type=int, default=0, metavar="N", help="draw N partial answers of the model itself")
+    parser.add_argument("--prompts", type=Path, help="of --own: a file of the task's prompts")
+    parser.add_argument("--out", type=Path, default=Path("own.jsonl"), help="of --own (default: own.jsonl)")
+    for config, title in CONFIGS:
+        if config is not RunConfig:
+            add_flags(parser, config, {}, title)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     task = load(args.task)
     given = {name: value for name, value in vars(args).items() if name not in OWN_FLAGS}
     settings = make_settings(task, {**given, "calibration": ""})  # a preset's calibration is what is measured here
+    if args.own:
+        return asyncio.run(_draw(settings, args))
     paths = args.labelled or [task.path("labelled.jsonl")]
     for output in (args.write, args.learn):
         if output:
@@ -127,3 +133,27 @@ async def _measure(settings: Settings, texts: list[Labelled]) -> Preflight:
         return await measure(evaluator, engine, texts)
     finally:
         await engine.close()
+
+
+async def _draw(settings: Settings, args: argparse.Namespace) -> int:
+    """Write partial answers of the model itself, for people to label."""
+    if args.own < 1 or args.prompts is None:
+        raise RainError("--own needs a number of at least 1, and --prompts FILE")
+    if args.out.exists():
+        raise RainError(f"--out is {args.out}, which is there already; its labels would be lost")
+    check_writable(args.out)
+    config = settings.aligner
+    questions = [prompt.question for prompt in load_prompts(args.prompts, config.task.reader)]
+    engine, tokenizer = open_engine(config.model, settings.placement)
+    try:
+        adapter = TokenizerAdapter(tokenizer, engine.eos)
+        policy = TextStopPolicy(adapter, config.task.stop_strings, config.task.to_end, pausing=adapter.pausing_tokens())
+        formatter = PromptFormatter(adapter, config.prompt_file)
+        texts = OwnTexts(engine, formatter, policy, config.search, config.prompting.seed)
+        with tqdm(total=args.own, unit="text") as bar:
+            rows = await texts.draw(questions, args.own, bar.update)
+    finally:
+        await engine.close()
+    write_texts(args.out, rows)
+    print(f"{len(rows)} texts written to {args.out}; label them with rain preflight --label {args.out}")
+    return 0
