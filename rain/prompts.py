@@ -53,6 +53,13 @@ class PromptFormatter:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt)
         return self.adapter.encode_chat(messages, continues=messages[-1]["role"] == "assistant")
 
+    def encode_response(self, text: str) -> Tokens:
+        """Return the ids of a whole response to a question, as the model would write it behind the prompt."""
+        if self.prompt_file is None:
+            return self.adapter.encode(text.strip())
+        before = self.prompt_file.after or "."
+        return self.adapter.encode_after(before, text.strip() if before[-1:].isspace() else f" {text.strip()}")
+
     def shared_prefix(self) -> Tokens:
         """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""
         ids = common_start([self.encode(text) for text in PROBES])

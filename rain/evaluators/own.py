@@ -1,4 +1,4 @@
-"""Partial answers of the model itself, as a search meets them, to be labelled by people who do not know their origin."""
+"""Partial answers of the model itself, as a search meets them, for people to label."""
 
 from __future__ import annotations
 

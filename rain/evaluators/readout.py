@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ class ReadOutFile:
     def as_json(self) -> bytes:
         """Return the file's content."""
         return json.dumps({"format": FORMAT, **asdict(self)}).encode() + b"\n"
+
+    def calibrated(self, offset: float, scale: float, measured: dict[str, Any]) -> ReadOutFile:
+        """Return the read-out whose score is tanh(scale (logit / 2 - offset)), and what it was measured on."""
+        weights, bias = tuple(scale * w for w in self.weights), scale * (self.bias - 2 * offset)
+        return replace(self, weights=weights, bias=bias, measured={**self.measured, "calibrated": measured})
 
     @property
     def digest(self) -> str:

@@ -50,7 +50,8 @@ def open_evaluator(
     Args:
         specs: from ``parse_spec``.
         template: of the label evaluator.
-        config: likewise; its ``invert`` also turns read-outs around.
+        config: of the label evaluator; its ``invert`` also turns read-outs around, and without label words its offset
+            and scale calibrate the smallest score.
         cut: judge a text only up to its last full stop (label evaluator).
         adapter: of the model that writes.
 
@@ -64,7 +65,8 @@ def open_evaluator(
             found.append(LabelEvaluator(SelfEvalPrompt(template, adapter), config, cut))
         elif isinstance(spec, str):
             found.append(FunctionEvaluator(_one_text(import_function(spec.partition(":")[2]))))
-    return found[0] if len(found) == 1 else WorstOf(found)
+    calibration = (0.0, 1.0) if "labels" in specs else (config.offset, config.scale)
+    return found[0] if len(found) == 1 and calibration == (0, 1) else WorstOf(found, *calibration)
 
 
 def import_function(name: str) -> Callable[[str, list[str], dict[str, Any]], Sequence[float]]:
