@@ -21,7 +21,8 @@ from rain.data.datasets import load_prompts
 from rain.data.labelled import Labelled, load_labelled
 from rain.engines.registry import open_engine
 from rain.evaluators.figures import ranking_table
-from rain.evaluators.own import OwnTexts, write_texts
+from rain.evaluators.labelling import keyboard, label_texts, write_rows
+from rain.evaluators.own import OwnTexts
 from rain.evaluators.preflight import Preflight, check_classes, measure
 from rain.evaluators.readout import ReadOutFile, prompt_format
 from rain.evaluators.registry import describe, open_evaluator
@@ -33,7 +34,7 @@ from rain.tasks import load, names
 from rain.text import TextStopPolicy, TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-OWN_FLAGS = ("command", "task", "labelled", "part", "write", "learn", "name", "calibrate", "own", "prompts", "out")
+OWN_FLAGS = "command task labelled part write learn name calibrate own prompts out label".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--own", type=int, default=0, metavar="N", help="draw N partial answers of the model itself")
     parser.add_argument("--prompts", type=Path, help="of --own: a file of the task's prompts")
     parser.add_argument("--out", type=Path, default=Path("own.jsonl"), help="of --own (default: own.jsonl)")
+    parser.add_argument("--label", type=Path, metavar="FILE.jsonl", help="label the texts of a file, key by key")
     for config, title in CONFIGS:
         if config is not RunConfig:
             add_flags(parser, config, {}, title)
@@ -57,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure an evaluator, print the metrics and write the calibration; or draw texts, or learn a read-out."""
+    if args.label:
+        with keyboard() as read_key:
+            left = label_texts(args.label, read_key)
+        print(f"{args.label}: {left} texts without a label" + ("; the same command continues" if left else ""))
+        return 0
     task = load(args.task)
     given = {name: value for name, value in vars(args).items() if name not in OWN_FLAGS}
     if given.get("evaluator", ["labels"]) == ["labels"]:  # a preset's calibration is what is measured here
@@ -215,6 +222,6 @@ async def _draw(settings: Settings, args: argparse.Namespace) -> int:
             rows = await texts.draw(questions, args.own, bar.update)
     finally:
         await engine.close()
-    write_texts(args.out, rows)
+    write_rows(args.out, rows)
     print(f"{len(rows)} texts written to {args.out}; label them with rain preflight --label {args.out}")
     return 0

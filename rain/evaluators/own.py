@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rain.core.config import RainConfig
 from rain.core.engine import Engine, SamplingParams
@@ -14,7 +12,6 @@ from rain.core.errors import RainError
 from rain.core.problem import request_seed
 from rain.core.types import Tokens
 from rain.prompts import PromptFormatter
-from rain.results.files import write_atomic
 from rain.text import TextStopPolicy
 
 SHORTEST, LONGEST = 4, 48
@@ -85,8 +82,3 @@ class OwnTexts:
         finally:
             await session.close()
         return self.policy.text(response).strip()
-
-
-def write_texts(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write the rows to be labelled (JSONL)."""
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
