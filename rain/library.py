@@ -27,7 +27,7 @@ from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine, open_loaded
-from rain.evaluators.function import FunctionEvaluator, TextScorer
+from rain.evaluators.function import FunctionEvaluator, TextFunction
 from rain.evaluators.preflight import Preflight, measure
 from rain.generation import Answer, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
@@ -76,7 +76,7 @@ class Rain:
         goal: str | None = None,
         task: str | None = None,
         template: str | Path | None = None,
-        scorer: TextScorer | None = None,
+        scorer: TextFunction | None = None,
         search: RainConfig | None = None,
         concurrency: int = 8,
         progress: bool | None = None,

@@ -41,6 +41,8 @@ class SourcesConfig:
         ("labels",), f"what scores texts: {KINDS}; of several the smallest score counts"
     )
     templates: str = setting("", "self-evaluation template: a file, or a folder with one of the task's file name")
+    evaluator_template: str = setting("", "what model: is asked: a template file (default: that of the labels)")
+    evaluator_base_url: str = setting("", "server that runs model:, such as http://127.0.0.1:8000/v1 (default: here)")
     calibration: str = setting("", "offset and scale of the evaluator: a file written by rain preflight")
     preset: str = setting(
         "auto", "auto: settings that suit an embedded model; none: the paper's defaults", choices=("auto", "none")
@@ -186,7 +188,10 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     sources = build(SourcesConfig, *layers)
     prompting = build(PromptingConfig, *layers)
     prompt_file = None if prompting.chat_template else load_prompt(task.path(task.prompt))
-    evaluators = tuple(parse_spec(spec, model, prompt_file) for spec in sources.evaluator)
+    template = Template.from_file(template_path(task, sources.templates))
+    asked = Template.from_file(sources.evaluator_template) if sources.evaluator_template else template
+    server = sources.evaluator_base_url
+    evaluators = tuple(parse_spec(spec, model, prompt_file, asked, server) for spec in sources.evaluator)
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     aligner = AlignerConfig(
         task=task,
@@ -195,7 +200,7 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         evaluation=build(EvaluationConfig, *layers),
         search=build(RainConfig, *layers),
         evaluators=evaluators,
-        template=Template.from_file(template_path(task, sources.templates)),
+        template=template,
         prompt_file=prompt_file,
     )
     placement = build(PlacementConfig, *layers)

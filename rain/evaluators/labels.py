@@ -210,15 +210,18 @@ class SelfEvaluator(SearchScorer):
 
     async def read(self, response: Tokens) -> LabelScores:
         """Return what the model says of a response."""
-        text = self.policy.visible(response)
-        if self.evaluator.cut:
-            text = cut_after_full_stop(text, self.policy.adapter)
-        key = self.policy.adapter.decode(text)
+        text = self.visible(response)
+        key = self.evaluator.prompt.adapter.decode(text)
         if key not in self._scores:
             self.evaluations += 1
             asked = self.evaluator.prompt.read(self.session, self.context, text)
             self._scores[key] = asyncio.ensure_future(asked)
         return await self._scores[key]
+
+    def visible(self, response: Tokens) -> Tokens:
+        """Return the ids of the text that is asked about."""
+        text = self.policy.visible(response)
+        return cut_after_full_stop(text, self.policy.adapter) if self.evaluator.cut else text
 
     def commit(self, response: Tokens) -> None:
         """Let the engine drop texts that begin otherwise."""
