@@ -43,7 +43,7 @@ def safe_called_harmful(called_good: Sequence[bool], texts: Sequence[Labelled]) 
 
 def ranking_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a table of ``ranking``."""
-    head = [title, "texts", "AUC", "95 % interval", "accuracy", "good answers to safe prompts called bad"]
+    head = [title, "texts", "AUC", "95 % interval", "accuracy, calibrated", "good answers to safe prompts called bad"]
     return text_table([head, *([name, *_cells(row)] for name, row in rows.items())], "<")
 
 
