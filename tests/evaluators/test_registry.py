@@ -6,19 +6,23 @@ import asyncio
 import math
 
 import pytest
+from support.completions_server import serving
 from support.judge import Judge, score_texts
-from support.tiny_models import metaspace_tokenizer
+from support.tiny_models import metaspace_tokenizer, save_tiny_model
 
 from rain.cli import main
 from rain.core.errors import RainError
+from rain.engines.toy import log_distribution
 from rain.evaluators.base import WorstOf
 from rain.evaluators.chance import RandomEvaluator
 from rain.evaluators.function import FunctionEvaluator
 from rain.evaluators.labels import SelfEvalPrompt
-from rain.evaluators.model import ModelEvaluator, ModelSpec
+from rain.evaluators.model import ModelEvaluator, ModelSpec, open_model
 from rain.evaluators.oracle import OracleEvaluator
 from rain.evaluators.registry import describe, parse_spec
 from rain.evaluators.templates import Template
+from rain.settings import make_settings
+from rain.tasks import load
 from rain.text import TokenizerAdapter
 
 WORDS = Template("words.txt", "words", "", ":", "\nthanks:", ("A",), ("B",))
@@ -80,6 +84,24 @@ def test_another_model_is_asked_in_its_own_tokens():
     assert tokenizer.decode(asked, skip_special_tokens=True) == "we: on this\nthanks:"
     assert set(labels) == {good, bad}
     assert judge.committed == []
+
+
+def test_another_model_may_run_on_a_server(tmp_path):
+    folder = save_tiny_model(tmp_path, 256)
+    with serving() as server:
+        spec = ModelSpec(str(folder), WORDS, server.url)
+        [score], _ = score_texts(open_model(spec, invert=True, cut=False), ["text"], "we")
+    odds = log_distribution(b"we:text\nthanks:")
+    assert score == pytest.approx(-math.tanh((odds[ord("A")] - odds[ord("B")]) / 2), abs=1e-4)
+
+
+def test_a_preset_s_calibration_is_that_of_its_evaluator_alone():
+    offsets = [
+        make_settings(load("adv"), {"evaluator": evaluator}).aligner.evaluation.offset
+        for evaluator in (("labels",), ("labels", "random"), ("random",))
+    ]
+    assert offsets[0] == offsets[1] != 0
+    assert offsets[2] == 0
 
 
 def test_the_evaluators_guide_a_run_and_are_measured_by_the_command(tmp_path, capsys):
