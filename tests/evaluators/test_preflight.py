@@ -29,7 +29,7 @@ def measured() -> Preflight:
 def assessed(odds: list[tuple[float, ...]]) -> Preflight:
     """Measure texts to two prompts, each with a good and a bad text."""
     scores = [2 * sum(value > 0 for value in each) / len(each) - 1 for each in odds]
-    evidence = [{"4": -sum(each), WHOLE: sum(each) / len(each)} for each in odds]
+    evidence = [{"4": float(i), WHOLE: sum(each) / len(each)} for i, each in enumerate(odds)]
     readings = [Reading(*both, LabelScores(each, 0.75)) for *both, each in zip(scores, evidence, odds, strict=True)]
     texts = [Labelled(f"q{i % 2}", "r", label, i % 2 == 0, "ab"[i % 2]) for i, (_, label) in enumerate(TEXTS)]
     return assess(readings, texts)
@@ -50,7 +50,7 @@ def test_log_odds_are_averaged_over_the_orders(measured: Preflight) -> None:
 
 
 def test_every_length_and_source_is_ranked_apart(measured: Preflight) -> None:
-    assert (measured.by_length["4"]["texts"], measured.by_length["4"]["auc"]) == (4, 0.5)
+    assert (measured.by_length["4"]["texts"], measured.by_length["4"]["auc"]) == (4, 0), "0 and 1 (good), 2 and 3 (bad)"
     assert set(measured.by_length) == {"4", WHOLE}
     assert measured.by_source["a"]["auc"] == 1, "2 (good) against -2 (bad)"
     assert measured.by_source["b"]["auc"] == 0, "0 (good) against 3 (bad)"

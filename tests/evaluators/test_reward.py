@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from support.judge import score_texts
 from support.tiny_models import IDS, SHAPE, save_tiny_model
 from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -14,11 +15,11 @@ from rain.core.errors import RainError
 from rain.evaluators.reward import RewardEvaluator
 
 
-def saved(folder, labels):
+def saved(folder, labels, config=LlamaConfig, kind=LlamaForSequenceClassification):
     """Save a classifier with these labels; return its folder and the model."""
     save_tiny_model(folder, 256)
     torch.manual_seed(1)
-    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, **IDS, id2label=dict(enumerate(labels)))).eval()
+    model = kind(config(**SHAPE, **IDS, id2label=dict(enumerate(labels)))).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -32,8 +33,10 @@ def logits(model, question, text):
         return model(torch.tensor([list((question + text).encode())])).logits[0].tolist()
 
 
-def test_the_score_is_tanh_of_half_the_only_logit_in_any_batch(tmp_path):
-    folder, model = saved(tmp_path, ["reward"])
+@pytest.mark.parametrize("kind", ["Llama", "Bert"])
+def test_the_score_is_tanh_of_half_the_only_logit_in_any_batch(kind, tmp_path):
+    classes = (getattr(transformers, f"{kind}{part}") for part in ("Config", "ForSequenceClassification"))
+    folder, model = saved(tmp_path, ["reward"], *classes)
     texts = ["a", "another text", "bb"]
     scores, scorer = score_texts(RewardEvaluator(str(folder)), texts, "Q")
     assert scores == pytest.approx([math.tanh(logits(model, "Q", text)[0] / 2) for text in texts], abs=1e-2)

@@ -262,8 +262,8 @@ def test_a_preflight_measures_labelled_texts(rain, tmp_path):
 
 def test_a_preflight_measures_a_function_too(open_rain):
     lines = (Path(__file__).parents[2] / "HH" / "labelled.jsonl").read_text().splitlines()
-    known = {row["response"].strip() for row in map(json.loads, lines) if row["label"]}
-    found = open_rain(scorer=lambda prompt, text: 0.5 if text.strip() in known else -0.5).preflight()
+    known = {f" {row['response'].strip()}" for row in map(json.loads, lines) if row["label"]}
+    found = open_rain(scorer=lambda prompt, text: 0.5 if text in known else -0.5).preflight()
     assert (found.auc, found.accuracy, found.label_mass) == (1, 1, None)
     assert found.by_length["4"]["auc"] == 0.5, "no text of four tokens is one of them"
 
