@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
-from rain.core.config import Budget
-from rain.core.engine import Engine, SamplingParams
+from rain.core.config import Budget, RainConfig
+from rain.core.engine import Engine
 from rain.core.errors import RainError, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
-from rain.evaluators.base import Evaluator
+from rain.evaluators.base import Evaluator, NoEvaluator
 from rain.evaluators.registry import open_evaluator
-from rain.generation import Answer, Generation, OnCommit, PreparedPrompt
+from rain.generation import Answer, Generation, OnCommit, Parts, PreparedPrompt
+from rain.methods.drafting import Drafting
+from rain.methods.whole_answers import WHOLE_ANSWERS, begin
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
 from rain.text import Message, SentenceEncoder, TextStopPolicy, TokenizerAdapter
@@ -27,6 +28,9 @@ LONGEST_TOKEN = 16
 
 SPARE_TOKENS = 16
 """Left free in the context, since text that is encoded again may need a few tokens more."""
+
+NOT_PLAIN = ("simulations", "evaluations", "evaluation")
+"""Counters that plain answers do not have."""
 
 
 class Aligner:
@@ -55,7 +59,7 @@ class Aligner:
         eager: bool = False,
     ) -> None:
         task = config.task
-        self.config, self.engine, self.encoder, self.eager = config, engine, encoder, eager
+        self.config, self.engine = config, engine
         self.adapter = TokenizerAdapter(tokenizer, engine.eos)
         self.formatter = PromptFormatter(self.adapter, config.prompt_file)
         self.evaluator = evaluator or open_evaluator(
@@ -64,6 +68,7 @@ class Aligner:
         self.policy = TextStopPolicy(
             self.adapter, task.stop_strings, task.to_end, task.rollout_limit, self.adapter.pausing_tokens()
         )
+        self.parts = Parts(engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager)
 
     async def warm_up(self) -> None:
         """Compute what all prompts share."""
@@ -93,6 +98,17 @@ class Aligner:
         Raises:
             RainError: the prompt is empty or too long.
         """
+        tokens = self._encode(prompt)
+        question = question if question is not None else self._question(prompt)
+        search = self.config.search
+        if max_new_tokens is not None:
+            search = replace(search, max_new_tokens=max_new_tokens)
+        search = self._fit(search, tokens, question)
+        seed = self.config.prompting.seed if seed is None else seed
+        return PreparedPrompt(id, question, prompt, tokens, search, seed)
+
+    def _encode(self, prompt: str | Sequence[Message] | Tokens) -> Tokens:
+        """Return a prompt's ids; one that cannot possibly fit is refused before it is tokenised."""
         if is_tokens(prompt):
             tokens = prompt
         else:
@@ -106,10 +122,10 @@ class Aligner:
             tokens = self.formatter.encode(text)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
-        question = question if question is not None else self._question(prompt)
-        search = self.config.search
-        if max_new_tokens is not None:
-            search = replace(search, max_new_tokens=max_new_tokens)
+        return tokens
+
+    def _fit(self, search: RainConfig, tokens: Tokens, question: str) -> RainConfig:
+        """Return the constants with a limit that leaves room for answer and evaluation in the model's context."""
         around = max(0, self.evaluator.overhead(question) - len(tokens))
         search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - SPARE_TOKENS)))
         if search.limit(len(tokens)) <= len(tokens):
@@ -117,7 +133,7 @@ class Aligner:
                 f"the prompt of {len(tokens)} tokens leaves no room for an answer within the limit of "
                 f"{search.maxlen} tokens"
             )
-        return PreparedPrompt(id, question, tokens, search, self.config.prompting.seed if seed is None else seed)
+        return search
 
     def _question(self, prompt: str | Sequence[Message] | Tokens) -> str:
         """Return what the evaluator is told: the question, or the conversation in the words of the template."""
@@ -135,26 +151,20 @@ class Aligner:
         return text
 
     def begin(self, prompt: PreparedPrompt, budget: Budget | None = None) -> Generation:
-        """Return a search that is about to begin."""
-        return Generation(
-            self.engine, self.evaluator, self.encoder, self.policy, prompt, budget or Budget(), self.eager
-        )
+        """Return an answer that is about to begin; a budget replaces that of the settings."""
+        return begin(self.parts, prompt, self.config.method.limits if budget is None else budget)
 
     async def generate(
         self, prompt: PreparedPrompt, *, budget: Budget | None = None, on_commit: OnCommit = lambda commit: None
     ) -> Answer:
-        """Answer with RAIN.
+        """Answer with RAIN, or the method of the settings.
 
         Args:
             prompt: from ``prepare``.
-            budget: at its end, the text committed so far is the answer.
+            budget: at its end, the best answer so far is the answer; None: that of the settings.
             on_commit: called for each committed token set.
         """
-        generation = self.begin(prompt, budget)
-        async with aclosing(generation.commits()) as commits:
-            async for commit in commits:
-                on_commit(commit)
-        return generation.answer()
+        return await self.begin(prompt, budget).complete(on_commit)
 
     async def stream(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> AsyncIterator[str]:
         """Yield the answer's text as it becomes final; the pieces together are ``Answer.text``."""
@@ -164,20 +174,13 @@ class Aligner:
                 if piece:
                     yield piece
 
-    async def generate_baseline(self, prompt: PreparedPrompt) -> Answer:
-        """Answer by greedy decoding with a KV cache, under the same limits and stop rules."""
-        started = time.perf_counter()
-        session = self.engine.session(f"{prompt.id}/plain")
-        length = prompt.search.limit(len(prompt.tokens)) - len(prompt.tokens)
-        try:
-            params = SamplingParams(max_tokens=length, greedy_first=True, stop=self.policy.stop)
-            [continuation] = await session.generate(prompt.tokens, params)
-        finally:
-            await session.close()
-        cost = {**session.usage.as_dict(), "seconds": round(time.perf_counter() - started, 3)}
-        tokens = continuation.tokens
-        finish = self.policy.finish(tokens) or "length"
-        return Answer(self.policy.text(tokens).strip(), finish, (), cost, tokens)
+    async def generate_baseline(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> Answer:
+        """Answer by greedy decoding with a KV cache, under the same limits and stop rules; without a value."""
+        plain = replace(prompt, id=f"{prompt.id}/plain")
+        parts = replace(self.parts, evaluator=NoEvaluator())
+        answer = await Drafting(parts, plain, budget or Budget(), WHOLE_ANSWERS["greedy"]).complete()
+        cost = {name: answer.cost[name] for name in answer.cost if name not in NOT_PLAIN}
+        return Answer(answer.text, answer.finish, (), cost, answer.tokens)
 
     async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit: None) -> dict[str, Any]:
         """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.
@@ -195,18 +198,21 @@ class Aligner:
         return {"id": prompt.id, "question": prompt.question, **answers, **prompt.extra, **_origin(self.config)}
 
     async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> dict[str, Any]:
-        """Answer with RAIN and plainly, at the same time."""
+        """Answer by the method of the settings and plainly, at the same time."""
         prepared = self.prepare(prompt.id, prompt.question)
         rain, plain = await gather_or_cancel(
             self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
         )
+        drafts = [draft.as_dict() for draft in rain.drafts]
         return {
+            "method": self.config.method.method,
             "raina": rain.text,
             "pa": plain.text,
             "finish": rain.finish,
             "moves": [commit._asdict() for commit in rain.commits],
             "cost": {"rain": rain.cost, "plain": plain.cost},
             "dtype": self.engine.dtype,
+            **({"value": rain.value, "drafts": drafts} if drafts else {}),
         }
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from rain.core.errors import RainError
 from rain.flags import add_flags
 from rain.generation import Answer
 from rain.library import Rain
+from rain.methods.config import method_title
 from rain.settings import CONFIGS, RunConfig
 from rain.tables import text_table
 from rain.tasks.goals import goal_names
@@ -71,7 +72,8 @@ def show(rain: Rain, question: str, *, plain: bool) -> None:
     if not plain:
         return
     baseline = rain.run(rain.aligner.generate_baseline(prepared))
-    print(f"\nplain: {printable(baseline.text)}\n\n{cost_table(answer.cost, baseline.cost)}")
+    method = method_title({"method": rain.aligner.config.method.method})
+    print(f"\nplain: {printable(baseline.text)}\n\n{cost_table(method, answer.cost, baseline.cost)}")
 
 
 def paint(text: str, value: float) -> str:
@@ -80,10 +82,10 @@ def paint(text: str, value: float) -> str:
     return f"\x1b[38;5;{shade}m{text}\x1b[0m"
 
 
-def cost_table(rain: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+def cost_table(method: str, rain: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     """Return what both answers cost."""
     rows = []
     for name in COUNTERS:
         digits = ",.1f" if name == "seconds" else ",.0f"
         rows.append([name.replace("_", " "), *(format(c[name], digits) if name in c else "" for c in (rain, plain))])
-    return text_table([["", "RAIN", "plain"], *rows])
+    return text_table([["", method, "plain"], *rows])

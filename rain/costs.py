@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rain.methods.config import method_title
 from rain.results.jsonl import Record
 from rain.tables import text_table
 from rain.terminal import one_line
@@ -42,14 +43,16 @@ def ratio(part: float, whole: float) -> float:
 
 
 def summary_table(records: Iterable[Record]) -> str:
-    """Return a table over result records: RAIN and the greedy baseline, totals, per prompt, and the ratio."""
+    """Return a table over result records: the method and the greedy baseline, totals, and the ratio."""
     failed = commits = 0
+    method = "RAIN"
     counts, rain, baseline = Counter[str](), Counter[str](), Counter[str]()
     for record in records:
         if "error" in record:
             failed += 1
             continue
         counts[str(record.get("finish"))] += 1
+        method = one_line(method_title(record))
         commits += len(record.get("moves") or ())
         rain.update(cost_of(record, "rain"))
         baseline.update(cost_of(record, "plain"))
@@ -58,7 +61,7 @@ def summary_table(records: Iterable[Record]) -> str:
     first = f"{answered} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
     if not answered:
         return first
-    rows = [["", "RAIN", "baseline", "RAIN/baseline"]]
+    rows = [["", method, "baseline", f"{method}/baseline"]]
     for name in SHOWN:
         below = baseline.get(name, 0)
         compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []
@@ -69,7 +72,7 @@ def summary_table(records: Iterable[Record]) -> str:
         text_table(rows),
         f"per simulation: {ratio(computed, simulations):.0f} tokens computed; "
         f"{ratio(reused, computed + reused):.0%} of the tokens of all requests came from the cache",
-        f"per commit: {ratio(simulations, commits):.1f} simulations",
+        *([f"per commit: {ratio(simulations, commits):.1f} simulations"] if commits else []),
         "seconds are summed over prompts that ran at the same time; model seconds split each pass by its tokens",
     ]
     return "\n".join(lines)

@@ -1,20 +1,21 @@
-"""One answer in the making: what goes into a search, what comes out of it, and the search with its sessions."""
+"""One answer in the making: what goes into it, what comes out of it, and what all methods share."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine, Session
-from rain.core.problem import SearchInputs
-from rain.core.search import Search
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
-from rain.text import SentenceEncoder, SpanEncoder, TextStopPolicy
+from rain.methods.config import MethodConfig
+from rain.prompts import PromptFormatter
+from rain.text import Message, SentenceEncoder, TextStopPolicy
 
 
 class CommittedText(NamedTuple):
@@ -33,6 +34,31 @@ class CommittedText(NamedTuple):
     simulations: int
 
 
+class Draft(NamedTuple):
+    """One whole answer of a method that writes several, or of one that does not search.
+
+    Attributes:
+        text: stripped of surrounding whitespace.
+        value: what the evaluator says of it, in [-1, 1], to 6 digits; None: it was not asked.
+        finish: why it ended.
+        tokens_computed: by the method up to and with this draft, evaluations included (of drafts that were drawn
+            together each has a share by its length).
+        seconds: likewise.
+        tokens: its ids; not in the records.
+    """
+
+    text: str
+    value: float | None
+    finish: str
+    tokens_computed: int
+    seconds: float
+    tokens: Tokens = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the draft as it is in the records."""
+        return {name: value for name, value in self._asdict().items() if name != "tokens"}
+
+
 OnCommit = Callable[[CommittedText], None]
 
 
@@ -44,9 +70,11 @@ class Answer:
         text: the answer, stripped of surrounding whitespace.
         finish: why it ended: "eos", "stop", "length", "budget" or "empty".
         commits: the committed token sets in order; empty for a plain answer.
-        cost: counters by name: those of ``Usage``, ``seconds``, and for RAIN ``simulations``, ``evaluations`` and
-            ``evaluation`` (the part of the usage that evaluation caused).
+        cost: counters by name: those of ``Usage``, ``seconds``, and but for plain answers ``simulations`` (or drafts),
+            ``evaluations`` and ``evaluation`` (the part of the usage that evaluation caused).
         tokens: ids of the response, special ones and what belongs to a stop string included.
+        drafts: what the methods without a search wrote, in order; one of them is the answer.
+        value: of the draft that is the answer.
     """
 
     text: str
@@ -54,6 +82,8 @@ class Answer:
     commits: tuple[CommittedText, ...] = ()
     cost: dict[str, Any] = field(default_factory=dict)
     tokens: Tokens = ()
+    drafts: tuple[Draft, ...] = ()
+    value: float | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -66,6 +96,7 @@ class PreparedPrompt:
     Attributes:
         id: together with the run's seed, all randomness comes from it.
         question: what the evaluator is told that was asked.
+        source: the prompt as it was given.
         tokens: the prompt's ids.
         search: the constants, with limits that fit the context.
         seed: of the run.
@@ -73,67 +104,103 @@ class PreparedPrompt:
 
     id: str
     question: str
+    source: str | Sequence[Message] | Tokens
     tokens: Tokens
     search: RainConfig
     seed: int
 
 
-class Generation:
-    """One answer in the making: ``commits`` or ``pieces`` run the search, once; ``answer`` may be asked at any time."""
+@dataclass(frozen=True)
+class Parts:
+    """What methods work with.
 
-    def __init__(
-        self,
-        engine: Engine,
-        evaluator: Evaluator,
-        encoder: SentenceEncoder,
-        policy: TextStopPolicy,
-        prompt: PreparedPrompt,
-        budget: Budget,
-        eager: bool = False,
-    ) -> None:
-        self.prompt, self.policy = prompt, policy
-        self._budget, self._started = budget, time.perf_counter()
-        self._commits: list[CommittedText] = []
-        self._session: Session = engine.session(prompt.id)
+    Attributes:
+        engine: of the language model.
+        evaluator: scores texts.
+        encoder: of texts, for the similarity of siblings.
+        policy: what ends a response.
+        formatter: turns questions into prompts.
+        aim: of the task.
+        method: settings of the method.
+        eager: see ``Search``.
+    """
+
+    engine: Engine
+    evaluator: Evaluator
+    encoder: SentenceEncoder
+    policy: TextStopPolicy
+    formatter: PromptFormatter
+    aim: str
+    method: MethodConfig
+    eager: bool = False
+
+
+class Generation(ABC):
+    """One answer in the making: ``commits`` or ``pieces`` run it, once; ``answer`` may be asked at any time.
+
+    Args:
+        parts: what it works with.
+        prompt: what is answered.
+        budget: at its end, the best answer so far is the answer.
+    """
+
+    def __init__(self, parts: Parts, prompt: PreparedPrompt, budget: Budget) -> None:
+        self.parts, self.prompt, self.policy, self.budget = parts, prompt, parts.policy, budget
+        self._started = time.perf_counter()
+        self._session: Session = parts.engine.session(prompt.id)
         context = SearchContext(
-            engine, self._session, prompt.id, prompt.tokens, prompt.question, policy
+            parts.engine, self._session, prompt.id, prompt.tokens, prompt.question, parts.policy
         )
-        self._scorer: SearchScorer = evaluator.search(context)
-        inputs = SearchInputs(
-            prompt=prompt.tokens,
-            key=f"{prompt.seed}/{prompt.id}",
-            scorer=self._scorer,
-            encoder=SpanEncoder(encoder, policy.text),
-            policy=policy,
-        )
-        self._search = Search(
-            inputs, self._session, prompt.search, eager=eager, out_of_budget=self._out_of_budget
-        )
+        self._scorer: SearchScorer = parts.evaluator.search(context)
+
+    @property
+    @abstractmethod
+    def simulations(self) -> int:
+        """How many simulations, or drafts, there were."""
 
     @property
     def tokens(self) -> Tokens:
-        """The committed ids, up to the response's limit."""
-        start = len(self.prompt.tokens)
-        return self._search.prefix[start : self.prompt.search.limit(start)]
+        """The ids that are final, up to the response's limit."""
+        return ()
 
-    def _out_of_budget(self) -> bool:
-        computed = self._session.usage.tokens_computed + self._scorer.usage.tokens_computed
-        return self._budget.spent(self._search.simulations, computed, time.perf_counter() - self._started)
+    @property
+    def key(self) -> str:
+        """Names run seed and prompt; all randomness comes from it."""
+        return f"{self.prompt.seed}/{self.prompt.id}"
+
+    @property
+    def computed(self) -> int:
+        """Tokens computed so far, evaluations included."""
+        return self._session.usage.tokens_computed + self._scorer.usage.tokens_computed
+
+    @property
+    def seconds(self) -> float:
+        """Time since this generation was begun."""
+        return time.perf_counter() - self._started
+
+    def out_of_budget(self) -> bool:
+        """Tell whether any limit of the budget has been reached."""
+        return self.budget.spent(self.simulations, self.computed, self.seconds)
 
     async def commits(self) -> AsyncGenerator[CommittedText, None]:
-        """Run the search; yield each committed token set. Caches are freed when it ends, fails or is closed."""
+        """Run; yield each committed token set. Caches are freed when it ends, fails or is closed."""
         try:
-            async for commit in self._search.commits():
-                text = self.policy.text(commit.tokens)
-                value = round(commit.child.value, 6)
-                self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
-                yield self._commits[-1]
+            async with aclosing(self._run()) as commits:
+                async for commit in commits:
+                    yield commit
         finally:
             await self._scorer.close()
             await self._session.close()
 
+    async def complete(self, on_commit: OnCommit = lambda commit: None) -> Answer:
+        """Run to the end; return the answer."""
+        async with aclosing(self.commits()) as commits:
+            async for commit in commits:
+                on_commit(commit)
+        return self.answer()
+
     async def pieces(self) -> AsyncGenerator[tuple[str, CommittedText | None], None]:
-        """Run the search; yield text that has become final, with its commit (None: what was held back until the end).
+        """Run; yield text that has become final, with its commit (None: what was held back until the end).
 
         A piece may be empty, where all of a commit's text is held back.
         """
@@ -147,17 +214,20 @@ class Generation:
         if rest:
             yield rest, None
 
-    def answer(self) -> Answer:
-        """Return the answer, or what of it is committed."""
-        usage = self._session.usage + self._scorer.usage
-        cost = {
-            **usage.as_dict(),
-            "simulations": self._search.simulations,
+    def cost(self) -> dict[str, Any]:
+        """Return what it has cost so far."""
+        return {
+            **(self._session.usage + self._scorer.usage).as_dict(),
+            "simulations": self.simulations,
             "evaluations": self._scorer.evaluations,
             "evaluation": self._scorer.usage.as_dict(),
-            "seconds": round(time.perf_counter() - self._started, 3),
+            "seconds": round(self.seconds, 3),
         }
-        finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
-        # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
-        text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
-        return Answer(text, finish, tuple(self._commits), cost, tokens)
+
+    @abstractmethod
+    def _run(self) -> AsyncGenerator[CommittedText, None]:
+        """Answer; yield each committed token set."""
+
+    @abstractmethod
+    def answer(self) -> Answer:
+        """Return the answer, or what of it is final."""

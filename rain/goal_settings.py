@@ -21,6 +21,8 @@ def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, A
     if task:
         return make_settings(load(task), given)
     found = load_goal(goal or DEFAULT_GOAL)
+    if given.get("target", found.name) != found.name:
+        raise RainError(f"the goal is {found.name}, the target {given['target']!r}; give one goal and no target")
     base = load(found.task)
     return make_settings(base, {**({"target": found.name} if base.targets else {}), **given})
 

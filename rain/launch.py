@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.aligner import error_record
+from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.costs import summary_table
 from rain.data.datasets import Prompt, read_prompts, select_prompts
@@ -28,7 +29,7 @@ from rain.pool.ray_launcher import RayLauncher
 from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Job
 from rain.progress import Progress, example_answers
-from rain.results.inputs import Inputs, digest, fingerprint
+from rain.results.inputs import Inputs, fingerprint
 from rain.results.jsonl import Record
 from rain.results.run_dir import RunDir, iter_results
 from rain.settings import CONFIGS, Settings, make_settings, task_defaults
@@ -87,7 +88,7 @@ class Run:
         count_tokens = token_counter(model.modelname)
         self.settings = settings
         self.prompts = select_prompts(everything, source, task.reader, run.s, run.e, count_tokens)
-        prompts = {prompt.id: digest(prompt.extra) for prompt in everything}
+        prompts = {prompt.id: digest(prompt.extra) if prompt.extra else "" for prompt in everything}
         files = model_files(settings)
         self.inputs = Inputs(run.dataset, prompts, fingerprint(files) if files else "")
         self.launcher = open_launcher(settings)

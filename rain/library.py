@@ -11,7 +11,7 @@ import hashlib
 import json
 import queue
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -40,6 +40,9 @@ from rain.text import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+LOADED_ALREADY = ("engine", "modelname", "dtype", "quantization", "device_map", "base_url")
+"""Settings that say how a model is loaded."""
+
 Prompt = str | Sequence[Message] | Tokens
 """A question, a conversation, or the token ids of a prompt."""
 
@@ -57,7 +60,8 @@ class Rain:
         search: the constants of the search.
         concurrency: maximum searches at once.
         progress: whether lists of prompts show a bar; None: on a terminal.
-        settings: any other flag of the allocation command by its name, such as ``votes="soft"`` or ``dtype="float32"``.
+        settings: any other flag of the allocation command by its name, such as ``votes="soft"``, ``dtype="float32"`` or
+            ``method="best-of-n", n=16`` (docs/methods.md).
 
     Raises:
         RainError: a name is unknown, a value is out of range, or the model cannot be loaded.
@@ -95,7 +99,7 @@ class Rain:
         if notice := made.preset_notice("preset='none'"):
             print(notice, file=sys.stderr)
         self._closed = False
-        engine, tokenizer = _open(made, loaded, tokenizer)
+        engine, tokenizer = _open(made, settings, loaded, tokenizer)
         self._thread = LoopThread()
         try:
             chats = not task and "chat_template" not in settings and load_goal(goal or DEFAULT_GOAL).chat
@@ -118,7 +122,7 @@ class Rain:
 
         Args:
             prompts: a prompt (str, conversation, token ids) gives an ``Answer``; a list of prompts gives a list.
-            options: seed, max_new_tokens (instead of those of the object), budget (a ``Budget``).
+            options: seed, max_new_tokens, budget (a ``Budget``), each instead of that of the object.
 
         Raises:
             RainError: a prompt is empty or too long.
@@ -130,7 +134,10 @@ class Rain:
         return await asyncio.wrap_future(self._thread.submit(self._generate(prompts, options)))
 
     def baseline(self, prompts: Any, **options: Any) -> Any:
-        """Answer by greedy decoding: what the model says without RAIN; arguments as for ``generate``."""
+        """Answer by greedy decoding: what the model says without RAIN; arguments as for ``generate``.
+
+        A budget is kept too; that of the settings is for ``generate`` alone.
+        """
         return self._thread.run(self._generate(prompts, options, baseline=True))
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
@@ -227,7 +234,7 @@ class Rain:
     async def _answer(self, prompt: Prompt, options: Mapping[str, Any], baseline: bool) -> Answer:
         prepared, budget = self._prepare(prompt, **options)
         if baseline:
-            return await self.aligner.generate_baseline(prepared)
+            return await self.aligner.generate_baseline(prepared, budget=budget)
         return await self.aligner.generate(prepared, budget=budget)
 
     def _prepare(
@@ -265,10 +272,13 @@ def _is_one(prompts: Any) -> bool:
     return isinstance(prompts, Sequence) and bool(prompts) and all(isinstance(each, Mapping) for each in prompts)
 
 
-def _open(made: Settings, loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:
+def _open(made: Settings, given: Collection[str], loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:
     """Return the engine and its tokenizer."""
     if loaded is None:
         return open_engine(made.aligner.model, made.placement)
     if tokenizer is None:
         raise RainError("a loaded model needs its tokenizer: Rain(model, tokenizer)")
+    for name in LOADED_ALREADY:
+        if name in given:
+            raise RainError(f"{name} cannot be chosen for a model that is loaded already; leave it out")
     return open_loaded(loaded, tokenizer, made.placement), tokenizer

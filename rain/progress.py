@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from rain.methods.config import method_title
 from rain.pool.worker import Event
 from rain.results.jsonl import Record
 from rain.terminal import printable, say
@@ -57,7 +58,8 @@ class Progress:
             text = f"worker {event.worker} {event.data}; its prompts will be retried"
             self._write(printable(text), sys.stderr)
         elapsed = self.bar.format_dict["elapsed"] or 1
-        self.bar.set_postfix_str(f"{self.simulations / elapsed:.1f} simulations/s", refresh=False)
+        speed = f"{self.simulations / elapsed:.1f} simulations/s" if self.simulations else ""
+        self.bar.set_postfix_str(speed, refresh=False)
         self.bar.update(event.kind in ("done", "failed"))
 
     def _write(self, text: str, stream: TextIO) -> None:
@@ -82,8 +84,8 @@ def example_answers(records: Iterable[Record]) -> str:
             break
     if not record:
         return ""
-    texts = {"prompt": record["question"], "plain": record["pa"], "RAIN": record["raina"]}
-    return "\n".join(_shortened(f"{name + ':':8}", text) for name, text in texts.items())
+    texts = {"prompt": record["question"], "plain": record["pa"], method_title(record): record["raina"]}
+    return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts.items())
 
 
 def _shortened(label: str, text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rain.core.config import RainConfig
+from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.core.fields import flag, setting, validate
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
@@ -20,6 +21,7 @@ from rain.evaluators.labels import EvaluationConfig, read_calibration
 from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import build
+from rain.methods.config import MethodConfig
 from rain.prompts import PromptFile
 from rain.tasks.task import Task
 
@@ -87,7 +89,7 @@ class AlignerConfig:
     Attributes:
         task: whose stop rules hold.
         model: what answers.
-        prompting, evaluation, search: settings by subject.
+        method, prompting, evaluation, search: settings by subject.
         evaluators: what scores texts.
         template: what the model is asked about its text.
         prompt_file: the format of a question; None: the model's chat template.
@@ -95,6 +97,7 @@ class AlignerConfig:
 
     task: Task
     model: ModelConfig
+    method: MethodConfig
     prompting: PromptingConfig
     evaluation: EvaluationConfig
     search: RainConfig
@@ -113,17 +116,13 @@ class AlignerConfig:
         parts = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
         task = {name: getattr(self.task, name) for name in TASK_RULES}
         template, prompt_file = dataclasses.asdict(self.template), self.prompt_file
-        texts = {"template": _digest(template), "prompt_file": _digest(prompt_file) if prompt_file else None}
+        texts = {"template": digest(template), "prompt_file": digest(prompt_file) if prompt_file else None}
         names = {"evaluators": [describe(spec) for spec in self.evaluators], "template_name": template["name"]}
         return {"task": self.task.name, "rules": task, **parts, **names, **texts}
 
 
-PARTS = ("model", "prompting", "evaluation", "search")
-TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+PARTS = ("model", "method", "prompting", "evaluation", "search")
+TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop", "aim")
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,7 @@ CONFIGS: tuple[tuple[type[Any], str], ...] = (
     (RunConfig, "run"),
     (ModelConfig, "model"),
     (PlacementConfig, "placement"),
+    (MethodConfig, "method"),
     (PromptingConfig, "prompting"),
     (SourcesConfig, "evaluation sources"),
     (EvaluationConfig, "evaluation"),
@@ -185,7 +185,8 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     preset = {name: value for name, value in preset.items() if name not in given}
     layers: list[Mapping[str, Any]] = [_in_folder(task, task_defaults(task)), _resolve_target(task, given)]
     layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
-    sources = build(SourcesConfig, *layers)
+    sources, method = build(SourcesConfig, *layers), build(MethodConfig, *layers)
+    method.check(given, task.name, task.aim)
     prompting = build(PromptingConfig, *layers)
     prompt_file = None if prompting.chat_template else load_prompt(task.path(task.prompt))
     template = Template.from_file(template_path(task, sources.templates))
@@ -196,6 +197,7 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     aligner = AlignerConfig(
         task=task,
         model=build(ModelConfig, *layers),
+        method=method,
         prompting=prompting,
         evaluation=build(EvaluationConfig, *layers),
         search=build(RainConfig, *layers),

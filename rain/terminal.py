@@ -25,7 +25,7 @@ def escape_unencodable() -> None:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line; if nobody reads the stream any more (`| head`), it is dropped, and the work goes on."""
+    """Print a line; if nobody reads the stream any more (`| head`), it is dropped, and the work continues."""
     stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)

@@ -30,6 +30,9 @@ class RainConfig:
     extra_simulations: int = setting(
         15, "minimum number of new simulations when a subtree becomes the root (count)", low=1, high=10**6
     )
+    early_share: float = setting(
+        0.0, "each token set gets this share fewer simulations than the one before, of the same total", low=0, high=0.9
+    )
     candidates: int = setting(10, "q: maximum children per expansion (count)", low=1, high=1000)
     max_draws: int = setting(
         9, "maximum draws for the q - 1 sampled candidates (count; AdvBench: 19)", low=0, high=10**4
@@ -75,6 +78,34 @@ class RainConfig:
         """Return the number of tokens in each child of a leaf at this step (0: root of the first search)."""
         return self.token_set_lengths[min(step, len(self.token_set_lengths) - 1)]
 
+    def new_simulations(self, step: int, longest: int, kept: int) -> int:
+        """Return how many simulations a root may run at most (inner loop of Algorithm 1).
+
+        With ``early_share`` s, maxT and the extra simulations are multiplied by a factor proportional to (1 - s)^step,
+        such that the sum of maxT over the token sets of the longest answer is that of s = 0 (after AdaSearch, arXiv
+        2510.23334). What a root inherits counts towards maxT as ever.
+
+        Args:
+            step: of the root: token sets that are committed already (count).
+            longest: length of the longest answer (tokens).
+            kept: visits that the root inherits (count).
+        """
+        most, extra = self.max_simulations, self.extra_simulations
+        if self.early_share:
+            keep, sets = 1 - self.early_share, self.token_sets(longest)
+            upto = [round(most * sets * (1 - keep**count) / (1 - keep**sets)) for count in (step, step + 1)]
+            most = upto[1] - upto[0]
+            extra = max(1, round(extra * most / self.max_simulations))
+        return max(most, kept + extra) - kept
+
+    def token_sets(self, length: int) -> int:
+        """Return how many token sets make an answer of so many tokens."""
+        sets = 0
+        while length > 0:
+            length -= self.token_set_length(sets)
+            sets += 1
+        return sets
+
     def limit(self, prompt_length: int) -> int:
         """Return the length in tokens, prompt included, at which a response to this prompt ends."""
         return min(self.maxlen, prompt_length + self.max_new_tokens) if self.max_new_tokens else self.maxlen
@@ -96,6 +127,27 @@ class Budget:
 
     def __post_init__(self) -> None:
         validate(self)
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``tokens=N,seconds=N,simulations=N``, any of them; an empty text means no limit.
+
+        Raises:
+            RainError: it is written otherwise, or a limit is not above 0.
+        """
+        limits: dict[str, float] = {}
+        try:
+            for part in text.split(",") if text else ():
+                name, _, value = part.strip().partition("=")
+                limit = {"simulations": int, "tokens": int, "seconds": float}[name](value)
+                if name in limits or not 0 < limit < float("inf"):
+                    raise ValueError
+                limits[name] = limit
+        except (KeyError, ValueError):
+            raise RainError(
+                f"--budget is {text!r}; it must be tokens=N, seconds=N or simulations=N, each once, commas in between"
+            ) from None
+        return cls(**limits)  # type: ignore[arg-type]
 
     def spent(self, simulations: int, tokens: int, seconds: float) -> bool:
         """Tell whether any of the limits has been reached."""

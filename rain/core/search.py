@@ -14,11 +14,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Session
 from rain.core.problem import SearchInputs, request_seed
@@ -120,7 +120,8 @@ class Search:
     async def _search_root(self) -> bool:
         """Simulate until a child is good and visited enough, or maxT is reached (inner loop); False: out of budget."""
         config, kept = self.config, self.root.visits
-        for _ in range(max(config.max_simulations, kept + config.extra_simulations) - kept):
+        longest = self.limit - len(self.inputs.prompt)
+        for _ in range(config.new_simulations(self.root.step, longest, kept)):
             if self.out_of_budget():
                 return False
             await self._simulate()
@@ -136,7 +137,7 @@ class Search:
             await self._expand(path[-1], prefix)
         sequence = prefix + await self._rollout(prefix)
         spans = self._spans(path, sequence)
-        score, embeddings = await asyncio.gather(
+        score, embeddings = await gather_or_cancel(
             self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
         )
         backward(path, score, embeddings, self.config)

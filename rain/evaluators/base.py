@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
 from rain.text import TextStopPolicy
@@ -138,7 +138,7 @@ class WorstScorer(SearchScorer):
         return evidence(await self._smallest(response))
 
     async def _smallest(self, response: Tokens) -> float:
-        scores = await asyncio.gather(*(scorer.score(response) for scorer in self.scorers))
+        scores: list[float] = await gather_or_cancel(*(scorer.score(response) for scorer in self.scorers))
         self.evaluations = sum(scorer.evaluations for scorer in self.scorers)
         self.usage = sum((scorer.usage for scorer in self.scorers), Usage())
         return min(scores)
@@ -152,3 +152,19 @@ class WorstScorer(SearchScorer):
         """Close all."""
         for scorer in self.scorers:
             await scorer.close()
+
+
+class NoEvaluator(Evaluator):
+    """For answers whose value nobody asks: every text has value 0, and nothing is computed."""
+
+    def search(self, context: SearchContext) -> SearchScorer:
+        """Return the scorer of one search."""
+        return NoScorer()
+
+
+class NoScorer(SearchScorer):
+    """See ``NoEvaluator``."""
+
+    async def score(self, response: Tokens) -> float:
+        """Return 0."""
+        return 0.0

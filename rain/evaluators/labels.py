@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
@@ -146,7 +147,7 @@ class SelfEvalPrompt:
 
     async def read(self, session: Session, context: Tokens, response: Tokens) -> LabelScores:
         """Ask every question about a response at once."""
-        answers = await asyncio.gather(
+        answers = await gather_or_cancel(
             *(
                 session.next_logprobs(context + response + prompt.tail, ids=(*prompt.positive, *prompt.negative))
                 for prompt in self.label_prompts

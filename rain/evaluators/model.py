@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 
+from rain.core.digest import digest
 from rain.core.engine import Engine, Session
 from rain.core.types import Tokens
 from rain.evaluators.base import SearchContext, evidence
@@ -29,8 +28,7 @@ class ModelSpec:
     base_url: str = ""
 
     def __str__(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self.template), sort_keys=True).encode()).hexdigest()[:16]
-        return f"model:{self.name} {digest}"
+        return f"model:{self.name} {digest(asdict(self.template))}"
 
 
 class ModelEvaluator(LabelEvaluator):

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from rain.core.digest import digest
 from rain.core.engine import Engine, ReadOut
 from rain.core.errors import RainError
 from rain.core.types import Tokens
@@ -98,7 +99,7 @@ class ReadOutFile:
 
 def prompt_format(prompt_file: Any) -> str:
     """Return the name of a prompt format: the chat template, or the digest of a prompt file's texts."""
-    return CHAT if prompt_file is None else hashlib.sha256(json.dumps(prompt_file).encode()).hexdigest()[:16]
+    return CHAT if prompt_file is None else digest(prompt_file)
 
 
 class ReadOutEvaluator(Evaluator):

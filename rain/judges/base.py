@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.engines.registry import ENGINES
@@ -50,7 +49,7 @@ class Query:
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change whenever anything shown to the judge changes."""
         shown = [self.question, self.response, self.other, self.right, self.wrong]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+        return digest(shown)
 
 
 def _valid(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -35,11 +34,6 @@ class Inputs:
         lines = "".join(f"{id} {digest}\n" for id, digest in self.prompts.items())
         data = {"source": self.source, "prompts": len(self.prompts), "sha256": _sha256([lines.encode()])}
         return {"data": data, "weights": self.weights, "versions": _versions("rain", "torch", "transformers")}
-
-
-def digest(extra: Mapping[str, Any]) -> str:
-    """Return a short digest of a prompt's further fields, such as reference answers."""
-    return _sha256([json.dumps(extra, sort_keys=True).encode()])[:16] if extra else ""
 
 
 def fingerprint(model: Path | str) -> str:

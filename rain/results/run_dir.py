@@ -90,7 +90,7 @@ class RunDir:
         self._put(file, encode_json(new, indent=2) + b"\n")
 
     def _put(self, file: Path, data: bytes) -> None:
-        """Write a file unless it is there: to go on, a full disk needs no room for what is the same."""
+        """Write a file unless it is there: a resumed run on a full disk needs no room for what is the same."""
         if not file.exists() or file.read_bytes() != data:
             write_atomic(file, data)
 

@@ -27,6 +27,7 @@ class Task:
         to_end: roll out to the end of the response instead of the next pause.
         rollout_limit: maximum length of a rollout (tokens); 0: as long as the response may be.
         cut_after_full_stop: judge a response only up to its last full stop.
+        aim: what an answer must be, for the methods that tell the model so; empty: its answers continue a text.
         targets: goals that --target offers, the first by default; the second inverts the scores.
         presets: settings by model name that replace defaults; they are printed and recorded. Files in them are paths
             relative to ``folder``.
@@ -43,6 +44,7 @@ class Task:
     to_end: bool = False
     rollout_limit: int = 0
     cut_after_full_stop: bool = False
+    aim: str = ""
     targets: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

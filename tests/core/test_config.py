@@ -52,6 +52,33 @@ def test_a_budget_is_spent_once_any_of_its_limits_is_reached():
     assert [budget.spent(10, 0, 0), budget.spent(0, 1000, 0), budget.spent(0, 0, 2.5)] == [True] * 3
 
 
+def test_an_early_share_moves_simulations_to_the_first_token_sets_and_keeps_their_sum():
+    even, early = RainConfig(), RainConfig(early_share=0.5)
+    assert [even.token_sets(length) for length in (1, 3, 7, 8, 17, 18)] == [1, 2, 3, 4, 4, 5]
+    assert [even.new_simulations(step, 17, 0) for step in range(4)] == [50] * 4
+    assert [early.new_simulations(step, 17, 0) for step in range(4)] == [107, 53, 27, 13]  # 200 x 8/15, 4/15, ...
+    for share in (0.1, 0.37, 0.9):
+        limits = [RainConfig(early_share=share).new_simulations(step, 96, 0) for step in range(12)]
+        assert sum(limits) >= 50 * 12 and limits == sorted(limits, reverse=True)
+    assert sum(RainConfig(early_share=0.1).new_simulations(step, 96, 0) for step in range(12)) == 50 * 12
+    assert early.new_simulations(1, 17, 45) == 16, "the fifteen extra ones are multiplied alike, by 16/15"
+    assert RainConfig(early_share=0.9).new_simulations(11, 96, 5) == 1, "the last ones get one at least"
+
+
+UNREADABLE = "tokens tokens= tokens=x tokens=-1 tokens=0 words=3 seconds=nan tokens=1,tokens=2 tokens=1;n=2 ,"
+
+
+@pytest.mark.parametrize("text", UNREADABLE.split())
+def test_a_budget_that_cannot_be_read_is_refused(text):
+    with pytest.raises(RainError, match="--budget is"):
+        Budget.parse(text)
+
+
+def test_a_budget_names_any_of_its_limits():
+    assert Budget.parse("") == Budget()
+    assert Budget.parse("tokens=7, seconds=2.5") == Budget(tokens=7, seconds=2.5)
+
+
 @pytest.mark.parametrize("limits", [{"simulations": -1}, {"tokens": -1}, {"seconds": -0.1}, {"seconds": math.nan}])
 def test_a_budget_below_zero_is_refused(limits):
     [name] = limits

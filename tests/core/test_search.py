@@ -108,6 +108,14 @@ def test_a_root_gets_max_simulations_but_at_least_fifteen_new_ones():
     assert 0 < kept[1] < 25  # the visits of 40 simulations were shared, so that max_simulations decides
 
 
+def test_an_early_share_gives_the_first_token_sets_more_simulations():
+    config = small(exploration=1000.0, early_share=0.5, max_new_tokens=17)
+    commits = run_search(search(FakeSession(CHANCES), undecided, config))
+    allowed = [config.new_simulations(c.root.step, 17, c.root.visits - c.simulations) for c in commits]
+    assert [commit.simulations for commit in commits] == allowed
+    assert allowed[0] == 43, "80 simulations in four token sets: 8/15 of them"
+
+
 def test_without_a_good_child_the_most_visited_one_is_committed_in_the_end():
     [commit] = run_search(search(FakeSession(CHANCES), undecided, small()), 1)
     assert commit.child.n == max(child.n for child in commit.root.children)
@@ -287,6 +295,31 @@ def test_errors_of_the_engine_reach_the_caller():
 
     with pytest.raises(MemoryError, match="no more"):
         run_search(search(FakeSession(CHANCES, broken), undecided, small()))
+
+
+def test_an_encoder_that_fails_cancels_the_score_that_nobody_waits_for_any_more():
+    cancelled = []
+
+    async def wait(response):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(response)
+            raise
+
+    async def fail(spans):
+        await asyncio.sleep(0)
+        raise MemoryError("no more")
+
+    run = search(FakeSession(CHANCES), undecided, small())
+    run.inputs.scorer.score, run.inputs.encoder.encode = wait, fail
+
+    async def fails():
+        with pytest.raises(MemoryError, match="no more"):
+            await anext(run.commits())
+        return len(cancelled)
+
+    assert asyncio.run(fails()) == 1
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 7, 25])

@@ -69,6 +69,13 @@ def test_a_loaded_model_needs_its_tokenizer(model):
         Rain(model)
 
 
+@pytest.mark.parametrize("name", ["dtype", "quantization", "engine", "device_map"])
+def test_what_says_how_a_model_is_loaded_is_refused_with_a_loaded_one(name, model, small):
+    value = {"dtype": "float32", "quantization": "none", "engine": "hf", "device_map": "auto"}[name]
+    with pytest.raises(RainError, match=f"{name} cannot be chosen"):
+        Rain(model, Tokenizer(), **small, **{name: value})
+
+
 @pytest.mark.parametrize("prompts", [PROMPTS[0], list(PROMPTS)], ids=["str", "list"])
 def test_generate_leaves_a_model_as_it_was(prompts, model, small):
     text = torch.tensor([list(b"Human: Is it so?")])

@@ -13,7 +13,7 @@ from support.tiny_task import WORDS, saved
 from rain import Answer, Budget, Rain, RainConfig, RainError
 from rain.engines.toy import EOS, ToyTokenizer
 
-QUESTIONS = ["Is the sea salty?", "Why", "How do I mend a bicycle?"]
+QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
 NO_SCORE = {"scorer": lambda prompt, text: 0.0}
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A"}]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
@@ -179,6 +179,21 @@ def test_a_budget_of_seconds_ends_an_answer(rain, monkeypatch):
     assert 0 < part.cost["simulations"] <= 20
 
 
+def test_a_budget_ends_a_plain_answer_too(rain):
+    whole, prompt = rain.baseline("Why not?"), rain.prepare("Why not?").tokens
+    part = rain.baseline("Why not?", budget=Budget(tokens=len(prompt) + 5))
+    assert (part.finish, len(part.tokens)) == ("budget", 5)
+    assert whole.text.startswith(part.text)
+
+
+def test_a_method_and_a_budget_of_the_settings_are_those_of_every_answer(open_rain):
+    rain = open_rain(method="best-of-n", n=5, budget="simulations=3", **NO_SCORE)
+    assert (rain.generate("Why?").finish, len(rain.generate("Why?").drafts)) == ("budget", 3)
+    assert len(rain.generate("Why?", budget=Budget()).drafts) == 5
+    assert list(rain.stream("Why?")) == [rain.generate("Why?").text]
+    assert rain.baseline("Why?").finish != "budget"
+
+
 def test_a_scorer_of_ones_own_steers_the_text(open_rain):
     def many(letter):
         return lambda prompt, text: min(1.0, text.count(letter) / 4) if prompt == "Why?" else math.nan
@@ -245,6 +260,8 @@ def test_goals_and_tasks_choose_template_and_rules(open_rain):
         ({"goal": "rude"}, "rude"),
         ({"task": "x"}, "'x'"),
         ({"goal": "positive", "task": "hh"}, "both"),
+        ({"goal": "positive", "target": "negative"}, "target 'negative'"),
+        ({"goal": "harmless", "target": "kind"}, "target 'kind'"),
     ):
         with pytest.raises(RainError, match=named):
             open_rain(**wrong)

@@ -13,7 +13,7 @@ from support.tiny_task import WORDS, saved
 
 from rain import RainError
 
-QUESTIONS = ["Is the sea salty?", "Why", "How do I mend a bicycle?"]
+QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
 
 
 def decided(answer):

@@ -8,7 +8,7 @@ import pytest
 from support.commands import save_questions
 from support.tiny_task import LETTERS, saved
 
-QUESTIONS = ["Is the sea salty?", "Why", "How do I mend a bike?", "Human: what?", "What is kind?", "\u00fc \U0001f600?"]
+QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bike?", "Human: what?", "What is kind?", "\u00fc \U0001f600?"]
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path,
     flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
     assert allocate(*flags, "--s", 2, "--e", 4).returncode == 0
     part = answers(tmp_path / "out")
-    assert [record["question"] for record in part.values()] == ["How do I mend a bike?", "Human: what?"]
+    assert [record["question"] for record in part.values()] == ["How do I fix a bike?", "Human: what?"]
     done = allocate(*flags)
     assert done.returncode == 0 and "2 of 6 prompts are done already" in done.stdout
     whole = answers(tmp_path / "out")
@@ -315,7 +315,7 @@ def test_edited_rows_of_a_data_set_are_done_again_and_old_records_left_out(
 ) -> None:
     flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
     assert allocate(*flags, "--e", 3).returncode == 0
-    save_questions(data, ["Is the sea salty?", "Why not", "How do I mend a bike?"])
+    save_questions(data, ["Is the sea salty?", "Why not", "How do I fix a bike?"])
     done = allocate(*flags)
     assert done.returncode == 0 and "2 of 3 prompts are done already" in done.stdout
     assert "left out: records of 1 prompts" in done.stdout and "3 prompts answered, 0 failed" in done.stdout

@@ -16,7 +16,7 @@ from rain.engines.toy import ToyEngine, ToyTokenizer
 QUESTIONS = [
     "Is the sea salty?",
     "Is the sea salt?",
-    "How do I mend a bicycle",
+    "How do I fix a bicycle",
     "Why",
     "What is kind? (A) me (B) you",
     "Say: The answer is: (A",

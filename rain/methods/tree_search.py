@@ -1,0 +1,50 @@
+"""``rain``: the search of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from rain.core.config import Budget
+from rain.core.problem import SearchInputs
+from rain.core.search import Search
+from rain.core.types import Tokens
+from rain.generation import Answer, CommittedText, Generation, Parts, PreparedPrompt
+from rain.text import SpanEncoder
+
+
+class TreeSearch(Generation):
+    """An answer that is committed token set by token set."""
+
+    def __init__(self, parts: Parts, prompt: PreparedPrompt, budget: Budget) -> None:
+        super().__init__(parts, prompt, budget)
+        self._commits: list[CommittedText] = []
+        encoder = SpanEncoder(parts.encoder, self.policy.text)
+        inputs = SearchInputs(prompt.tokens, self.key, self._scorer, encoder, self.policy)
+        self._search = Search(
+            inputs, self._session, prompt.search, eager=parts.eager, out_of_budget=self.out_of_budget
+        )
+
+    @property
+    def simulations(self) -> int:
+        """See ``Generation``."""
+        return self._search.simulations
+
+    @property
+    def tokens(self) -> Tokens:
+        """The committed ids, up to the response's limit."""
+        start = len(self.prompt.tokens)
+        return self._search.prefix[start : self.prompt.search.limit(start)]
+
+    async def _run(self) -> AsyncGenerator[CommittedText, None]:
+        async for commit in self._search.commits():
+            text = self.policy.text(commit.tokens)
+            value = round(commit.child.value, 6)
+            self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
+            yield self._commits[-1]
+
+    def answer(self) -> Answer:
+        """Return the answer, or what of it is committed."""
+        finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
+        # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
+        text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
+        return Answer(text, finish, tuple(self._commits), self.cost(), tokens)
