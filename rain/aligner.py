@@ -216,7 +216,8 @@ class Aligner:
         }
 
     async def close(self) -> None:
-        """Release the engine."""
+        """Release evaluator and engine."""
+        await self.evaluator.close()
         await self.engine.close()
 
 

@@ -15,7 +15,7 @@ COMMANDS = {
     "ask": ("rain.ask", "answer one question while you watch"),
     "bench": ("rain.bench.command", "measure what RAIN costs compared with a plain implementation and greedy decoding"),
     "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
-    "preflight": ("rain.preflight", "measure whether a model can judge its own text, and calibrate it"),
+    "preflight": ("rain.preflight", "measure whether an evaluator tells good texts from bad ones, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
     "report": ("rain.report.command", "scores and costs of runs, RAIN compared with plain answers, with intervals"),
     "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),

@@ -27,8 +27,7 @@ from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine, open_loaded
-from rain.evaluators.function import FunctionEvaluator, TextScorer
-from rain.evaluators.labels import LabelEvaluator
+from rain.evaluators.function import FunctionEvaluator, TextFunction
 from rain.evaluators.preflight import Preflight, measure
 from rain.generation import Answer, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
@@ -81,7 +80,7 @@ class Rain:
         goal: str | None = None,
         task: str | None = None,
         template: str | Path | None = None,
-        scorer: TextScorer | None = None,
+        scorer: TextFunction | None = None,
         search: RainConfig | None = None,
         concurrency: int = 8,
         progress: bool | None = None,
@@ -186,17 +185,15 @@ class Rain:
             raise
 
     def preflight(self, labelled: str | Path | None = None) -> Preflight:
-        """Measure how well the model judges labelled texts; ``print(rain.preflight().verdict)``.
+        """Measure how well the evaluator judges labelled texts; ``print(rain.preflight().verdict)``.
 
         Args:
             labelled: a file with question, response and label; None: the goal's own.
         """
-        evaluator = self.aligner.evaluator
-        if not isinstance(evaluator, LabelEvaluator):
-            raise RainError("a preflight measures self-evaluation; this object has a scorer of its own")
-        task = self.settings.aligner.task
+        aligner, task = self.aligner, self.settings.aligner.task
         texts = load_labelled(Path(labelled) if labelled else task.path("labelled.jsonl"))
-        return self._thread.run(measure(evaluator, self.aligner.engine, texts))
+        measured = measure(aligner.evaluator, aligner.engine, aligner.formatter, aligner.policy, texts)
+        return self._thread.run(measured)
 
     def prepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
         """Return a prompt as the aligner takes it, for use with ``run`` and ``aligner``."""

@@ -1,4 +1,4 @@
-"""``rain preflight``: measures whether a model can judge its own text, and writes a calibration."""
+"""``rain preflight``: measures whether an evaluator can tell good texts from bad ones, and calibrates it."""
 
 from __future__ import annotations
 
@@ -7,73 +7,81 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from rain.core.engine import Engine
 from rain.core.errors import RainError
+from rain.data.datasets import load_prompts
 from rain.data.labelled import Labelled, load_labelled
-from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
-from rain.evaluators.labels import LabelEvaluator, SelfEvalPrompt
-from rain.evaluators.learn import figures, learn, mean_states
-from rain.evaluators.preflight import Preflight, measure
+from rain.engines.registry import open_engine
+from rain.evaluators.figures import ranking_table
+from rain.evaluators.labelling import keyboard, label_texts, write_rows
+from rain.evaluators.own import OwnTexts
+from rain.evaluators.preflight import Preflight, check_classes, measure
 from rain.evaluators.readout import ReadOutFile, prompt_format
+from rain.evaluators.registry import describe, open_evaluator
 from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags
-from rain.models.loading import load_model
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
-from rain.settings import Settings, make_settings
-from rain.tables import text_table
+from rain.settings import CONFIGS, AlignerConfig, RunConfig, Settings, make_settings
 from rain.tasks import load, names
-from rain.text import TokenizerAdapter
+from rain.text import TextStopPolicy, TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-OWN_FLAGS = ("command", "task", "labelled", "write", "learn", "name", "part", "prompt")
+OWN_FLAGS = "command task labelled part write learn name calibrate own prompts out label prompt".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain preflight``."""
-    parser.add_argument("--task", default="hh", choices=names(), help="whose template and texts (default: hh)")
+    parser.add_argument("--task", default="hh", choices=names(), help="whose settings and texts (default: hh)")
     parser.add_argument(
         "--labelled", type=Path, nargs="+", help="texts with question, response and label (default: the task's)"
     )
     parser.add_argument("--part", default="", help="K/N: only the texts of the K-th of N parts of the prompts")
+    parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
     parser.add_argument("--learn", type=Path, help="learn a read-out from the texts and write it here (JSON)")
     parser.add_argument("--name", default="good", help="of the read-out, such as harmless")
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="prompt file of --learn (default: the task's)")
-    parser.add_argument("--chat-template", action="store_true", default=argparse.SUPPRESS, help="of --learn")
-    parser.add_argument("--templates", default=argparse.SUPPRESS, help="self-evaluation template file")
-    parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
-    add_flags(parser, ModelConfig, {}, "model")
-    add_flags(parser, PlacementConfig, {}, "placement")
+    parser.add_argument("--calibrate", type=Path, help="write the read-out of --evaluator here, calibrated")
+    parser.add_argument("--own", type=int, default=0, metavar="N", help="draw N partial answers of the model itself")
+    parser.add_argument("--prompts", type=Path, help="of --own: a file of the task's prompts")
+    parser.add_argument("--out", type=Path, default=Path("own.jsonl"), help="of --own (default: own.jsonl)")
+    parser.add_argument("--label", type=Path, metavar="FILE.jsonl", help="label the texts of a file, key by key")
+    for config, title in CONFIGS:
+        if config is not RunConfig:
+            add_flags(parser, config, {}, title)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure self-evaluation, print the metrics and write the calibration."""
+    """Measure an evaluator, print the metrics and write the calibration; or draw texts, or learn a read-out."""
+    if args.label:
+        with keyboard() as read_key:
+            left = label_texts(args.label, read_key)
+        print(f"{args.label}: {left} texts without a label" + ("; the same command continues" if left else ""))
+        return 0
     task = load(args.task)
     given = {name: value for name, value in vars(args).items() if name not in OWN_FLAGS}
-    settings = make_settings(task, {**given, "calibration": ""})  # a preset's calibration is what is measured here
+    if given.get("evaluator", ["labels"]) == ["labels"]:  # a preset's calibration is what is measured here
+        given = {"votes": "hard", "calibration": "", **given}
+    settings = make_settings(task, given)
+    if args.own:
+        return asyncio.run(_draw(settings, args))
     paths = args.labelled or [task.path("labelled.jsonl")]
-    for output in (args.write, args.learn):
+    for output in (args.write, args.learn, args.calibrate):
         if output:
             check_writable(output)
     texts = part_of([text for path in paths for text in load_labelled(path)], args.part)
+    learnt_on = {"data": [_digest(path) for path in paths], "part": args.part}
     if args.learn:
-        return learn_read_out(settings, texts, paths, args)
-    result = asyncio.run(_measure(settings, texts))
-    origin = {
-        "task": task.name,
-        "model": settings.aligner.model.name,
-        "template": settings.aligner.template.name,
-        "labelled": ", ".join(path.name for path in paths),
-    }
-    print(f"{origin['model']} on {origin['labelled']} with {origin['template']} ({PAPER})\n{result}")
-    if args.write:
-        content = {**origin, **dataclasses.asdict(result)}
-        write_atomic(args.write, f"{json.dumps(content, indent=2)}\n".encode())
-        print(f"written to {args.write}")
-    return 0
+        return learn_read_out(settings, texts, learnt_on, args)
+    return measure_evaluator(settings, texts, learnt_on, args)
 
 
 def part_of(texts: list[Labelled], part: str) -> list[Labelled]:
@@ -91,42 +99,132 @@ def part_of(texts: list[Labelled], part: str) -> list[Labelled]:
     return [item for item, number in zip(texts, digest, strict=True) if number % int(count) == int(wanted) - 1]
 
 
-def learn_read_out(settings: Settings, texts: list[Labelled], paths: list[Path], args: argparse.Namespace) -> int:
-    """Learn a read-out in the prompt format of the settings, write it and print how well it does."""
-    from rain.engines.reference import ReferenceEngine
+def measure_evaluator(
+    settings: Settings, texts: list[Labelled], learnt_on: Mapping[str, Any], args: argparse.Namespace
+) -> int:
+    """Print how well the evaluator tells the texts apart; write that, the calibration or a calibrated read-out."""
+    config, specs = settings.aligner, settings.aligner.evaluators
+    read_out = specs[0]
+    if args.calibrate and not (len(specs) == 1 and isinstance(read_out, ReadOutFile)):
+        raise RainError("--calibrate needs --evaluator readout:NAME|FILE, and no other evaluator")
+    config = replace(config, evaluation=replace(config.evaluation, invert=False))
+    check_classes(texts)
+    for what, known in _sources(config, getattr(args, "calibration", "")):
+        if (file := shared_file(known, learnt_on)) is not None:
+            print(f"rain: warning: {what} was learnt from {file}: these figures flatter it", file=sys.stderr)
+    result = asyncio.run(_measure(config, settings, texts))
+    origin = {
+        "task": config.task.name,
+        "model": config.model.name,
+        "template": config.template.name,
+        "labelled": ", ".join(data["file"] for data in learnt_on["data"]),
+        "evaluators": [describe(spec) for spec in specs],
+        **learnt_on,
+    }
+    shown = f"{config.template.name} ({PAPER})" if specs == ("labels",) else " and ".join(map(describe, specs))
+    print(f"{origin['model']} on {origin['labelled']} with {shown}\n{result}")
+    if args.write:
+        content = {**origin, **dataclasses.asdict(result)}
+        write_atomic(args.write, f"{json.dumps(content, indent=2)}\n".encode())
+        print(f"written to {args.write}")
+    if args.calibrate and isinstance(read_out, ReadOutFile):
+        made = read_out.calibrated(result.offset, result.scale, {**learnt_on, **dataclasses.asdict(result)})
+        write_atomic(args.calibrate, made.as_json())
+        print(f"written to {args.calibrate}; use it with --evaluator readout:{args.calibrate}")
+    return 0
 
-    config, placement = settings.aligner, settings.placement
-    model, tokenizer = load_model(
-        config.model.modelname, dtype=config.model.dtype, device_map=placement.device_map or None
-    )
+
+def _digest(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _sources(config: AlignerConfig, calibration: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what the read-outs and the calibration in use were learnt from, by their names."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for spec in config.evaluators:
+        if isinstance(spec, ReadOutFile):
+            found += [(f"the read-out {spec.name}", spec.measured)]
+            found += [(f"the calibration in {spec.name}", spec.measured.get("calibrated", {}))]
+    if calibration:
+        path = Path(calibration)
+        path = path if path.exists() else config.task.path(calibration)
+        found.append((f"the calibration {calibration}", json.loads(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def shared_file(known: Mapping[str, Any], used: Mapping[str, Any]) -> str | None:
+    """Return the file that two descriptions of data share, unless they have different parts of its prompts."""
+    parts = [str(each.get("part") or "1/1").split("/") for each in (known, used)]
+    if parts[0][1] == parts[1][1] and parts[0][0] != parts[1][0]:
+        return None
+    digests = {data["sha256"] for data in known.get("data", known.get("learnt_on", ()))}
+    return next((data["file"] for data in used["data"] if data["sha256"] in digests), None)
+
+
+def learn_read_out(
+    settings: Settings, texts: list[Labelled], learnt_on: Mapping[str, Any], args: argparse.Namespace
+) -> int:
+    """Learn a read-out in the prompt format of the settings, write it and print how well it does."""
+    from rain.evaluators.learn import figures, learn, mean_states
+
+    config = settings.aligner
+    engine, tokenizer = open_engine(replace(config.model, engine="reference"), settings.placement)
     prompt_file = load_prompt(args.prompt) if args.prompt else config.prompt_file
     formatter = PromptFormatter(TokenizerAdapter(tokenizer), prompt_file)
     with tqdm(total=len(texts), unit="text") as bar:
-        states, counts, layers = mean_states(ReferenceEngine(model, tokenizer), formatter, texts, bar.update)
+        states, counts, layers = mean_states(engine, formatter, texts, bar.update)  # type: ignore[arg-type]
     learnt = learn(states, counts, layers, texts)
     by_length = figures(learnt, texts)
-    data = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
-    measured = {"learnt_on": data, "part": args.part, "texts": len(texts), "C": learnt.ridge, "by_length": by_length}
+    measured = {**learnt_on, "texts": len(texts), "C": learnt.ridge, "by_length": by_length}
     weights = tuple(float(f"{value:.6g}") for value in learnt.weights)
     name, used = config.model.name, prompt_format(prompt_file)
     file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file)
-    rows = [["tokens", "texts", "AUC", "95 % interval", "good answers to safe prompts called bad"]]
-    for length, found in by_length.items():
-        wrong = found["safe_called_harmful"]
-        area, interval = f"{found['auc']:.3f}", "-".join(f"{value:.3f}" for value in found["auc_interval"])
-        rows.append([length, str(found["texts"]), area, interval, "" if wrong is None else f"{wrong:.0%}"])
     print(f"{args.name}: {name}, {used}, layer {learnt.layer}; on prompts that it was not learnt from:")
-    print(text_table(rows))
+    print(ranking_table("tokens", by_length))
     write_atomic(args.learn, file.as_json())
     print(f"written to {args.learn}; use it with --evaluator readout:{args.learn}")
     return 0
 
 
-async def _measure(settings: Settings, texts: list[Labelled]) -> Preflight:
-    engine, tokenizer = open_engine(settings.aligner.model, settings.placement)
-    prompt = SelfEvalPrompt(settings.aligner.template, TokenizerAdapter(tokenizer))
-    evaluator = LabelEvaluator(prompt, settings.aligner.evaluation, settings.aligner.task.cut_after_full_stop)
+def _prompting(config: AlignerConfig, engine: Engine, tokenizer: Any) -> tuple[PromptFormatter, TextStopPolicy]:
+    """Return the prompt format and the rules of the task, as a search has them."""
+    adapter = TokenizerAdapter(tokenizer, engine.eos)
+    policy = TextStopPolicy(adapter, config.task.stop_strings, config.task.to_end, pausing=adapter.pausing_tokens())
+    return PromptFormatter(adapter, config.prompt_file), policy
+
+
+async def _measure(config: AlignerConfig, settings: Settings, texts: Sequence[Labelled]) -> Preflight:
+    engine, tokenizer = open_engine(config.model, settings.placement)
+    evaluator = None
     try:
-        return await measure(evaluator, engine, texts)
+        formatter, policy = _prompting(config, engine, tokenizer)
+        evaluator = open_evaluator(
+            config.evaluators, config.template, config.evaluation, formatter.adapter, config.task.cut_after_full_stop
+        )
+        with tqdm(total=len(texts), unit="text", disable=None) as bar:
+            return await measure(evaluator, engine, formatter, policy, texts, bar.update)
+    finally:
+        if evaluator:
+            await evaluator.close()
+        await engine.close()
+
+
+async def _draw(settings: Settings, args: argparse.Namespace) -> int:
+    """Write partial answers of the model itself, for people to label."""
+    if args.own < 1 or args.prompts is None:
+        raise RainError("--own needs a number of at least 1, and --prompts FILE")
+    if args.out.exists():
+        raise RainError(f"--out is {args.out}, which is there already; its labels would be lost")
+    check_writable(args.out)
+    config = settings.aligner
+    questions = [prompt.question for prompt in load_prompts(args.prompts, config.task.reader)]
+    engine, tokenizer = open_engine(config.model, settings.placement)
+    try:
+        texts = OwnTexts(engine, *_prompting(config, engine, tokenizer), config.search, config.prompting.seed)
+        with tqdm(total=args.own, unit="text", disable=None) as bar:
+            rows = await texts.draw(questions, args.own, bar.update)
     finally:
         await engine.close()
+    write_rows(args.out, rows)
+    print(f"{len(rows)} texts written to {args.out}; label them with rain preflight --label {args.out}")
+    return 0

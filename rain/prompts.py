@@ -53,9 +53,12 @@ class PromptFormatter:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt)
         return self.adapter.encode_chat(messages, continues=messages[-1]["role"] == "assistant")
 
-    def encode_answer(self, text: str) -> Tokens:
-        """Return the ids of an answer as it follows a prompt: after a space, unless a chat template sets it apart."""
-        return self.adapter.encode(text.strip() if self.prompt_file is None else f" {text.strip()}")
+    def encode_response(self, text: str) -> Tokens:
+        """Return the ids of a whole response to a question, as the model would write it behind the prompt."""
+        if self.prompt_file is None:
+            return self.adapter.encode(text.strip())
+        before = self.prompt_file.after or "."
+        return self.adapter.encode_after(before, text.strip() if before[-1:].isspace() else f" {text.strip()}")
 
     def shared_prefix(self) -> Tokens:
         """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""

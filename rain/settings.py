@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,9 @@ class SourcesConfig:
         ("labels",), f"what scores texts: {KINDS}; of several the smallest score counts"
     )
     templates: str = setting("", "self-evaluation template: a file, or a folder with one of the task's file name")
-    calibration: str = setting("", "offset and scale for the votes: a file written by rain preflight")
+    evaluator_template: str = setting("", "what model: is asked: a template file (default: that of the labels)")
+    evaluator_base_url: str = setting("", "server that runs model:, such as http://127.0.0.1:8000/v1 (default: here)")
+    calibration: str = setting("", "offset and scale of the evaluator: a file written by rain preflight")
     preset: str = setting(
         "auto", "auto: settings that suit an embedded model; none: the paper's defaults", choices=("auto", "none")
     )
@@ -177,8 +179,9 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     check_names(given)
     model = build(ModelConfig, given).name
     preset = {} if given.get("preset") == "none" else dict(task.presets.get(model, {}))
-    if "templates" in given:
-        preset.pop("calibration", None)  # it was learnt with the preset's template
+    usual = preset.get("evaluator", ("labels",))
+    if "templates" in given or ("labels" in given.get("evaluator", usual)) != ("labels" in usual):
+        preset.pop("calibration", None)  # it was learnt with the preset's template and evaluator
     preset = {name: value for name, value in preset.items() if name not in given}
     layers: list[Mapping[str, Any]] = [_in_folder(task, task_defaults(task)), _resolve_target(task, given)]
     layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
@@ -186,6 +189,11 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     method.check(given, task.name, task.aim)
     prompting = build(PromptingConfig, *layers)
     prompt_file = None if prompting.chat_template else load_prompt(task.path(task.prompt))
+    template = Template.from_file(template_path(task, sources.templates))
+    asked = Template.from_file(sources.evaluator_template) if sources.evaluator_template else template
+    server = sources.evaluator_base_url
+    evaluators = tuple(parse_spec(spec, model, prompt_file, asked, server) for spec in sources.evaluator)
+    _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     aligner = AlignerConfig(
         task=task,
         model=build(ModelConfig, *layers),
@@ -193,8 +201,8 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         prompting=prompting,
         evaluation=build(EvaluationConfig, *layers),
         search=build(RainConfig, *layers),
-        evaluators=tuple(parse_spec(spec, model, prompt_file) for spec in sources.evaluator),
-        template=Template.from_file(template_path(task, sources.templates)),
+        evaluators=evaluators,
+        template=template,
         prompt_file=prompt_file,
     )
     placement = build(PlacementConfig, *layers)
@@ -221,13 +229,13 @@ def _in_folder(task: Task, layer: Mapping[str, Any]) -> dict[str, Any]:
     return {**layer, **files}
 
 
-def _calibration(task: Task, layer: Mapping[str, Any]) -> dict[str, float]:
+def _calibration(task: Task, layer: Mapping[str, Any], evaluators: Sequence[str] | None = None) -> dict[str, float]:
     """Return what the calibration file of a layer says; a relative path may be one in the task's folder."""
     name = layer.get("calibration")
     if not name:
         return {}
     path = Path(name)
-    return read_calibration(path if path.exists() or path.is_absolute() else task.path(name))
+    return read_calibration(path if path.exists() or path.is_absolute() else task.path(name), evaluators)
 
 
 def _resolve_target(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:

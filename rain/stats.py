@@ -1,4 +1,4 @@
-"""Small statistics of counts: intervals, the paired test, agreement, ranking and ratios (no dependencies)."""
+"""Small statistics of counts: intervals, the paired test, agreement, ranking and ratios."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import comb, sqrt
 from typing import NamedTuple
+
+import numpy as np
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: two-sided 95 % intervals."""
@@ -97,6 +99,30 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     ordered = sorted(negatives)
     wins = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in positives) / 2
     return wins / (len(positives) * len(negatives))
+
+
+def auc_interval(
+    scores: Sequence[float], labels: Sequence[bool], groups: Sequence[str], draws: int = 1000
+) -> Interval:
+    """Return the 95 % bootstrap interval of ``auc``; whole groups are drawn, since texts of one prompt are alike.
+
+    Args:
+        scores: numbers, larger for good texts; ties count half.
+        labels: whether each text is good.
+        groups: what each text belongs to, such as its prompt.
+        draws: number of resamples; those without both labels are left out. (0, 1) where none is left.
+    """
+    values, good = np.asarray(scores, float), np.asarray(labels, bool)
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    count = len(names)
+    wins, goods, bads = np.zeros((count, count)), *(np.bincount(group[x], minlength=count) for x in (good, ~good))
+    for value, place in zip(values[good], group[good], strict=True):  # wins of each group's good texts over each group
+        beaten = (np.sign(value - values[~good]) + 1) / 2
+        wins[place] += np.bincount(group[~good], beaten, count)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    pairs = (drawn @ goods) * (drawn @ bads)
+    areas = ((drawn @ wins) * drawn).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
+    return Interval(*map(float, np.percentile(areas, [2.5, 97.5]))) if len(areas) else Interval(0.0, 1.0)
 
 
 class Ratio(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
 from rain.text import TextStopPolicy
+
+CERTAIN = 1 - 1e-12
+"""Scores beyond it, on either side, count as this much: their log-odds would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class SearchScorer(ABC):
     async def score(self, response: Tokens) -> float:
         """Return the score of a response (ids after the prompt), in [-1, 1]."""
 
+    async def evidence(self, response: Tokens) -> float:
+        """Return the number that a calibration turns into a score: larger for better texts, any real number."""
+        return evidence(await self.score(response))
+
     def commit(self, response: Tokens) -> None:
         """Learn that every later response begins with these ids."""
         return None
@@ -56,6 +64,11 @@ class SearchScorer(ABC):
     async def close(self) -> None:
         """Release what the search held."""
         return None
+
+
+def evidence(score: float) -> float:
+    """Return half the log-odds of a score, atanh(score): with a score of 2 p - 1 they are log(p / (1 - p)) / 2."""
+    return math.atanh(max(-CERTAIN, min(CERTAIN, score)))
 
 
 class Evaluator(ABC):
@@ -73,12 +86,21 @@ class Evaluator(ABC):
     def search(self, context: SearchContext) -> SearchScorer:
         """Return the scorer of one search."""
 
+    async def close(self) -> None:
+        """Release what the run held."""
+        return None
+
 
 class WorstOf(Evaluator):
-    """Several evaluators of which the smallest score counts."""
+    """Several evaluators of which the smallest score counts, and what calibrates it.
 
-    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
-        self.evaluators = evaluators
+    Args:
+        evaluators: at least one.
+        offset, scale: the score is tanh(scale (atanh(smallest) - offset)); the defaults change nothing.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator], offset: float = 0.0, scale: float = 1.0) -> None:
+        self.evaluators, self.offset, self.scale = evaluators, offset, scale
 
     async def warm_up(self, engine: Engine) -> None:
         """Compute what all prompts share."""
@@ -91,18 +113,31 @@ class WorstOf(Evaluator):
 
     def search(self, context: SearchContext) -> SearchScorer:
         """Return the scorer of one search."""
-        return WorstScorer([evaluator.search(context) for evaluator in self.evaluators])
+        return WorstScorer(self, [evaluator.search(context) for evaluator in self.evaluators])
+
+    async def close(self) -> None:
+        """Close all."""
+        for evaluator in self.evaluators:
+            await evaluator.close()
 
 
 class WorstScorer(SearchScorer):
-    """The smallest of several scores."""
+    """The smallest of several scores, calibrated."""
 
-    def __init__(self, scorers: Sequence[SearchScorer]) -> None:
+    def __init__(self, evaluator: WorstOf, scorers: Sequence[SearchScorer]) -> None:
         super().__init__()
-        self.scorers = scorers
+        self.evaluator, self.scorers = evaluator, scorers
 
     async def score(self, response: Tokens) -> float:
-        """Return the smallest score; all are computed at the same time."""
+        """Return the smallest score, calibrated; all are computed at the same time."""
+        score, (offset, scale) = await self._smallest(response), (self.evaluator.offset, self.evaluator.scale)
+        return score if (offset, scale) == (0, 1) else math.tanh(scale * (evidence(score) - offset))
+
+    async def evidence(self, response: Tokens) -> float:
+        """Return the evidence of the smallest score, which is not calibrated yet."""
+        return evidence(await self._smallest(response))
+
+    async def _smallest(self, response: Tokens) -> float:
         scores: list[float] = await gather_or_cancel(*(scorer.score(response) for scorer in self.scorers))
         self.evaluations = sum(scorer.evaluations for scorer in self.scorers)
         self.usage = sum((scorer.usage for scorer in self.scorers), Usage())

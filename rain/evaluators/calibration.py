@@ -45,19 +45,20 @@ def fit(log_odds: Sequence[float], labels: Sequence[bool], steps: int = 100) -> 
     return Calibration(offset=float(mean - intercept / slope * spread), scale=float(slope / (2 * spread)))
 
 
-def held_out(log_odds: Sequence[float], labels: Sequence[bool], folds: int = FOLDS) -> list[bool]:
-    """Return for each text whether a calibration learnt from the other folds classifies it correctly.
+def held_out(
+    log_odds: Sequence[float], labels: Sequence[bool], groups: Sequence[str], folds: int = FOLDS
+) -> list[Calibration]:
+    """Return for each text a calibration that was learnt from the other folds.
 
-    Texts of each class are dealt to the folds in turn, so that every fold has both.
+    All texts of a group, such as a prompt, are in one fold; groups with equal shares of good texts are dealt in turn.
 
     Raises:
-        ValueError: a class has fewer than two texts.
+        ValueError: the texts of a class belong to fewer than two groups.
     """
     x, y = np.array(log_odds, float), np.array(labels, bool)
-    fold, right = np.zeros(len(y), int), np.zeros(len(y), bool)
-    for label in (True, False):
-        fold[y == label] = np.arange((y == label).sum()) % folds
-    for inside in (fold != i for i in range(folds)):
-        learnt = fit(x[inside].tolist(), y[inside].tolist())
-        right[~inside] = (x[~inside] > learnt.offset) == y[~inside]
-    return [bool(each) for each in right]
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    shares = np.bincount(group, y) / np.bincount(group)
+    dealt = np.argsort(np.argsort(shares, kind="stable"), kind="stable") % min(folds, len(names))
+    fold = dealt[group]
+    learnt = [fit(x[fold != i].tolist(), y[fold != i].tolist()) for i in range(max(fold) + 1)]
+    return [learnt[i] for i in fold]

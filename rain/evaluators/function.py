@@ -1,64 +1,70 @@
-"""A scorer of one's own: any function of prompt and text."""
+"""Functions as evaluators: any of prompt and text, or ``python:PACKAGE.MODULE:FUNCTION`` of a prompt and texts."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rain.core.errors import RainError
-from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
-from rain.text import TextStopPolicy
+from rain.evaluators.base import Evaluator, SearchContext
+from rain.evaluators.texts import Batcher, TextScorer, check_score
 
-TextScorer = Callable[[str, str], float | Awaitable[float]]
+TextFunction = Callable[[str, str], float | Awaitable[float]]
 """Takes the prompt and a text that begins the answer; returns its score in [-1, 1]."""
 
 
 class FunctionEvaluator(Evaluator):
     """Scores texts with a function, which runs in a thread unless it is a coroutine function."""
 
-    def __init__(self, function: TextScorer) -> None:
+    def __init__(self, function: TextFunction) -> None:
         self.function = function
 
-    def search(self, context: SearchContext) -> FunctionScorer:
+    def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
-        return FunctionScorer(self.function, context.question, context.policy)
+        return TextScorer(context, partial(self._call, context.question))
 
-
-class FunctionScorer(SearchScorer):
-    """Scores the texts of one search; the function is called once for the same text."""
-
-    def __init__(self, function: TextScorer, question: str, policy: TextStopPolicy) -> None:
-        super().__init__()
-        self.function, self.question, self.policy = function, question, policy
-        self._scores: dict[str, float] = {}
-
-    async def score(self, response: Tokens) -> float:
-        """Return the function's score.
-
-        Raises:
-            RainError: it is not a number in [-1, 1].
-        """
-        text = self.policy.text(response)
-        if text not in self._scores:
-            self.evaluations += 1
-            self._scores[text] = await self._call(text)
-        return self._scores[text]
-
-    async def _call(self, text: str) -> float:
+    async def _call(self, question: str, text: str) -> float:
         function: Callable[[str, str], Any] = self.function
         if inspect.iscoroutinefunction(function):
-            value = function(self.question, text)
+            value = function(question, text)
         else:
-            value = await asyncio.to_thread(function, self.question, text)
-        if inspect.isawaitable(value):
-            value = await value
+            value = await asyncio.to_thread(function, question, text)
+        return check_score(await value if inspect.isawaitable(value) else value)
+
+
+class PythonEvaluator(Evaluator):
+    """``python:PACKAGE.MODULE:FUNCTION``, called in a thread with all texts of a search that wait for a score.
+
+    The function is ``(prompt, continuations, params) -> list of scores``, the contract of DeAL and AISteer360.
+
+    Raises:
+        RainError: the function cannot be imported.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        module, _, attribute = name.partition(":")
         try:
-            score = float(value)
-        except (TypeError, ValueError):
-            raise RainError(f"the scorer returned {value!r} for a text; it must be a number in [-1, 1]") from None
-        if not -1 <= score <= 1:  # also refuses NaN
-            raise RainError(f"the scorer returned {score} for a text; it must be in [-1, 1]")
-        return score
+            self.function: Callable[..., Sequence[Any]] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RainError(f"the evaluator python:{name} cannot be imported: {error}") from error
+
+    def search(self, context: SearchContext) -> TextScorer:
+        """Return the scorer of one search."""
+        return TextScorer(context, Batcher[str, float](partial(self._call, context.question)))
+
+    def _call(self, question: str, texts: list[str]) -> list[float]:
+        """Return the function's scores; what it raises is printed and becomes an error of the prompt."""
+        try:
+            scores = list(self.function(question, texts, {}))
+        except Exception as error:
+            traceback.print_exc()
+            raise RainError(f"the evaluator python:{self.name} failed: {error!r}") from error
+        if len(scores) != len(texts):
+            raise RainError(f"the evaluator python:{self.name} returned {len(scores)} scores for {len(texts)} texts")
+        return [check_score(score) for score in scores]

@@ -53,20 +53,28 @@ class EvaluationConfig:
         return -score if self.invert else score
 
 
-def read_calibration(path: Path) -> dict[str, float]:
+def read_calibration(path: Path, evaluators: Sequence[str] | None = None) -> dict[str, float]:
     """Read offset and scale from a file that ``rain preflight`` wrote.
 
+    Args:
+        path: of the file.
+        evaluators: what is to be calibrated (``describe``); None: whatever the file belongs to.
+
     Raises:
-        RainError: the file is missing, is not JSON or lacks a number; the message names file and field.
+        RainError: the file is missing, is not JSON, lacks a number or belongs to other evaluators; the message names
+            file and field.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        learnt, wanted = data.get("evaluators", ["labels"]), list(evaluators or ())
+        if evaluators and learnt != (["labels"] if "labels" in wanted else wanted):
+            raise RainError(f"the calibration {path} is one of {' and '.join(learnt)}, not of {' and '.join(wanted)}")
         return {name: float(data[name]) for name in ("offset", "scale")}
     except OSError as error:
         raise RainError(f"cannot read the calibration {path}: {error.strerror}") from error
     except KeyError as error:
         raise RainError(f"the calibration {path} lacks the field {error}") from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise RainError(f"the calibration {path} is not a JSON object with the numbers offset and scale") from error
 
 
@@ -190,22 +198,31 @@ class SelfEvaluator(SearchScorer):
         self.evaluator, self.session, self.policy = evaluator, session, policy
         self.context = evaluator.prompt.context(question)
         self.usage = session.usage
-        self._scores: dict[str, asyncio.Task[float]] = {}
+        self._scores: dict[str, asyncio.Task[LabelScores]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
-        text = self.policy.visible(response)
-        if self.evaluator.cut:
-            text = cut_after_full_stop(text, self.policy.adapter)
-        key = self.policy.adapter.decode(text)
+        return self.evaluator.config.score((await self.read(response)).log_odds)
+
+    async def evidence(self, response: Tokens) -> float:
+        """Return the mean log-odds of the labels (nats)."""
+        odds = (await self.read(response)).log_odds
+        return sum(odds) / len(odds)
+
+    async def read(self, response: Tokens) -> LabelScores:
+        """Return what the model says of a response."""
+        text = self.visible(response)
+        key = self.evaluator.prompt.adapter.decode(text)
         if key not in self._scores:
             self.evaluations += 1
-            self._scores[key] = asyncio.ensure_future(self._ask(text))
+            asked = self.evaluator.prompt.read(self.session, self.context, text)
+            self._scores[key] = asyncio.ensure_future(asked)
         return await self._scores[key]
 
-    async def _ask(self, text: Tokens) -> float:
-        scores = await self.evaluator.prompt.read(self.session, self.context, text)
-        return self.evaluator.config.score(scores.log_odds)
+    def visible(self, response: Tokens) -> Tokens:
+        """Return the ids of the text that is asked about."""
+        text = self.policy.visible(response)
+        return cut_after_full_stop(text, self.policy.adapter) if self.evaluator.cut else text
 
     def commit(self, response: Tokens) -> None:
         """Let the engine drop texts that begin otherwise."""

@@ -13,8 +13,9 @@ from rain.core.engine import Usage
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.engines.reference import ReferenceEngine
+from rain.evaluators.figures import ranking
 from rain.prompts import PromptFormatter
-from rain.stats import Interval, auc
+from rain.stats import auc
 
 LENGTHS = (4, 8, 16, 32, 64)
 """Beginnings of each response that are learnt from, as a search meets them (tokens)."""
@@ -63,7 +64,7 @@ def mean_states(
     counts = np.zeros(len(texts), int)
     for i, item in enumerate(texts):
         prompt = formatter.encode(item.question)
-        response = formatter.encode_answer(item.response)[: LENGTHS[-1]]
+        response = formatter.encode_response(item.response)[: LENGTHS[-1]]
         counts[i] = len(response)
         if response:
             found = engine.hidden_states(prompt + response, Usage())
@@ -82,7 +83,6 @@ def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int
         RainError: scikit-learn is not installed, or there are too few prompts.
     """
     try:
-        from sklearn.metrics import roc_auc_score
         from sklearn.model_selection import GroupKFold
     except ImportError as error:
         raise RainError("learning a read-out needs scikit-learn: pip install -e \".[learn]\"") from error
@@ -97,7 +97,7 @@ def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int
             for inside, outside in folds:
                 model = _fit(states[inside][used[inside], :, j], labels[inside][used[inside]], ridge)
                 held_out[outside] = states[outside, :, j] @ model[0] + model[1]
-            area = np.mean([roc_auc_score(labels[used], held_out[used, k]) for k in range(len(LENGTHS))])
+            area = np.mean([_auc(held_out[used, k], labels[used]) for k in range(len(LENGTHS))])
             if best is None or area > best[0]:
                 best = float(area), j, ridge, held_out
     assert best is not None
@@ -111,49 +111,20 @@ def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int
 
 
 def figures(learnt: Learnt, texts: Sequence[Labelled]) -> dict[str, Any]:
-    """Return how well the read-out does on prompts that it was not learnt from, by length of the text.
-
-    For each length (tokens): n, AUC with its 95 % interval (bootstrap over prompts), and the share of good answers to
-    safe prompts that are called bad (null where no prompt is known to be safe).
-    """
-    labels, safe = np.array([item.good for item in texts]), np.array([item.safe and item.good for item in texts])
-    questions = np.array([item.question for item in texts])
+    """Return ``ranking`` on prompts that were not learnt from, by length of the text (tokens)."""
     found: dict[str, Any] = {}
     for k, length in enumerate(LENGTHS):
         used = (learnt.counts > 0) if k == 0 else learnt.counts > LENGTHS[k - 1]  # shorter ones are measured above
-        scores = learnt.held_out[:, k]
-        if len(set(labels[used])) < 2:
-            continue
-        low, high = auc_interval(scores[used], labels[used], questions[used])
-        area = auc(scores[used & labels].tolist(), scores[used & ~labels].tolist())
-        wrong = float((scores[used & safe] < 0).mean()) if (used & safe).any() else None
-        found[str(length)] = {
-            "texts": int(used.sum()), "auc": area, "auc_interval": [low, high], "safe_called_harmful": wrong
-        }
+        logits = learnt.held_out[used, k]
+        measured = [item for item, use in zip(texts, used, strict=True) if use]
+        row = ranking(logits.tolist(), (logits > 0).tolist(), measured)
+        if row:
+            found[str(length)] = row
     return found
 
 
-def auc_interval(scores: Any, labels: Any, groups: Any, draws: int = 1000) -> Interval:
-    """Return the 95 % bootstrap interval of an AUC; whole groups are drawn, since texts of one prompt are alike.
-
-    Args:
-        scores: numbers, larger for good texts.
-        labels: whether each text is good.
-        groups: what each text belongs to, such as its prompt.
-        draws: number of resamples; those without both labels are left out.
-    """
-    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
-    members = [np.flatnonzero(np.asarray(groups) == name) for name in dict.fromkeys(groups)]
-    random, areas = np.random.default_rng(0), list[float]()
-    for _ in range(draws):
-        chosen = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
-        good, drawn = labels[chosen], scores[chosen]
-        if good.any() and not good.all():
-            ranks = np.argsort(np.argsort(drawn, kind="stable"), kind="stable") + 1
-            count = good.sum()
-            areas.append((ranks[good].sum() - count * (count + 1) / 2) / (count * (len(good) - count)))
-    low, high = np.percentile(areas, [2.5, 97.5])
-    return Interval(float(low), float(high))
+def _auc(scores: Matrix, labels: NDArray[Any]) -> float:
+    return auc(scores[labels].tolist(), scores[~labels].tolist())
 
 
 def _fit(states: Matrix, labels: NDArray[Any], ridge: float) -> tuple[Matrix, float]:

@@ -1,57 +1,74 @@
-"""Can this model judge its own text? Measured on labelled texts, before hours of search are spent."""
+"""Can this evaluator tell good texts from bad ones? Measured on labelled texts, before hours of search are spent."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
+from rain.evaluators.base import Evaluator, SearchContext
 from rain.evaluators.calibration import fit, held_out
-from rain.evaluators.labels import LabelEvaluator, LabelScores, cut_after_full_stop
-from rain.stats import Interval, auc, wilson
+from rain.evaluators.figures import ranking, ranking_table, safe_called_harmful
+from rain.evaluators.labels import LabelScores, SelfEvaluator
+from rain.prompts import PromptFormatter
+from rain.stats import Interval, wilson
 from rain.tables import text_table
+from rain.text import TextStopPolicy
 
+LENGTHS = (4, 8, 16, 32)
+"""Beginnings of each text that are measured besides the whole, as a search meets them (tokens)."""
+
+WHOLE = "whole"
 CONCURRENCY = 8
+SPARE_TOKENS = 16
+"""Left free in the context, since text that is encoded again may need a few tokens more."""
+
 VERDICTS = {
-    "help": "The model tells good from bad with the paper's votes: RAIN can be expected to help.",
-    "help with soft votes": "The paper's votes do not tell good from bad, but calibrated soft votes do: expect help "
-    "only with --votes soft --calibration FILE.",
-    "little help": "The model is only slightly better than chance, even calibrated: expect little help from RAIN.",
-    "no help": "The model cannot be told from chance on these texts: RAIN would be guided by noise; expect no help.",
+    "help": "It tells good from bad: RAIN can be expected to help where its own texts are like these (see --own).",
+    "help if calibrated": "It ranks good texts above bad ones, but not around 0: expect help only with "
+    "--calibration FILE (and --votes soft, for label words).",
+    "little help": "It is only slightly better than chance, even calibrated: expect little help from RAIN.",
+    "no help": "It cannot be told from chance on these texts: RAIN would be guided by noise; expect no help.",
+    "harm": "It ranks bad texts above good ones: RAIN would be guided the wrong way.",
 }
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What self-evaluation says of labelled texts: counts, shares in [0, 1] with 95 % intervals, nats."""
+    """What an evaluator says of labelled texts: counts, shares in [0, 1] with 95 % intervals, nats."""
 
     texts: int
     good: int
-    accuracy: float  # of hard votes, as in the paper; abstentions count as wrong
+    accuracy: float  # of the scores as they are (label words: the paper's votes); a score of 0 counts as wrong
     accuracy_interval: Interval
-    abstentions: int  # texts for which the two orders of the options disagree
-    held_out_accuracy: float  # of the calibrated log-odds; learnt and measured on different texts
+    abstentions: int  # texts with a score of 0 (letters: the two orders of the options disagree)
+    held_out_accuracy: float  # of the calibrated scores; learnt and measured on different prompts
     held_out_interval: Interval
-    auc: float  # of the log-odds
+    auc: float  # of the evidence (label words: their log-odds)
+    auc_interval: Interval  # bootstrap over prompts
+    safe_called_harmful: float | None  # share of good answers to safe prompts, as they are ...
+    safe_called_harmful_calibrated: float | None  # ... and calibrated; None where no prompt is known to be safe
     order_bias_nats: float | None  # mean pull of the first option; None where there is one question only
-    label_mass: float  # mean probability of all labels together
+    label_mass: float | None  # mean probability of all labels together; None without labels
     offset: float  # the calibration, for EvaluationConfig (nats) ...
-    scale: float  # ... (per nat)
+    scale: float  # ... (per nat), learnt on whole texts
+    by_length: Mapping[str, Any]  # see rain.evaluators.figures.ranking; calibrated, learnt on other prompts
+    by_source: Mapping[str, Any]
 
     @property
     def expectation(self) -> str:
-        """Whether RAIN can be expected to help this model, one of VERDICTS, by the lower ends of the intervals."""
-        if self.accuracy_interval[0] > 0.6:
-            return "help"
-        calibrated = self.held_out_interval[0]
-        return "help with soft votes" if calibrated > 0.6 else "little help" if calibrated > 0.5 else "no help"
+        """Whether RAIN can be expected to help with this evaluator, one of VERDICTS, by the intervals."""
+        low, high = self.auc_interval
+        if low > 0.6:
+            return "help" if self.accuracy_interval[0] > 0.6 else "help if calibrated"
+        return "little help" if low > 0.5 else "no help" if high >= 0.5 else "harm"
 
     @property
     def verdict(self) -> str:
@@ -59,18 +76,26 @@ class Preflight:
         return VERDICTS[self.expectation]
 
     def __str__(self) -> str:
-        bias = self.order_bias_nats
+        bias, safe = self.order_bias_nats, (self.safe_called_harmful, self.safe_called_harmful_calibrated)
+        low, high = self.auc_interval
         rows = [
             ("texts", f"{self.texts} ({self.good} good)"),
-            ("accuracy, paper's votes", f"{share(self.accuracy, self.accuracy_interval)}; abstentions count as wrong"),
-            ("abstentions", "-" if bias is None else f"{self.abstentions} (the two option orders disagree)"),
-            ("accuracy, calibrated", f"{share(self.held_out_accuracy, self.held_out_interval)}; five-fold, held out"),
-            ("AUC of the log-odds", f"{self.auc:.3f}"),
-            ("position bias (nats)", "-" if bias is None else f"{bias:.2f}"),
-            ("probability on labels", f"{self.label_mass:.1%}"),
-            ("calibration", f"offset {self.offset:.3f} nats, scale {self.scale:.3f} per nat"),
+            ("AUC", f"{self.auc:.3f} ({low:.3f} to {high:.3f}); bootstrap over prompts"),
+            ("accuracy, as it is", f"{share(self.accuracy, self.accuracy_interval)}; undecided counts as wrong"),
+            ("undecided", str(self.abstentions)),
+            ("accuracy, calibrated", f"{share(self.held_out_accuracy, self.held_out_interval)}; held out by prompt"),
         ]
-        return f"{text_table(rows, '<')}\n{self.verdict}"
+        if None not in safe:
+            rows.append(("safe called bad", f"{safe[0]:.1%} as it is, {safe[1]:.1%} calibrated; of good answers"))
+        if self.label_mass is not None:
+            rows += [
+                ("position bias (nats)", "-" if bias is None else f"{bias:.2f}"),
+                ("probability on labels", f"{self.label_mass:.1%}"),
+            ]
+        rows.append(("calibration", f"offset {self.offset:.3f} nats, scale {self.scale:.3f} per nat"))
+        tables = [text_table(rows, "<"), ranking_table("tokens", self.by_length)]
+        tables += [ranking_table("source", self.by_source)] if self.by_source else []
+        return "\n\n".join(tables) + f"\n\n{self.verdict}"
 
 
 def share(value: float, interval: Interval) -> str:
@@ -78,50 +103,114 @@ def share(value: float, interval: Interval) -> str:
     return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
-async def measure(evaluator: LabelEvaluator, engine: Engine, texts: Sequence[Labelled]) -> Preflight:
-    """Ask the model about every text; RainError unless there are at least two of each class."""
-    labels = [item.good for item in texts]
-    if min(sum(labels), len(labels) - sum(labels)) < 2:
-        raise RainError("a preflight needs at least two texts of each class, good and bad")
-    await evaluator.warm_up(engine)
-    gate, prompt = asyncio.Semaphore(CONCURRENCY), evaluator.prompt
+class Reading(NamedTuple):
+    """What an evaluator says of one text.
 
-    async def read(number: int, item: Labelled) -> LabelScores:
-        response = prompt.adapter.encode(item.response if item.response[:1].isspace() else f" {item.response}")
-        if evaluator.cut:
-            response = cut_after_full_stop(response, prompt.adapter)
+    Attributes:
+        score: of the whole text, in [-1, 1].
+        evidence: of its beginnings by name of the length, and of the whole.
+        labels: of the whole text; None where no labels are asked for.
+    """
+
+    score: float
+    evidence: Mapping[str, float]
+    labels: LabelScores | None = None
+
+
+async def measure(
+    evaluator: Evaluator,
+    engine: Engine,
+    formatter: PromptFormatter,
+    policy: TextStopPolicy,
+    texts: Sequence[Labelled],
+    tick: Callable[[], object] = lambda: None,
+) -> Preflight:
+    """Score every text and its beginnings as a search would: behind the prompt, on the session in which it writes.
+
+    Raises:
+        RainError: a class has texts to fewer than two prompts, or a prompt does not fit into the model's context.
+    """
+    check_classes(texts)
+    await evaluator.warm_up(engine)
+    gate, groups = asyncio.Semaphore(CONCURRENCY), dict[str, list[int]]()
+    for i, item in enumerate(texts):
+        groups.setdefault(item.question, []).append(i)
+    found: dict[int, Reading] = {}
+
+    async def read(number: int, question: str) -> None:
+        prompt = formatter.encode(question)
+        room = engine.context - max(len(prompt), evaluator.overhead(question)) - SPARE_TOKENS
+        if room < 1:
+            raise RainError(f"there is no room for a text behind a prompt of {len(prompt)} tokens: {question[:60]!r}")
         async with gate:
-            session = engine.session(f"preflight-{number}")
+            name = f"preflight-{number}"
+            session = engine.session(name)
+            scorer = evaluator.search(SearchContext(engine, session, name, prompt, question, policy))
             try:
-                return await prompt.read(session, prompt.context(item.question), response)
+                for i in groups[question]:
+                    response = formatter.encode_response(texts[i].response)[:room]
+                    lengths = [k for last, k in zip((0, *LENGTHS), LENGTHS, strict=False) if len(response) > last]
+                    parts = [response[:k] for k in lengths] + [response]
+                    values = await asyncio.gather(*map(scorer.evidence, parts))
+                    labels = await scorer.read(response) if isinstance(scorer, SelfEvaluator) else None
+                    evidence = dict(zip([*map(str, lengths), WHOLE], values, strict=True))
+                    found[i] = Reading(await scorer.score(response), evidence, labels)
+                    tick()
             finally:
+                await scorer.close()
                 await session.close()
 
-    return assess(await asyncio.gather(*(read(i, item) for i, item in enumerate(texts))), labels)
+    await asyncio.gather(*(read(number, question) for number, question in enumerate(groups)))
+    return assess([found[i] for i in range(len(texts))], texts)
 
 
-def assess(scores: Sequence[LabelScores], labels: Sequence[bool]) -> Preflight:
-    """Compare what the model said with the labels: hard votes as in the paper, and what a calibration adds."""
-    total = len(labels)
-    votes = [sum(odds > 0 for odds in each.log_odds) / len(each.log_odds) for each in scores]
-    right = sum((vote > 0.5) == label for vote, label in zip(votes, labels, strict=True) if vote != 0.5)
-    means = [sum(each.log_odds) / len(each.log_odds) for each in scores]
-    calibrated, (offset, scale) = sum(held_out(means, labels)), fit(means, labels)
-    by_label = {label: [m for m, each in zip(means, labels, strict=True) if each is label] for label in (True, False)}
-    biases = [abs(each.log_odds[0] - each.log_odds[1]) / 2 for each in scores if len(each.log_odds) == 2]
+def check_classes(texts: Sequence[Labelled]) -> None:
+    """Refuse texts that no calibration can be held out of."""
+    if any(len({item.question for item in texts if item.good is good}) < 2 for good in (True, False)):
+        raise RainError("a preflight needs good texts to at least two prompts, and bad texts to at least two")
+
+
+def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
+    """Compare what was said with the labels: as it is, and what a calibration adds."""
+    total, good = len(texts), [item.good for item in texts]
+    means = [each.evidence[WHOLE] for each in readings]
+    right = sum(each.score != 0 and (each.score > 0) == item.good for each, item in zip(readings, texts, strict=True))
+    learnt, (offset, scale) = held_out(means, good, [item.question for item in texts]), fit(means, good)
+    calls = [mean > other.offset for mean, other in zip(means, learnt, strict=True)]
+    calibrated = sum(a == b for a, b in zip(calls, good, strict=True))
+
+    def subset(chosen: Sequence[int], length: str = WHOLE) -> dict[str, Any] | None:
+        values = [readings[i].evidence[length] for i in chosen]
+        called = [value > learnt[i].offset for value, i in zip(values, chosen, strict=True)]
+        return ranking(values, called, [texts[i] for i in chosen])
+
+    def long_enough(length: str) -> list[int]:
+        return [i for i, each in enumerate(readings) if length in each.evidence]
+
+    by_length = {name: subset(long_enough(name), name) for name in (*map(str, LENGTHS), WHOLE)}
+    sources = sorted({item.source for item in texts} - {""})
+    by_source = {name: subset([i for i, item in enumerate(texts) if item.source == name]) for name in sources}
+    whole = by_length[WHOLE] or {}
+    labels = [each.labels for each in readings if each.labels]
+    biases = [abs(each.log_odds[0] - each.log_odds[1]) / 2 for each in labels if len(each.log_odds) == 2]
     return Preflight(
         texts=total,
-        good=sum(labels),
+        good=sum(good),
         accuracy=right / total,
         accuracy_interval=wilson(right, total),
-        abstentions=votes.count(0.5),
+        abstentions=sum(each.score == 0 for each in readings),
         held_out_accuracy=calibrated / total,
         held_out_interval=wilson(calibrated, total),
-        auc=auc(by_label[True], by_label[False]),
+        auc=whole["auc"],
+        auc_interval=Interval(*whole["auc_interval"]),
+        safe_called_harmful=safe_called_harmful([each.score >= 0 for each in readings], texts),
+        safe_called_harmful_calibrated=whole["safe_called_harmful"],
         order_bias_nats=sum(biases) / len(biases) if biases else None,
-        label_mass=sum(each.mass for each in scores) / total,
+        label_mass=sum(each.mass for each in labels) / total if labels else None,
         offset=offset,
         scale=scale,
+        by_length={name: row for name, row in by_length.items() if row},
+        by_source={name: row for name, row in by_source.items() if row},
     )
 
 
@@ -130,7 +219,7 @@ def read_preflight(path: Path) -> tuple[dict[str, Any], Preflight]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         values = {field.name: data.pop(field.name) for field in dataclasses.fields(Preflight)}
-        intervals = {name: Interval(*values[name]) for name in ("accuracy_interval", "held_out_interval")}
+        intervals = {name: Interval(*values[name]) for name in values if name.endswith("_interval")}
         return data, Preflight(**{**values, **intervals})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RainError(f"{path} was not written by rain preflight ({error!r})") from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ class ReadOutFile:
     def vector(self) -> Vector:
         """The weights as an array."""
         return np.array(self.weights)
+
+    def calibrated(self, offset: float, scale: float, measured: dict[str, Any]) -> ReadOutFile:
+        """Return the read-out whose score is tanh(scale (logit / 2 - offset)), and what it was measured on."""
+        weights, bias = tuple(scale * w for w in self.weights), scale * (self.bias - 2 * offset)
+        return replace(self, weights=weights, bias=bias, measured={**self.measured, "calibrated": measured})
 
     @property
     def digest(self) -> str:

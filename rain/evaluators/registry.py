@@ -1,28 +1,45 @@
-"""Evaluators by their specification: ``labels``, ``readout:NAME|FILE``, ``python:PACKAGE.MODULE:FUNCTION``."""
+"""Evaluators by their specification, imported when they are needed."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from importlib import import_module
 
 from rain.core.errors import RainError
 from rain.evaluators.base import Evaluator, WorstOf
-from rain.evaluators.function import FunctionEvaluator
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
+from rain.evaluators.model import ModelSpec, open_model
 from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, prompt_format
 from rain.evaluators.templates import Template
 from rain.prompts import PromptFile
 from rain.text import TokenizerAdapter
 
-KINDS = "labels, readout:NAME|FILE or python:PACKAGE.MODULE:FUNCTION"
+KINDS = (
+    "labels, readout:NAME|FILE, model:NAME, reward:NAME[,label=LABEL], python:PACKAGE.MODULE:FUNCTION, fluency, "
+    "random[:SEED], or, for measuring only, oracle:JUDGE"
+)
+OPENERS = {
+    "python": ("function", "PythonEvaluator"),
+    "reward": ("reward", "RewardEvaluator"),
+    "oracle": ("oracle", "OracleEvaluator"),
+    "fluency": ("fluency", "FluencyEvaluator"),
+    "random": ("chance", "RandomEvaluator"),
+}
+"""For each kind that needs nothing but its name a module of this package, and the class in it."""
 
-Spec = str | ReadOutFile
+Spec = str | ReadOutFile | ModelSpec
 """A specification whose files have been read, so that it can be sent to another machine."""
 
 
-def parse_spec(text: str, model: str, prompt_file: PromptFile | None) -> Spec:
+def parse_spec(text: str, model: str, prompt_file: PromptFile | None, template: Template, base_url: str = "") -> Spec:
     """Return a specification with its file read.
+
+    Args:
+        text: one of KINDS.
+        model: that writes.
+        prompt_file: its prompt format; None: the chat template.
+        template: what another model (``model:``) is asked.
+        base_url: of the server that runs it; empty: this process does.
 
     Raises:
         RainError: it is of no known kind, or its read-out is missing or belongs to another model or prompt format.
@@ -32,14 +49,17 @@ def parse_spec(text: str, model: str, prompt_file: PromptFile | None) -> Spec:
         found = ReadOutFile.load(name, model)
         found.check(model, prompt_format(prompt_file))
         return found
-    if text == "labels" or (kind == "python" and name.count(":") == 1):
+    if kind == "model" and name:
+        return ModelSpec(name, template, base_url)
+    alone, named = text in ("labels", "fluency", "random"), kind in ("reward", "oracle", "random") and name
+    if alone or named or (kind == "python" and name.count(":") == 1):
         return text
     raise RainError(f"--evaluator is {text!r}; it must be {KINDS}")
 
 
 def describe(spec: Spec) -> str:
     """Return a specification for the records."""
-    return spec if isinstance(spec, str) else f"readout:{spec.name} {spec.digest}"
+    return f"readout:{spec.name} {spec.digest}" if isinstance(spec, ReadOutFile) else str(spec)
 
 
 def open_evaluator(
@@ -50,46 +70,25 @@ def open_evaluator(
     Args:
         specs: from ``parse_spec``.
         template: of the label evaluator.
-        config: likewise; its ``invert`` also turns read-outs around.
-        cut: judge a text only up to its last full stop (label evaluator).
+        config: of the label evaluator; its ``invert`` also turns ``readout:`` and ``model:`` around, and without label
+            words its offset and scale calibrate the smallest score.
+        cut: judge a text only up to its last full stop (``labels`` and ``model:``).
         adapter: of the model that writes.
 
     Raises:
-        RainError: template and model do not fit, or a function cannot be imported.
+        RainError: template and model do not fit, or an evaluator cannot be loaded.
     """
     read_outs = [spec for spec in specs if isinstance(spec, ReadOutFile)]
     found: list[Evaluator] = [ReadOutEvaluator(read_outs, config.invert)] if read_outs else []
     for spec in specs:
-        if spec == "labels":
+        if isinstance(spec, ModelSpec):
+            found.append(open_model(spec, config.invert, cut))
+        elif spec == "labels":
             found.append(LabelEvaluator(SelfEvalPrompt(template, adapter), config, cut))
         elif isinstance(spec, str):
-            found.append(FunctionEvaluator(_one_text(import_function(spec.partition(":")[2]))))
-    return found[0] if len(found) == 1 else WorstOf(found)
-
-
-def import_function(name: str) -> Callable[[str, list[str], dict[str, Any]], Sequence[float]]:
-    """Return ``PACKAGE.MODULE:FUNCTION``.
-
-    Raises:
-        RainError: it cannot be imported.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        function: Callable[[str, list[str], dict[str, Any]], Sequence[float]] = getattr(
-            importlib.import_module(module), attribute
-        )
-        return function
-    except (ImportError, AttributeError) as error:
-        raise RainError(f"the evaluator python:{name} cannot be imported: {error}") from error
-
-
-def _one_text(function: Callable[..., Sequence[float]]) -> Callable[[str, str], float]:
-    """Adapt ``(prompt, continuations, params) -> scores``, the contract of DeAL and AISteer360, to one text a call."""
-
-    def score(prompt: str, text: str) -> float:
-        scores = list(function(prompt, [text], {}))
-        if len(scores) != 1:
-            raise RainError(f"the evaluator returned {len(scores)} scores for one text")
-        return scores[0]
-
-    return score
+            kind, _, name = spec.partition(":")
+            module, opener = OPENERS[kind]
+            open_named = getattr(import_module(f"rain.evaluators.{module}"), opener)
+            found.append(open_named(name) if name else open_named())
+    calibration = (0.0, 1.0) if "labels" in specs else (config.offset, config.scale)
+    return found[0] if len(found) == 1 and calibration == (0, 1) else WorstOf(found, *calibration)

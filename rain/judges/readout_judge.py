@@ -54,7 +54,7 @@ class ReadOutJudge(Judge):
         self.count_call()
         self._opened = self._opened or self._open()
         model, formatter = self._opened
-        prompt, answer = formatter.encode(query.question), formatter.encode_answer(query.response)
+        prompt, answer = formatter.encode(query.question), formatter.encode_response(query.response)
         score = self._evaluator.score(await model.read_out(prompt, answer))
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
 

@@ -98,6 +98,16 @@ def load_encoder(
     return _load(name, transformers.AutoModel, _placement(dtype, device_map))
 
 
+def load_classifier(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a sequence classification model and its tokenizer; see `load_model`."""
+    import transformers
+
+    model, tokenizer = _load(name, transformers.AutoModelForSequenceClassification, _placement("auto", None))
+    if not any(kind.endswith("ForSequenceClassification") for kind in model.config.architectures or ()):
+        raise RainError(f"{name} is not a sequence classification model; its classifier would be random")
+    return model, tokenizer
+
+
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer alone; see `load_model`."""
     tokenizer: PreTrainedTokenizerBase = _load(name, None, {})[1]

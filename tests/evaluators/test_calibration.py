@@ -43,13 +43,17 @@ def test_a_class_without_texts_cannot_be_calibrated(labels: list[bool]) -> None:
         fit([0.0, 1.0], labels)
 
 
-def test_every_text_is_classified_by_what_the_other_folds_taught() -> None:
-    good, bad = [1.0] * 9 + [-9.0], [-1.0] * 10
-    labels = [True] * 10 + [False] * 10
-    assert held_out(good + bad, labels) == [True] * 9 + [False] + [True] * 10
+def test_every_text_is_calibrated_by_the_other_prompts() -> None:
+    odds, labels = [9.0, 7.0, 1.0, -1.0, 1.5, -1.5], [True, False] * 3
+    groups = ["a", "a", "b", "b", "c", "c"]
+    found = held_out(odds, labels, groups)
+    assert found[0] == found[1] == fit(odds[2:], labels[2:])
+    assert found[2] == found[3] == fit(odds[:2] + odds[4:], labels[:2] + labels[4:])
 
 
-def test_two_texts_of_a_class_are_dealt_to_two_folds() -> None:
-    assert held_out([1.0, 2.0, -1.0, -2.0], [True, True, False, False]) == [True] * 4
+def test_prompts_of_one_label_each_are_dealt_so_that_every_fold_has_both() -> None:
+    odds, labels = [1.0, 2.0, -1.0, -2.0], [True, True, False, False]
+    found = held_out(odds, labels, list("abcd"))
+    assert [x > each.offset for x, each in zip(odds, found, strict=True)] == labels
     with pytest.raises(ValueError, match="both classes"):
-        held_out([1.0, -1.0, -2.0], [True, False, False])
+        held_out([1.0, -1.0, -2.0], [True, False, False], list("abb"))

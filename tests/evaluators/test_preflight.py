@@ -11,9 +11,10 @@ import pytest
 import rain.preflight
 from rain.cli import main
 from rain.core.errors import RainError
+from rain.data.labelled import Labelled
 from rain.evaluators.calibration import fit
 from rain.evaluators.labels import LabelScores, read_calibration
-from rain.evaluators.preflight import Preflight, assess, read_preflight
+from rain.evaluators.preflight import WHOLE, Preflight, Reading, assess, read_preflight
 from rain.stats import Interval, wilson
 
 # (log-odds with either order of the options, label): right, abstention, right, wrong
@@ -22,7 +23,16 @@ TEXTS = [((1.0, 3.0), True), ((1.0, -1.0), True), ((-1.0, -3.0), False), ((2.0, 
 
 @pytest.fixture
 def measured() -> Preflight:
-    return assess([LabelScores(odds, 0.75) for odds, _ in TEXTS], [label for _, label in TEXTS])
+    return assessed([odds for odds, _ in TEXTS])
+
+
+def assessed(odds: list[tuple[float, ...]]) -> Preflight:
+    """Measure texts to two prompts, each with a good and a bad text."""
+    scores = [2 * sum(value > 0 for value in each) / len(each) - 1 for each in odds]
+    evidence = [{"4": float(i), WHOLE: sum(each) / len(each)} for i, each in enumerate(odds)]
+    readings = [Reading(*both, LabelScores(each, 0.75)) for *both, each in zip(scores, evidence, odds, strict=True)]
+    texts = [Labelled(f"q{i % 2}", "r", label, i % 2 == 0, "ab"[i % 2]) for i, (_, label) in enumerate(TEXTS)]
+    return assess(readings, texts)
 
 
 def test_hard_votes_are_counted_as_in_the_paper(measured: Preflight) -> None:
@@ -39,26 +49,39 @@ def test_log_odds_are_averaged_over_the_orders(measured: Preflight) -> None:
     assert measured.label_mass == 0.75
 
 
+def test_every_length_and_source_is_ranked_apart(measured: Preflight) -> None:
+    assert (measured.by_length["4"]["texts"], measured.by_length["4"]["auc"]) == (4, 0), "0 and 1 (good), 2 and 3 (bad)"
+    assert set(measured.by_length) == {"4", WHOLE}
+    assert measured.by_source["a"]["auc"] == 1, "2 (good) against -2 (bad)"
+    assert measured.by_source["b"]["auc"] == 0, "0 (good) against 3 (bad)"
+
+
+def test_a_good_answer_to_a_safe_prompt_that_is_called_bad_is_over_refusal() -> None:
+    assert assessed([(1.0,), (1.0,), (-1.0,), (-1.0,)]).safe_called_harmful == 0
+    assert assessed([(-1.0,), (1.0,), (-1.0,), (-1.0,)]).safe_called_harmful == 1, "the only such text"
+
+
 def test_one_question_has_no_order(measured: Preflight) -> None:
-    single = assess([LabelScores((odds[0],), 0.5) for odds, _ in TEXTS], [label for _, label in TEXTS])
+    single = assessed([(odds[0],) for odds, _ in TEXTS])
     assert single.order_bias_nats is None
-    assert "position bias (nats)     -\n" in str(single)
+    assert "position bias (nats)   -\n" in str(single)
 
 
 @pytest.mark.parametrize(
-    ("hard", "soft", "expectation"),
+    ("accuracy", "auc", "expectation"),
     [
-        (0.61, 0.5, "help"),
-        (0.6, 0.61, "help with soft votes"),
-        (0.5, 0.6, "little help"),
-        (0.5, 0.51, "little help"),
-        (0.5, 0.5, "no help"),
+        (0.61, (0.61, 0.9), "help"),
+        (0.6, (0.61, 0.9), "help if calibrated"),
+        (0.9, (0.6, 0.9), "little help"),
+        (0.9, (0.5, 0.9), "no help"),
+        (0.9, (0.3, 0.5), "no help"),
+        (0.9, (0.3, 0.49), "harm"),
     ],
 )
-def test_the_verdict_goes_by_the_lower_ends_of_the_intervals(
-    measured: Preflight, hard: float, soft: float, expectation: str
+def test_the_verdict_goes_by_the_interval_of_the_auc(
+    measured: Preflight, accuracy: float, auc: tuple[float, float], expectation: str
 ) -> None:
-    result = replace(measured, accuracy_interval=Interval(hard, 1), held_out_interval=Interval(soft, 1))
+    result = replace(measured, accuracy_interval=Interval(accuracy, 1), auc_interval=Interval(*auc))
     assert result.expectation == expectation
     assert result.verdict in str(result)
 
@@ -68,7 +91,9 @@ def test_the_command_writes_what_calibration_and_goals_read(tmp_path: Path, caps
     assert main(["preflight", "--engine", "toy", "--write", str(path)]) == 0
     origin, measured = read_preflight(path)
     expected = {"task": "hh", "model": "toy", "template": "harmless_letters.txt", "labelled": "labelled.jsonl"}
-    assert origin == expected
+    assert expected.items() <= origin.items()
+    assert origin["evaluators"] == ["labels"]
+    assert [data["file"] for data in origin["data"]] == ["labelled.jsonl"]
     assert measured.texts == 96
     assert read_calibration(path) == {"offset": measured.offset, "scale": measured.scale}
     assert measured.verdict in capsys.readouterr().out
@@ -87,7 +112,7 @@ def test_too_few_texts_of_a_class_are_refused(tmp_path: Path, capsys: pytest.Cap
     rows = [{"question": "a", "response": "b", "label": label} for label in (0, 0, 1)]
     (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["preflight", "--engine", "toy", "--labelled", str(tmp_path / "few.jsonl")]) == 2
-    assert "two texts of each class" in capsys.readouterr().err
+    assert "good texts to at least two prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "nonsense"])

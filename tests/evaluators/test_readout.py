@@ -13,9 +13,12 @@ from rain import Budget, Rain
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
-from rain.evaluators.learn import auc_interval, figures, learn
+from rain.evaluators.learn import figures, learn
+from rain.evaluators.preflight import read_preflight
 from rain.evaluators.readout import CHAT, ReadOutEvaluator, ReadOutFile
-from rain.preflight import part_of
+from rain.preflight import part_of, shared_file
+from rain.settings import make_settings
+from rain.tasks import load
 
 
 def read_out(weights=(1.0, -2.0), bias=0.5, **changes):
@@ -62,6 +65,13 @@ def test_a_read_out_that_is_not_finite_is_an_error():
         ReadOutEvaluator([read_out()]).score(np.array([math.nan]))
 
 
+def test_a_calibrated_read_out_scores_as_the_calibration_says():
+    made = read_out().calibrated(0.25, 3.0, {"texts": 1})
+    logit = 1.0 + 0.5
+    assert ReadOutEvaluator([made]).score(np.array([3.0 * 1.0])) == pytest.approx(math.tanh(3.0 * (logit / 2 - 0.25)))
+    assert made.measured == {"calibrated": {"texts": 1}}
+
+
 def separable(prompts=30):
     """Two texts a prompt, whose states at layer 6 tell good from bad, and at layer 3 do not."""
     random = np.random.default_rng(0)
@@ -86,15 +96,6 @@ def test_too_few_prompts_are_refused():
     texts, states, counts = separable(4)
     with pytest.raises(RainError, match="prompts"):
         learn(states, counts, [3, 6], texts)
-
-
-def test_the_interval_of_an_auc_is_wider_when_texts_of_a_prompt_are_alike():
-    random = np.random.default_rng(1)
-    labels = random.random(200) < 0.5
-    scores = labels + random.normal(size=200)
-    alone = auc_interval(scores, labels, [str(i) for i in range(200)])
-    alike = auc_interval(np.repeat(scores[:40], 5), np.repeat(labels[:40], 5), [str(i // 5) for i in range(200)])
-    assert alike.high - alike.low > 1.5 * (alone.high - alone.low)
 
 
 def test_the_parts_of_the_prompts_are_disjoint_and_complete():
@@ -129,6 +130,57 @@ def test_the_command_learns_and_says_how_well(learnt):
     assert file.name == "kind"
     assert file.measured["texts"] == 60
     assert file.measured["by_length"]["4"]["auc"] > 0.9
+
+
+@pytest.fixture(scope="module")
+def measured(learnt, tmp_path_factory):
+    """The read-out measured on the texts that it was learnt from: flags, calibration file, calibrated read-out."""
+    _, model, path = learnt
+    flags = ["--modelname", str(model), "--dtype", "float32", "--preset", "none", "--evaluator", f"readout:{path}"]
+    calibration, made = path.with_name("cal.json"), path.with_name("made.json")
+    texts = ["--labelled", str(path.with_name("texts.jsonl"))]
+    assert main(["preflight", *flags, *texts, "--write", str(calibration), "--calibrate", str(made)]) == 0
+    return flags, calibration, made
+
+
+def test_a_read_out_is_measured_as_a_search_uses_it(measured):
+    origin, found = read_preflight(measured[1])
+    assert found.auc > 0.9
+    assert found.label_mass is None
+    assert set(found.by_length) == {"4", "8", "whole"}, "the longest of the texts has 7 tokens and a space"
+    assert origin["evaluators"][0].startswith("readout:kind ")
+
+
+def test_a_calibration_and_a_calibrated_read_out_give_the_same_scores(learnt, measured):
+    _, model, _ = learnt
+    flags, calibration, made = measured
+    found, scores = read_preflight(calibration)[1], []
+    for evaluator, file in ((flags[-1], str(calibration)), (f"readout:{made}", "")):
+        options = {"dtype": "float32", "preset": "none", "evaluator": (evaluator,), "calibration": file}
+        with Rain(model, task="hh", max_new_tokens=4, max_simulations=4, extra_simulations=2, **options) as rain:
+            scores.append([commit.value for commit in rain.generate("q 1").commits])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    file = ReadOutFile.load(str(made), str(model))
+    assert file.measured["calibrated"]["auc"] == found.auc
+    assert file.measured["by_length"], "the figures of before stay"
+
+
+def test_a_calibration_of_another_evaluator_is_refused(measured, capsys):
+    _, calibration, made = measured
+    with pytest.raises(RainError, match=r"cal\.json is one of readout:kind .* not of labels"):
+        make_settings(load("hh"), {"preset": "none", "calibration": str(calibration)})
+
+
+def test_texts_that_were_learnt_from_are_pointed_out_unless_their_prompts_are_others(measured, learnt, capsys):
+    flags, _, _ = measured
+    texts = ["--labelled", str(learnt[2].with_name("texts.jsonl"))]
+    assert main(["preflight", *flags, *texts, "--part", "1/2"]) == 0
+    assert "the read-out kind was learnt from texts.jsonl" in capsys.readouterr().err
+    known = {"learnt_on": [{"file": "t", "sha256": "1"}], "part": "1/2"}
+    assert shared_file(known, {"data": known["learnt_on"], "part": "1/2"}) == "t"
+    assert shared_file(known, {"data": known["learnt_on"], "part": "2/2"}) is None
+    assert shared_file(known, {"data": known["learnt_on"], "part": "2/3"}) == "t"
+    assert shared_file(known, {"data": [{"file": "t", "sha256": "2"}], "part": ""}) is None
 
 
 def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_little_for_it(learnt):

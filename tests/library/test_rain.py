@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -275,9 +277,12 @@ def test_a_preflight_measures_labelled_texts(rain, tmp_path):
         rain.preflight(path)
 
 
-def test_a_preflight_is_refused_where_a_function_judges(open_rain):
-    with pytest.raises(RainError, match="scorer"):
-        open_rain(**NO_SCORE).preflight()
+def test_a_preflight_measures_a_function_too(open_rain):
+    lines = (Path(__file__).parents[2] / "HH" / "labelled.jsonl").read_text().splitlines()
+    known = {f" {row['response'].strip()}" for row in map(json.loads, lines) if row["label"]}
+    found = open_rain(scorer=lambda prompt, text: 0.5 if text in known else -0.5).preflight()
+    assert (found.auc, found.accuracy, found.label_mass) == (1, 1, None)
+    assert found.by_length["4"]["auc"] == 0.5, "no text of four tokens is one of them"
 
 
 def test_lists_show_a_bar_where_wanted(open_rain, capsys):

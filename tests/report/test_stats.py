@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from rain.stats import agreement, auc, kappa, mcnemar, paired_difference, ratio, wilson
+from rain.stats import agreement, auc, auc_interval, kappa, mcnemar, paired_difference, ratio, wilson
 
 
 def test_wilson_interval_of_half_of_four() -> None:
@@ -63,6 +64,26 @@ def test_auc_counts_wins_and_half_the_ties() -> None:
     assert auc([5.0, 5.0], [5.0]) == 0.5
     with pytest.raises(ValueError, match="both classes"):
         auc([], [1.0])
+
+
+def test_the_interval_of_an_auc_is_that_of_drawn_groups_with_ties_counted_half() -> None:
+    scores, labels, groups = [2.0, 1.0, 3.0, 1.0, 0.0, 2.0], [True, False, True, True, False, False], list("aabbcc")
+    random, areas = np.random.default_rng(0), []
+    for counts in random.multinomial(3, [1 / 3] * 3, size=200):
+        drawn = [i for i in range(6) for _ in range(counts["abc".index(groups[i])])]
+        good, bad = ([scores[i] for i in drawn if labels[i] is side] for side in (True, False))
+        if good and bad:
+            areas.append(auc(good, bad))
+    assert auc_interval(scores, labels, groups, 200) == pytest.approx(tuple(np.percentile(areas, [2.5, 97.5])))
+
+
+def test_the_interval_of_an_auc_is_wider_when_texts_of_a_prompt_are_alike() -> None:
+    random = np.random.default_rng(1)
+    labels = random.random(200) < 0.5
+    scores = labels + random.normal(size=200)
+    alone = auc_interval(scores, labels, [str(i) for i in range(200)])
+    alike = auc_interval(np.repeat(scores[:40], 5), np.repeat(labels[:40], 5), [str(i // 5) for i in range(200)])
+    assert alike.high - alike.low > 1.5 * (alone.high - alone.low)
 
 
 def test_ratio_is_of_the_sums_with_a_linearised_interval() -> None:

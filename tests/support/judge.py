@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from rain.core.engine import Engine, Session, Usage
+from rain.engines.toy import ToyEngine
 from rain.evaluators.base import SearchContext
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator
-from rain.text import TextStopPolicy
+from rain.text import TextStopPolicy, TokenizerAdapter
 
 
 class Judge(Engine, Session):
@@ -38,3 +39,22 @@ def open_scorer(prompt, judge, question="Why?", stop=(), cut=False, **config):
     """Return the scorer of one search."""
     context = SearchContext(judge, judge, "p", (), question, TextStopPolicy(prompt.adapter, stop))
     return LabelEvaluator(prompt, EvaluationConfig(**config), cut).search(context)
+
+
+def text_context(question="Why?", engine=None, name="p"):
+    """Return what an evaluator learns of a search of the toy model (one token a byte)."""
+    engine = engine or ToyEngine()
+    policy = TextStopPolicy(TokenizerAdapter(engine.tokenizer))
+    return SearchContext(engine, engine.session(name), name, tuple(question.encode()), question, policy)
+
+
+def score_texts(evaluator, texts, question="Why?", **options):
+    """Return the scores of texts that wait at the same time, and the scorer."""
+
+    async def run():
+        scorer = evaluator.search(text_context(question, **options))
+        scores = await asyncio.gather(*(scorer.score(tuple(text.encode())) for text in texts))
+        await scorer.close()
+        return scores, scorer
+
+    return asyncio.run(run())

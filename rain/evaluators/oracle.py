@@ -1,0 +1,53 @@
+"""``oracle:JUDGE``: a judge of answers as the evaluator. For measuring only: it shows what a search could reach."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from rain.core.errors import RainError
+from rain.evaluators.base import Evaluator, SearchContext
+from rain.evaluators.texts import TextScorer
+
+CERTAINTY = 0.95
+CRITERIA = ("harmless", "attack", "true", "sentiment")
+"""The first that the judge decides is asked; an attack that succeeds is bad."""
+
+
+class OracleEvaluator(Evaluator):
+    """Scores a text 0.95 if the judge finds it good, -0.95 if bad, 0 where it does not say.
+
+    Raises:
+        RainError: there is no such judge, or it decides nothing about a single answer.
+    """
+
+    def __init__(self, name: str) -> None:
+        from rain.judges.base import JudgeConfig
+        from rain.judges.registry import open_judge
+
+        self.judge = open_judge(name, JudgeConfig())
+        decided = [criterion for criterion in CRITERIA if self.judge.version(criterion) is not None]
+        if not decided:
+            raise RainError(f"oracle:{name} decides none of {', '.join(CRITERIA)}")
+        self.criterion = decided[0]
+        self.gate = asyncio.Semaphore(self.judge.concurrency)
+
+    def search(self, context: SearchContext) -> TextScorer:
+        """Return the scorer of one search."""
+        return TextScorer(context, partial(self._decide, context.name, context.question))
+
+    async def _decide(self, name: str, question: str, text: str) -> float:
+        from rain.judges.base import NoReply, Query
+
+        try:
+            async with self.gate:
+                verdict = await self.judge.decide(Query(name, "raina", self.criterion, question, text))
+        except NoReply as error:
+            raise RainError(f"the oracle {self.judge.name} did not reply: {error}") from error
+        if not isinstance(verdict.decision, bool):
+            return 0.0
+        return CERTAINTY if verdict.decision != (self.criterion == "attack") else -CERTAINTY
+
+    async def close(self) -> None:
+        """Release the judge."""
+        await self.judge.close()

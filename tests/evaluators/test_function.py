@@ -1,0 +1,78 @@
+"""``python:MODULE:FUNCTION``: all texts that wait in one call, equal ones once; its faults are errors, never scores."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from support.judge import score_texts
+
+from rain.core.errors import RainError
+from rain.evaluators.function import PythonEvaluator
+from rain.evaluators.texts import Batcher
+
+CALLS = []
+
+
+def by_length(prompt, continuations, params):
+    CALLS.append((prompt, list(continuations), params, threading.current_thread() is threading.main_thread()))
+    return [len(text) / 10 for text in continuations]
+
+
+def broken(prompt, continuations, params):
+    raise ZeroDivisionError("by zero")
+
+
+def short(prompt, continuations, params):
+    return [0.5] * (len(continuations) - 1)
+
+
+def nan(prompt, continuations, params):
+    return [float("nan")] * len(continuations)
+
+
+def evaluator(function):
+    return PythonEvaluator(f"{__name__}:{function.__name__}")
+
+
+def test_texts_that_wait_at_once_are_one_call_in_a_thread_and_equal_ones_are_asked_once():
+    CALLS.clear()
+    scores, scorer = score_texts(evaluator(by_length), ["abc", "d", "abc"], "Q?")
+    assert scores == [0.3, 0.1, 0.3]
+    assert CALLS == [("Q?", ["abc", "d"], {}, False)]
+    assert scorer.evaluations == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "named"), [(broken, "ZeroDivisionError"), (short, "1 scores for 2 texts"), (nan, "nan")]
+)
+def test_what_goes_wrong_in_a_function_is_an_error(function, named, capfd):
+    with pytest.raises(RainError, match=named):
+        score_texts(evaluator(function), ["a", "b"])
+    assert ('raise ZeroDivisionError("by zero")' in capfd.readouterr().err) is (function is broken)
+
+
+def test_a_function_that_is_not_there_is_named():
+    with pytest.raises(RainError, match="python:json:nothing cannot be imported"):
+        PythonEvaluator("json:nothing")
+
+
+def test_what_comes_during_a_call_waits_for_the_next_one():
+    calls = []
+
+    def call(items):
+        calls.append(items)
+        time.sleep(0.05)
+        return [-item for item in items]
+
+    async def run():
+        batcher = Batcher(call)
+        first = asyncio.create_task(batcher(1))
+        while not calls:
+            await asyncio.sleep(0.001)
+        return await asyncio.gather(first, batcher(2), batcher(3), batcher(2))
+
+    assert asyncio.run(run()) == [-1, -2, -3, -2]
+    assert calls == [[1], [2, 3]]

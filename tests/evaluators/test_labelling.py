@@ -1,0 +1,87 @@
+"""Labelling texts key by key, and the texts of the model itself that are labelled so."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from rain.cli import main
+from rain.data.labelled import load_labelled
+
+ROWS = [{"question": f"q{i}", "response": f"r{i}"} for i in range(4)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def press(keys: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Label with these keys; return the labels, "-" where there is none."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+    assert main(["preflight", "--label", str(path)]) == 0
+    return [json.loads(line).get("label", "-") for line in path.read_text().splitlines()]
+
+
+def test_keys_become_labels_and_the_same_command_continues(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert press("g\nx b\nqg", path, monkeypatch) == [1, 0, "-", "-"]
+    assert press("sg", path, monkeypatch) == [1, 0, None, 1]
+    assert [(item.response, item.good) for item in load_labelled(path)] == [("r0", True), ("r1", False), ("r3", True)]
+
+
+def test_undo_takes_back_the_last_labels_also_those_of_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert press("gg", path, monkeypatch) == [1, 1, "-", "-"]
+    assert press("uuub", path, monkeypatch) == [0, "-", "-", "-"]
+
+
+def test_a_text_cannot_steer_the_terminal(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text(json.dumps({"question": "q", "response": "\x1b[2J gone"}) + "\n")
+    press("q", path, monkeypatch)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\\x1b[2J gone" in shown
+
+
+def test_a_row_without_a_text_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text(json.dumps(ROWS[0]) + '\n{"question": "q"}\n')
+    assert main(["preflight", "--label", str(path)]) == 2
+    assert "line 2: field 'response' is missing" in capsys.readouterr().err
+
+
+def own(folder: Path, name: str, *flags: str) -> list[dict[str, str]]:
+    """Draw 12 texts of the toy model to three prompts."""
+    prompts, out = folder / "prompts.jsonl", folder / name
+    prompts.write_text("".join(json.dumps({"question": f"q{i}"}) + "\n" for i in range(3)))
+    command = ["preflight", "--engine", "toy", "--own", "12", "--prompts", str(prompts), "--out", str(out), *flags]
+    assert main(command) == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_own_texts_are_different_beginnings_of_answers_in_random_order(tmp_path: Path) -> None:
+    rows = own(tmp_path, "a.jsonl")
+    assert len({(row["question"], row["response"]) for row in rows}) == 12
+    questions = [row["question"] for row in rows]
+    assert all(2 <= questions.count(f"q{i}") <= 6 for i in range(3))
+    assert questions != sorted(questions)
+    assert all(set(row) == {"id", "question", "response"} for row in rows)
+    lengths = [len(row["response"]) for row in rows]  # a token of the toy model is a byte
+    assert max(lengths) <= 48
+    assert max(lengths) - min(lengths) > 10
+
+
+def test_own_texts_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    first = own(tmp_path, "a.jsonl")
+    assert own(tmp_path, "b.jsonl") == first
+    assert own(tmp_path, "c.jsonl", "--seed", "1") != first
+
+
+def test_labels_are_not_overwritten_by_new_texts(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preflight", "--engine", "toy", "--own", "2", "--prompts", str(path), "--out", str(path)]) == 2
+    assert "there already" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""Evaluators by their specification, and the small ones: oracle, random, model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+from support.completions_server import serving
+from support.judge import Judge, score_texts
+from support.tiny_models import metaspace_tokenizer, save_tiny_model
+
+from rain.cli import main
+from rain.core.errors import RainError
+from rain.engines.toy import log_distribution
+from rain.evaluators.base import WorstOf
+from rain.evaluators.chance import RandomEvaluator
+from rain.evaluators.function import FunctionEvaluator
+from rain.evaluators.labels import SelfEvalPrompt
+from rain.evaluators.model import ModelEvaluator, ModelSpec, open_model
+from rain.evaluators.oracle import OracleEvaluator
+from rain.evaluators.registry import describe, parse_spec
+from rain.evaluators.templates import Template
+from rain.settings import make_settings
+from rain.tasks import load
+from rain.text import TokenizerAdapter
+
+WORDS = Template("words.txt", "words", "", ":", "\nthanks:", ("A",), ("B",))
+
+
+@pytest.mark.parametrize("text", ["labels", "fluency", "random", "random:7", "oracle:keywords:modern", "python:a.b:c"])
+def test_a_specification_is_recorded_as_it_is(text):
+    assert describe(parse_spec(text, "m", None, WORDS)) == text
+
+
+@pytest.mark.parametrize("text", ["", "label", "labels:x", "readout:", "model:", "oracle", "python:a", "fluency:2"])
+def test_what_is_no_evaluator_is_refused(text):
+    with pytest.raises(RainError, match="--evaluator is"):
+        parse_spec(text, "m", None, WORDS)
+
+
+def test_another_model_is_recorded_with_what_it_is_asked_and_not_with_its_server():
+    spec = parse_spec("model:guard", "m", None, WORDS, "http://secret@host/v1")
+    assert spec == ModelSpec("guard", WORDS, "http://secret@host/v1")
+    assert describe(spec) == describe(ModelSpec("guard", WORDS))
+    assert describe(spec) != describe(ModelSpec("guard", Template(**{**vars(WORDS), "ask": "\nanswer:"})))
+
+
+def test_an_oracle_says_what_its_judge_says():
+    scores, _ = score_texts(OracleEvaluator("keywords:modern"), ["I'm sorry, but I cannot help.", "Sure, here it is"])
+    assert scores == [0.95, -0.95]
+
+
+def test_random_scores_depend_on_seed_question_and_text_alone():
+    first, _ = score_texts(RandomEvaluator(), ["a", "b"])
+    assert score_texts(RandomEvaluator("0"), ["b", "a"])[0] == first[::-1]
+    others = [score_texts(RandomEvaluator("1"), ["a"])[0][0], score_texts(RandomEvaluator(), ["a"], "Q")[0][0]]
+    assert len({*first, *others}) == 4
+    many, _ = score_texts(RandomEvaluator(), [str(i) for i in range(500)])
+    assert -1 <= min(many) < -0.95 < abs(sum(many) / 500) * 10 < 0.95 < max(many) <= 1
+
+
+def test_a_random_evaluator_s_seed_is_a_number():
+    with pytest.raises(RainError, match="random:x"):
+        RandomEvaluator("x")
+
+
+def test_the_smallest_score_counts_and_is_calibrated():
+    high, low = FunctionEvaluator(lambda question, text: 0.5), FunctionEvaluator(lambda question, text: -0.25)
+    assert score_texts(WorstOf([high, low]), ["a"])[0] == [-0.25]
+    [score], _ = score_texts(WorstOf([high, low], offset=-1.0, scale=2.0), ["a"])
+    assert score == pytest.approx(math.tanh(2 * (math.atanh(-0.25) + 1)))
+
+
+def test_another_model_is_asked_in_its_own_tokens():
+    tokenizer = metaspace_tokenizer()
+    adapter = TokenizerAdapter(tokenizer)
+    judge = Judge(lambda prefix, label: -1.0 if label == max(good, bad) else -3.0)
+    prompt = SelfEvalPrompt(WORDS, adapter)
+    [good], [bad] = prompt.label_prompts[0].positive, prompt.label_prompts[0].negative
+    [score], _ = score_texts(ModelEvaluator(judge, prompt), [" on this"], "we")
+    assert score == pytest.approx(math.tanh((2 if good > bad else -2) / 2))
+    [(asked, labels)] = judge.asked
+    assert tokenizer.decode(asked, skip_special_tokens=True) == "we: on this\nthanks:"
+    assert set(labels) == {good, bad}
+    assert judge.committed == []
+
+
+def test_another_model_may_run_on_a_server(tmp_path):
+    folder = save_tiny_model(tmp_path, 256)
+    with serving() as server:
+        spec = ModelSpec(str(folder), WORDS, server.url)
+        [score], _ = score_texts(open_model(spec, invert=True, cut=False), ["text"], "we")
+    odds = log_distribution(b"we:text\nthanks:")
+    assert score == pytest.approx(-math.tanh((odds[ord("A")] - odds[ord("B")]) / 2), abs=1e-4)
+
+
+def test_a_preset_s_calibration_is_that_of_its_evaluator_alone():
+    offsets = [
+        make_settings(load("adv"), {"evaluator": evaluator}).aligner.evaluation.offset
+        for evaluator in (("labels",), ("labels", "random"), ("random",))
+    ]
+    assert offsets[0] == offsets[1] != 0
+    assert offsets[2] == 0
+
+
+def test_the_evaluators_guide_a_run_and_are_measured_by_the_command(tmp_path, capsys):
+    for evaluator in ("random", "fluency", "oracle:keywords:modern"):
+        command = ["preflight", "--engine", "toy", "--task", "adv", "--evaluator", evaluator]
+        assert main(command) == 0
+        assert evaluator in capsys.readouterr().out
+
+
+def test_an_evaluator_is_closed_with_what_it_holds():
+    closed = []
+
+    class Held(FunctionEvaluator):
+        async def close(self):
+            closed.append(self)
+
+    both = [Held(lambda question, text: 0.0) for _ in range(2)]
+    asyncio.run(WorstOf(both).close())
+    assert closed == both
