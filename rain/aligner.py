@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,14 +9,15 @@ from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget
-from rain.core.engine import Engine, SamplingParams
-from rain.core.errors import RainError, WorkerFault
+from rain.core.engine import Engine
+from rain.core.errors import PromptTooLong, RainError, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
 from rain.evaluators.base import Evaluator
 from rain.evaluators.registry import open_evaluator
 from rain.generation import Answer, Generation, OnCommit, PreparedPrompt
+from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
 from rain.text import Message, SentenceEncoder, TextStopPolicy, TokenizerAdapter
@@ -80,6 +80,8 @@ class Aligner:
         seed: int | None = None,
         max_new_tokens: int | None = None,
         question: str | None = None,
+        stop: tuple[str, ...] = (),
+        raw: bool = False,
     ) -> PreparedPrompt:
         """Return a prompt's ids, and limits that leave room for answer and evaluation in the model's context.
 
@@ -89,6 +91,8 @@ class Aligner:
             seed: replaces that of the configuration.
             max_new_tokens: replaces that of the configuration.
             question: what the evaluator is told that was asked; None: the prompt's text.
+            stop: strings before which the answer ends, besides those of the task.
+            raw: continue the text itself, without prompt file and chat template.
 
         Raises:
             RainError: the prompt is empty or too long.
@@ -99,11 +103,14 @@ class Aligner:
             text: str | Sequence[Message] = prompt  # type: ignore[assignment]
             length = len(text) if isinstance(text, str) else sum(len(part["content"]) for part in check_messages(text))
             if length > LONGEST_TOKEN * self.engine.context:
-                raise RainError(
+                raise PromptTooLong(
                     f"the prompt of {length} characters leaves no room for an answer in the model's context of "
-                    f"{self.engine.context} tokens"
+                    f"{self.engine.context} tokens",
+                    None,
+                    self.engine.context,
                 )
-            tokens = self.formatter.encode(text)
+            plain = raw and isinstance(text, str)
+            tokens = self.adapter.bos + self.adapter.encode(str(text)) if plain else self.formatter.encode(text)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
         question = question if question is not None else self._question(prompt)
@@ -113,11 +120,14 @@ class Aligner:
         around = max(0, self.evaluator.overhead(question) - len(tokens))
         search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - SPARE_TOKENS)))
         if search.limit(len(tokens)) <= len(tokens):
-            raise RainError(
+            raise PromptTooLong(
                 f"the prompt of {len(tokens)} tokens leaves no room for an answer within the limit of "
-                f"{search.maxlen} tokens"
+                f"{search.maxlen} tokens",
+                len(tokens),
+                search.maxlen,
             )
-        return PreparedPrompt(id, question, tokens, search, self.config.prompting.seed if seed is None else seed)
+        seed = self.config.prompting.seed if seed is None else seed
+        return PreparedPrompt(id, question, tokens, search, seed, stop)
 
     def _question(self, prompt: str | Sequence[Message] | Tokens) -> str:
         """Return what the evaluator is told: the question, or the conversation in the words of the template."""
@@ -136,9 +146,12 @@ class Aligner:
 
     def begin(self, prompt: PreparedPrompt, budget: Budget | None = None) -> Generation:
         """Return a search that is about to begin."""
-        return Generation(
-            self.engine, self.evaluator, self.encoder, self.policy, prompt, budget or Budget(), self.eager
-        )
+        policy = self.policy.also(prompt.stop)
+        return Generation(self.engine, self.evaluator, self.encoder, policy, prompt, budget or Budget(), self.eager)
+
+    def begin_baseline(self, prompt: PreparedPrompt, piece: int) -> PlainGeneration:
+        """Return a plain answer that is about to begin, in pieces of this length (tokens; 0: in one)."""
+        return PlainGeneration(self.engine, self.policy.also(prompt.stop), prompt, piece)
 
     async def generate(
         self, prompt: PreparedPrompt, *, budget: Budget | None = None, on_commit: OnCommit = lambda commit: None
@@ -166,18 +179,11 @@ class Aligner:
 
     async def generate_baseline(self, prompt: PreparedPrompt) -> Answer:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules."""
-        started = time.perf_counter()
-        session = self.engine.session(f"{prompt.id}/plain")
-        length = prompt.search.limit(len(prompt.tokens)) - len(prompt.tokens)
-        try:
-            params = SamplingParams(max_tokens=length, greedy_first=True, stop=self.policy.stop)
-            [continuation] = await session.generate(prompt.tokens, params)
-        finally:
-            await session.close()
-        cost = {**session.usage.as_dict(), "seconds": round(time.perf_counter() - started, 3)}
-        tokens = continuation.tokens
-        finish = self.policy.finish(tokens) or "length"
-        return Answer(self.policy.text(tokens).strip(), finish, (), cost, tokens)
+        generation = self.begin_baseline(prompt, 0)
+        async with aclosing(generation.pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        return generation.answer()
 
     async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit: None) -> dict[str, Any]:
         """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.

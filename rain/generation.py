@@ -47,6 +47,7 @@ class Answer:
         cost: counters by name: those of ``Usage``, ``seconds``, and for RAIN ``simulations``, ``evaluations`` and
             ``evaluation`` (the part of the usage that evaluation caused).
         tokens: ids of the response, special ones and what belongs to a stop string included.
+        prompt_tokens: length of the prompt (tokens).
     """
 
     text: str
@@ -54,6 +55,7 @@ class Answer:
     commits: tuple[CommittedText, ...] = ()
     cost: dict[str, Any] = field(default_factory=dict)
     tokens: Tokens = ()
+    prompt_tokens: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -69,6 +71,7 @@ class PreparedPrompt:
         tokens: the prompt's ids.
         search: the constants, with limits that fit the context.
         seed: of the run.
+        stop: strings before which the response ends, besides those of the task.
     """
 
     id: str
@@ -76,6 +79,7 @@ class PreparedPrompt:
     tokens: Tokens
     search: RainConfig
     seed: int
+    stop: tuple[str, ...] = ()
 
 
 class Generation:
@@ -160,4 +164,4 @@ class Generation:
         finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
         # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
         text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
-        return Answer(text, finish, tuple(self._commits), cost, tokens)
+        return Answer(text, finish, tuple(self._commits), cost, tokens, len(self.prompt.tokens))
