@@ -71,7 +71,7 @@ def _listen(config: ServeConfig) -> socket.socket:
         family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((config.host, config.port), family=family, backlog=1024)
     except OSError as error:
-        reason = error.strerror or error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise RainError(f"cannot listen on --host {config.host} --port {config.port}: {reason}") from error
 
 

@@ -134,12 +134,13 @@ class Chunks:
         if not text:
             return None
         self._held[index] = []
-        return {**self._chunk(index, {"content": text}, text, None), "rain": {"commits": held}}
+        return {**self._chunk(index, {"content": text}, text, None), "rain": {"committed": held}}
 
     def end(self, index: int, answer: Answer) -> Json:
         """Return the last chunk of a choice."""
         chunk = self._chunk(index, {}, "", FINISHED.get(answer.finish, "length"))
-        return {**chunk, "rain": {**price(answer), "ignored": list(self.job.ignored)}}
+        rest = {"committed": self._held[index], "ignored": list(self.job.ignored)}
+        return {**chunk, "rain": {**price(answer), **rest}}
 
     def usage(self, answers: Sequence[Answer]) -> Json:
         """Return the chunk that has the usage."""
