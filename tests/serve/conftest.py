@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.toy_server import served
+from support.toy_server import KEY, served
 
 for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
     pytest.importorskip(package)
-
-KEY = "correct-horse-battery"
 
 
 @pytest.fixture(scope="session")

@@ -94,9 +94,9 @@ def test_a_text_is_continued_as_it_is(library, client):
 
 
 def test_the_assistants_last_message_is_continued(library, client):
-    body = {"model": "toy", "messages": [{"role": "user", "content": "What now?"}, {"role": "assistant", "content": "As"}]}
+    body = {"model": "toy", "messages": [{"role": "user", "content": "What now?"}, ASSISTANT]}
     prompt_file = library.aligner.config.prompt_file
-    text = f"{prompt_file.before}What now?{prompt_file.after} As"
+    text = f"{prompt_file.before}What now?{prompt_file.after} So"
     assert content(client.post("/v1/chat/completions", json=body)) == library.baseline(text, raw=True).text
 
 
@@ -153,15 +153,16 @@ def test_the_price_of_an_answer_is_the_librarys(library, ask):
 def test_several_choices_differ_by_their_seeds(library, ask):
     reply = ask(n=3, seed=4).json()
     texts = [choice["message"]["content"] for choice in reply["choices"]]
+    answers = [library.generate("What now?", seed=seed) for seed in (4, 5, 6)]
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2]
-    assert texts == [library.generate("What now?", seed=seed).text for seed in (4, 5, 6)]
+    assert texts == [answer.text for answer in answers]
     assert len(set(texts)) == 3
     found = ["", "", ""]
     for chunk in events(ask(n=3, seed=4, stream=True).text):
         for choice in chunk["choices"]:
             found[choice["index"]] += choice["delta"].get("content", "")
     assert found == texts
-    assert reply["usage"]["completion_tokens"] == sum(len(library.generate("What now?", seed=s).tokens) for s in (4, 5, 6))
+    assert reply["usage"]["completion_tokens"] == sum(len(answer.tokens) for answer in answers)
 
 
 @pytest.mark.parametrize(

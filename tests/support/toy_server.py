@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
+KEY = "correct-horse-battery"
 SMALL = (
     "--max-simulations 6 --extra-simulations 3 --min-visits 2 --candidates 4 --max-draws 3 --max-new-tokens 32"
 ).split()
@@ -57,7 +58,7 @@ class ServerProcess:
         return self.process.wait(30)
 
     def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, **{"timeout": 20, **options})
+        return httpx.Client(base_url=self.url, **{"timeout": 20, "verify": False, **options})
 
     def metric(self, name: str, **headers: str) -> float:
         text = httpx.get(f"{self.url}/metrics", headers=headers).text
@@ -65,11 +66,10 @@ class ServerProcess:
 
 
 @contextmanager
-def served(*flags: object, wait: bool = True, small: bool = True) -> Iterator[ServerProcess]:
+def served(*flags: object, wait: bool = True, path: object = "") -> Iterator[ServerProcess]:
     """Start a server on a free port; it ends with the block."""
-    engine = ["--engine", "toy", *SMALL] if small else []
-    command = [sys.executable, __file__, "serve", *engine, "--port", "0", *map(str, flags)]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, __file__, "serve", "--engine", "toy", *SMALL, "--port", "0", *map(str, flags)]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{path}", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=env, cwd=ROOT, **pipes)
     server = ServerProcess(process)
