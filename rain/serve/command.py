@@ -33,6 +33,10 @@ NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
 BROKEN = 1
 """Exit code after the device has failed."""
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a search leaves the interpreter to the connections' thread; Python's 0.005 are paid at each of
+their system calls, and many clients then wait for seconds."""
+
 LAST_BYTES = 5
 """Seconds that answers which are ready may take to reach their clients when the server ends."""
 
@@ -57,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     own = {field.name for field in dataclasses.fields(ServeConfig)} | {"command", "goal", "task"}
     settings = {name: value for name, value in given.items() if name not in own}
     listening = _listen(config)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     with listening:
         return asyncio.run(_serve(config, listening, {"goal": args.goal, "task": args.task, **settings}))
 

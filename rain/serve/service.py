@@ -122,7 +122,8 @@ class Service:
             return error
         if isinstance(error, PromptTooLong):
             sizes: Any = {"n_prompt_tokens": error.tokens, "n_ctx": error.context}
-            return ApiError(400, str(error), "context_length_exceeded", "messages", **sizes)
+            words = f"{error}; this model's maximum context length is {error.context} tokens"  # which LiteLLM looks for
+            return ApiError(400, words, "context_length_exceeded", "messages", **sizes)
         if isinstance(error, WorkerFault):
             return unavailable(str(error))
         if is_broken_device(error):

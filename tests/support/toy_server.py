@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,14 +61,16 @@ class ServerProcess:
         return httpx.Client(base_url=self.url, **{"timeout": 20, "verify": False, **options})
 
     def metric(self, name: str, **headers: str) -> float:
-        text = httpx.get(f"{self.url}/metrics", headers=headers).text
+        text = httpx.get(f"{self.url}/metrics", headers=headers, verify=False).text
         return float(re.search(rf"^{name} (\S+)$", text, flags=re.M)[1])
 
 
 @contextmanager
-def served(*flags: object, wait: bool = True, path: object = "") -> Iterator[ServerProcess]:
+def served(
+    *flags: object, wait: bool = True, path: object = "", program: Sequence[str] = (__file__,)
+) -> Iterator[ServerProcess]:
     """Start a server on a free port; it ends with the block."""
-    command = [sys.executable, __file__, "serve", "--engine", "toy", *SMALL, "--port", "0", *map(str, flags)]
+    command = [sys.executable, *program, "serve", "--engine", "toy", *SMALL, "--port", "0", *map(str, flags)]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{path}", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=env, cwd=ROOT, **pipes)
