@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from support.toy_server import KEY, served
+import hashlib
 
-for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
-    pytest.importorskip(package)
+import pytest
 
 
 @pytest.fixture(scope="session")
 def server():
+    from support.toy_server import served
+
     with served("--keep-alive", "0.2", "--max-budget", "simulations=100000,seconds=600") as server:
         yield server
 
@@ -18,7 +18,7 @@ def server():
 @pytest.fixture(scope="session")
 def guarded_server(tmp_path_factory):
     """A server with two keys, one search at a time, two in the queue and a page for anyone."""
-    import hashlib
+    from support.toy_server import KEY, served
 
     keys = tmp_path_factory.mktemp("keys") / "keys.txt"
     keys.write_text(f"# who may ask\nanna {KEY}\nben sha256:{hashlib.sha256(b'second-key-of-ben').hexdigest()}\n")

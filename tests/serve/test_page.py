@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from rain.serve.page import page_response
+pytest.importorskip("starlette")
+from rain.serve.page import page_response  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

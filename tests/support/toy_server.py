@@ -18,6 +18,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+if __name__ != "__main__":
+    import pytest
+
+    for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
+        pytest.importorskip(package)
+
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
