@@ -144,10 +144,12 @@ class Aligner:
                 text += f"{template.middle} {message['content']}"
         return text
 
-    def begin(self, prompt: PreparedPrompt, budget: Budget | None = None) -> Generation:
-        """Return a search that is about to begin."""
-        policy = self.policy.also(prompt.stop)
-        return Generation(self.engine, self.evaluator, self.encoder, policy, prompt, budget or Budget(), self.eager)
+    def begin(
+        self, prompt: PreparedPrompt, budget: Budget | None = None, evaluator: Evaluator | None = None
+    ) -> Generation:
+        """Return a search that is about to begin; another evaluator must be a part of the aligner's own."""
+        scorer, policy = evaluator or self.evaluator, self.policy.also(prompt.stop)
+        return Generation(self.engine, scorer, self.encoder, policy, prompt, budget or Budget(), self.eager)
 
     def begin_baseline(self, prompt: PreparedPrompt, piece: int) -> PlainGeneration:
         """Return a plain answer that is about to begin, in pieces of this length (tokens; 0: in one)."""

@@ -27,14 +27,16 @@ from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine, open_loaded
+from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.function import FunctionEvaluator, TextScorer
 from rain.evaluators.labels import LabelEvaluator
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.registry import describe
 from rain.events import PIECE, Event, send_events
-from rain.generation import Answer, PreparedPrompt
+from rain.generation import Answer, Generation, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
+from rain.plain import PlainGeneration
 from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
@@ -165,9 +167,9 @@ class Rain:
         Closing the iterator ends the search. The seconds of a budget end it even in the middle of a simulation.
 
         Args:
-            prompt: a prompt, or what ``aprepare`` made of it; then budget is the only option.
+            prompt: a prompt, or what ``aprepare`` made of it; then budget and evaluator are the only options.
             plain: decode greedily, without RAIN.
-            options: as for ``generate``.
+            options: as for ``generate``; evaluator: one of ``evaluators``.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
 
@@ -192,13 +194,18 @@ class Rain:
         plain: bool = False,
     ) -> None:
         """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
+        rest = dict(options)
+        evaluator = rest.pop("evaluator", None)
         try:
             if isinstance(prompt, PreparedPrompt):
-                prepared, budget = prompt, options.get("budget")
+                prepared, budget = prompt, rest.get("budget")
             else:
-                prepared, budget = self._prepare(prompt, **options)
-            begin = self.aligner.begin_baseline(prepared, PIECE) if plain else self.aligner.begin(prepared, budget)
-            await send_events(begin, budget.seconds if budget else 0, put)
+                prepared, budget = self._prepare(prompt, **rest)
+            if plain:
+                begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE)
+            else:
+                begun = self.aligner.begin(prepared, budget, evaluator)
+            await send_events(begun, budget.seconds if budget else 0, put)
             put(None)
         except Exception as error:
             put(error)
@@ -228,9 +235,13 @@ class Rain:
         return await asyncio.wrap_future(self._thread.submit(prepare()))
 
     @property
-    def evaluator_name(self) -> str:
-        """What scores texts, as the flag --evaluator names it; several with + in between."""
-        return "+".join(map(describe, self.settings.aligner.evaluators))
+    def evaluators(self) -> dict[str, Evaluator]:
+        """What can score texts, by the names that --evaluator has; of several each alone, too, and + for all."""
+        specs, whole = self.settings.aligner.evaluators, self.aligner.evaluator
+        names = [describe(spec).partition(" ")[0] for spec in sorted(specs, key=lambda spec: isinstance(spec, str))]
+        parts = whole.evaluators if isinstance(whole, WorstOf) else []
+        alone = dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}  # not if read-outs share one
+        return {**alone, "+".join(names): whole}
 
     def prepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
         """Return a prompt as the aligner takes it, for use with ``run`` and ``aligner``."""

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from rain.core.engine import EngineStats
 from rain.core.errors import PromptTooLong, RainError
+from rain.evaluators.base import Evaluator
 from rain.library import Rain
 from rain.serve.answers import GONE, AnswerResponse, error_response
 from rain.serve.errors import ApiError
@@ -123,7 +124,7 @@ class Routes:
         self._check_model(asked.model)
         ignored = asked.ignored(service.config.strict)
         own = asked.rain
-        self._check_evaluator(rain, own.evaluator if own else None)
+        evaluator = _evaluator(rain, own.evaluator if own else None)
         budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget if own else None)
         places = service.admission.admit(asked.n or 1)
         try:
@@ -149,6 +150,7 @@ class Routes:
             chat=kind is ChatRequest,
             plain=service.models[asked.model],
             prompt=prepared,
+            evaluator=evaluator,
             choices=len(places),
             budget=budget,
             deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
@@ -158,11 +160,13 @@ class Routes:
         )
         return AnswerResponse(service, job, places, trace, bool(asked.stream))
 
-    def _check_evaluator(self, rain: Rain, name: str | None) -> None:
-        """Refuse an evaluator that the server was not started with."""
-        started = rain.evaluator_name
-        if name is not None and name != started:
-            raise ApiError(400, f"this server evaluates with {started}", "invalid_value", "rain.evaluator")
+
+def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:
+    """Return the evaluator that is asked for, None for the usual one."""
+    if name is not None and name not in rain.evaluators:
+        started = ", ".join(rain.evaluators)
+        raise ApiError(400, f"this server evaluates with {started}", "invalid_value", "rain.evaluator")
+    return None if name is None else rain.evaluators[name]
 
 
 def _prompt(rain: Rain, asked: ChatRequest | CompletionRequest) -> Asked:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rain.core.config import Budget
+from rain.evaluators.base import Evaluator
 from rain.generation import Answer, CommittedText, PreparedPrompt
 
 Json = dict[str, Any]
@@ -29,6 +30,7 @@ class Job:
         chat: whether the answer is a chat message; otherwise it is a plain text.
         plain: without RAIN.
         prompt: encoded; choice i has its seed + i.
+        evaluator: of the search; None: the usual one.
         choices: how many answers (count).
         budget: of each.
         deadline: when the client's patience ends (``time.monotonic``); None: never.
@@ -44,6 +46,7 @@ class Job:
     chat: bool
     plain: bool
     prompt: PreparedPrompt
+    evaluator: Evaluator | None
     choices: int
     budget: Budget
     deadline: float | None

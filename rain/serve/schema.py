@@ -12,6 +12,8 @@ from rain.serve.errors import ApiError
 
 MOST_CHOICES = 8
 MOST_STOPS = 4
+LONGEST_STOP = 256
+"""Characters of a stop string at most: the end of each text is decoded that far, again and again."""
 SHOWN_IGNORED = 16
 """Names of ignored fields in an answer, at most."""
 
@@ -94,7 +96,7 @@ class Request(Wire):
 
     model: str
     max_tokens: int | None = Field(None, ge=1, le=10**9)
-    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(None, max_length=MOST_STOPS)
+    stop: list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]] | None = Field(None, max_length=MOST_STOPS)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool | None = None

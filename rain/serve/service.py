@@ -97,7 +97,8 @@ class Service:
             async with self.admission.turn():
                 prompt = replace(job.prompt, seed=job.prompt.seed + index)
                 budget = _within(job.budget, job.deadline)
-                async with aclosing(self.ready_to_go().aevents(prompt, plain=job.plain, budget=budget)) as events:
+                options: dict[str, Any] = {"plain": job.plain, "budget": budget, "evaluator": job.evaluator}
+                async with aclosing(self.ready_to_go().aevents(prompt, **options)) as events:
                     async for event in events:
                         found.put_nowait((index, event))
         except Exception as error:

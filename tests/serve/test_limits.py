@@ -271,3 +271,17 @@ def test_a_key_file_is_refused_by_its_line_without_telling_the_key(line, tmp_pat
     with pytest.raises(RainError) as error:
         Keys.from_file(str(tmp_path / "keys"))
     assert "line" in str(error.value) and KEY not in str(error.value) and "short" not in str(error.value)
+
+
+def test_each_evaluator_of_a_server_can_be_chosen(tmp_path):
+    (tmp_path / "liking.py").write_text("def f(p, c, o): return [2 * ('e' in c[0]) - 1.0]\n")
+    with served("--evaluator", "labels", "python:liking:f", path=tmp_path) as server, server.client() as client:
+
+        def value(**rain):
+            reply = client.post("/v1/chat/completions", json=body("What now?", rain=rain))
+            return reply.json()["rain"]["value"] if reply.status_code == 200 else code(reply)
+
+        alone = [value(evaluator=name) for name in ("labels", "python:liking:f")]
+        both = [value(), value(evaluator="labels+python:liking:f")]
+        assert both[0] == both[1] and len({*alone, both[0]}) > 1
+        assert value(evaluator="readout:harmless") == (400, "invalid_value")
