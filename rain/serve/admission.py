@@ -51,15 +51,18 @@ class Admission:
             message = f"{self.running} searches are running and {self.waiting} are waiting; try again in {wait} s"
             raise ApiError(429, message, "rate_limit_exceeded", headers={"Retry-After": str(wait)})
 
-    def admit(self, searches: int) -> list[Place]:
-        """Return so many places, of which each must be given back.
+    def admit(self, searches: int) -> None:
+        """Take so many places; ``leave`` gives them back.
 
         Raises:
             ApiError: there is no room.
         """
         self.check(searches)
         self.admitted += searches
-        return [Place(self) for _ in range(searches)]
+
+    def leave(self, searches: int) -> None:
+        """Give places back."""
+        self.admitted -= searches
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -72,16 +75,3 @@ class Admission:
             finally:
                 self.running -= 1
                 self._seconds += RECENT * (monotonic() - started - self._seconds)
-
-
-class Place:
-    """One search's place among those that run or wait."""
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission, self._held = admission, True
-
-    def give_back(self) -> None:
-        """Free the place; a second call does nothing."""
-        if self._held:
-            self._held = False
-            self._admission.admitted -= 1

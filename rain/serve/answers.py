@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from rain.generation import Answer
-from rain.serve.admission import Place
 from rain.serve.errors import ApiError
 from rain.serve.replies import Chunks, Job, usage, whole
 from rain.serve.service import Service
@@ -37,15 +36,14 @@ class AnswerResponse(Response):
 
     Args:
         service: runs searches.
-        job: the request.
-        places: one for each choice.
+        job: the request, which has been admitted; its places are given back at the end.
         trace: what the log says.
         stream: whether text is sent as it becomes final.
     """
 
-    def __init__(self, service: Service, job: Job, places: Sequence[Place], trace: Trace, stream: bool) -> None:
+    def __init__(self, service: Service, job: Job, trace: Trace, stream: bool) -> None:
         super().__init__()
-        self.service, self.job, self.places, self.trace = service, job, places, trace
+        self.service, self.job, self.trace = service, job, trace
         self._work = self._stream if stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,13 +61,12 @@ class AnswerResponse(Response):
             for task in (work, watch):
                 task.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
-            for place in self.places:
-                place.give_back()
+            self.service.admission.leave(self.job.choices)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         answers: dict[int, Answer] = {}
         try:
-            async with aclosing(self.service.events(self.job, self.places)) as events:
+            async with aclosing(self.service.events(self.job)) as events:
                 async for item in events:
                     if item:
                         self._note(item[1])
@@ -93,7 +90,7 @@ class AnswerResponse(Response):
         try:
             for index in range(self.job.choices if self.job.chat else 0):
                 await push(_event(chunks.begin(index)))
-            async with aclosing(self.service.events(self.job, self.places)) as events:
+            async with aclosing(self.service.events(self.job)) as events:
                 async for item in events:
                     if item is None:
                         await push(b": keep-alive\n")

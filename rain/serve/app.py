@@ -126,15 +126,15 @@ class Routes:
         own = asked.rain
         evaluator = _evaluator(rain, own.evaluator if own else None)
         budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget if own else None)
-        places = service.admission.admit(asked.n or 1)
+        choices = asked.n or 1
+        service.admission.admit(choices)
         try:
             prompt, options = _prompt(rain, asked)
             prepared = await rain.aprepare(
                 prompt, seed=asked.seed, max_new_tokens=asked.limit, stop=asked.stop or (), **options
             )
         except BaseException as error:
-            for place in places:
-                place.give_back()
+            service.admission.leave(choices)
             if isinstance(error, RainError) and not isinstance(error, PromptTooLong):
                 raise ApiError(400, str(error), "invalid_value", "messages") from error
             raise service.failure(error) if isinstance(error, Exception) else error from error
@@ -151,14 +151,14 @@ class Routes:
             plain=service.models[asked.model],
             prompt=prepared,
             evaluator=evaluator,
-            choices=len(places),
+            choices=choices,
             budget=budget,
             deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
             silence=min(silence, patience / 2) if patience else silence,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
             ignored=ignored,
         )
-        return AnswerResponse(service, job, places, trace, bool(asked.stream))
+        return AnswerResponse(service, job, trace, bool(asked.stream))
 
 
 def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:

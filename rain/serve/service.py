@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from time import monotonic, time
@@ -13,7 +13,7 @@ from rain.core.config import Budget
 from rain.core.errors import PromptTooLong, RainError, WorkerFault
 from rain.events import Event
 from rain.library import Rain
-from rain.serve.admission import Admission, Place
+from rain.serve.admission import Admission
 from rain.serve.budgets import BudgetRules
 from rain.serve.config import ServeConfig
 from rain.serve.errors import ApiError, unavailable
@@ -68,10 +68,10 @@ class Service:
             raise unavailable("the model is loading")
         return self.rain
 
-    async def events(self, job: Job, places: Sequence[Place]) -> AsyncGenerator[Item | None, None]:
+    async def events(self, job: Job) -> AsyncGenerator[Item | None, None]:
         """Run the searches of a request; yield what they send, and None after each silence."""
         found: asyncio.Queue[Item | Exception] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._search(job, i, place, found)) for i, place in enumerate(places)]
+        tasks = [asyncio.create_task(self._search(job, i, found)) for i in range(job.choices)]
         self._live.add(found)
         try:
             left = len(tasks)
@@ -91,7 +91,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _search(self, job: Job, index: int, place: Place, found: asyncio.Queue[Item | Exception]) -> None:
+    async def _search(self, job: Job, index: int, found: asyncio.Queue[Item | Exception]) -> None:
         """Run one search when its turn comes; errors are sent, too."""
         try:
             async with self.admission.turn():
@@ -103,8 +103,6 @@ class Service:
                         found.put_nowait((index, event))
         except Exception as error:
             found.put_nowait(error)
-        finally:
-            place.give_back()
 
     def ready_to_go(self) -> Rain:
         """Return what answers requests that were admitted, also while the server drains."""
