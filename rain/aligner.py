@@ -10,7 +10,7 @@ from typing import Any
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine
-from rain.core.errors import RainError, WorkerFault
+from rain.core.errors import PromptTooLong, RainError, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
@@ -19,6 +19,7 @@ from rain.evaluators.registry import open_evaluator
 from rain.generation import Answer, Generation, OnCommit, Parts, PreparedPrompt
 from rain.methods.drafting import Drafting
 from rain.methods.whole_answers import WHOLE_ANSWERS, begin
+from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
 from rain.text import Message, SentenceEncoder, TextStopPolicy, TokenizerAdapter
@@ -85,6 +86,8 @@ class Aligner:
         seed: int | None = None,
         max_new_tokens: int | None = None,
         question: str | None = None,
+        stop: tuple[str, ...] = (),
+        raw: bool = False,
     ) -> PreparedPrompt:
         """Return a prompt's ids, and limits that leave room for answer and evaluation in the model's context.
 
@@ -94,20 +97,22 @@ class Aligner:
             seed: replaces that of the configuration.
             max_new_tokens: replaces that of the configuration.
             question: what the evaluator is told that was asked; None: the prompt's text.
+            stop: strings before which the answer ends, besides those of the task.
+            raw: continue the text itself, without prompt file and chat template.
 
         Raises:
             RainError: the prompt is empty or too long.
         """
-        tokens = self._encode(prompt)
+        tokens = self._encode(prompt, raw)
         question = question if question is not None else self._question(prompt)
         search = self.config.search
         if max_new_tokens is not None:
             search = replace(search, max_new_tokens=max_new_tokens)
         search = self._fit(search, tokens, question)
         seed = self.config.prompting.seed if seed is None else seed
-        return PreparedPrompt(id, question, prompt, tokens, search, seed)
+        return PreparedPrompt(id, question, prompt, tokens, search, seed, stop)
 
-    def _encode(self, prompt: str | Sequence[Message] | Tokens) -> Tokens:
+    def _encode(self, prompt: str | Sequence[Message] | Tokens, raw: bool) -> Tokens:
         """Return a prompt's ids; one that cannot possibly fit is refused before it is tokenised."""
         if is_tokens(prompt):
             tokens = prompt
@@ -115,11 +120,14 @@ class Aligner:
             text: str | Sequence[Message] = prompt  # type: ignore[assignment]
             length = len(text) if isinstance(text, str) else sum(len(part["content"]) for part in check_messages(text))
             if length > LONGEST_TOKEN * self.engine.context:
-                raise RainError(
+                raise PromptTooLong(
                     f"the prompt of {length} characters leaves no room for an answer in the model's context of "
-                    f"{self.engine.context} tokens"
+                    f"{self.engine.context} tokens",
+                    None,
+                    self.engine.context,
                 )
-            tokens = self.formatter.encode(text)
+            plain = raw and isinstance(text, str)
+            tokens = self.adapter.bos + self.adapter.encode(str(text)) if plain else self.formatter.encode(text)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
         return tokens
@@ -129,9 +137,11 @@ class Aligner:
         around = max(0, self.evaluator.overhead(question) - len(tokens))
         search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - SPARE_TOKENS)))
         if search.limit(len(tokens)) <= len(tokens):
-            raise RainError(
+            raise PromptTooLong(
                 f"the prompt of {len(tokens)} tokens leaves no room for an answer within the limit of "
-                f"{search.maxlen} tokens"
+                f"{search.maxlen} tokens",
+                len(tokens),
+                search.maxlen,
             )
         return search
 
@@ -150,9 +160,22 @@ class Aligner:
                 text += f"{template.middle} {message['content']}"
         return text
 
-    def begin(self, prompt: PreparedPrompt, budget: Budget | None = None) -> Generation:
-        """Return an answer that is about to begin; a budget replaces that of the settings."""
-        return begin(self.parts, prompt, self.config.method.limits if budget is None else budget)
+    def begin(
+        self, prompt: PreparedPrompt, budget: Budget | None = None, evaluator: Evaluator | None = None
+    ) -> Generation:
+        """Return an answer that is about to begin.
+
+        Args:
+            prompt: from ``prepare``.
+            budget: replaces that of the settings.
+            evaluator: a part of the aligner's own, in its place.
+        """
+        parts = replace(self.parts, evaluator=evaluator or self.evaluator, policy=self.policy.also(prompt.stop))
+        return begin(parts, prompt, self.config.method.limits if budget is None else budget)
+
+    def begin_baseline(self, prompt: PreparedPrompt, piece: int) -> PlainGeneration:
+        """Return a plain answer that is about to begin, in pieces of this length (tokens; 0: in one)."""
+        return PlainGeneration(self.engine, self.policy.also(prompt.stop), prompt, piece)
 
     async def generate(
         self, prompt: PreparedPrompt, *, budget: Budget | None = None, on_commit: OnCommit = lambda commit: None
@@ -177,10 +200,10 @@ class Aligner:
     async def generate_baseline(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> Answer:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules; without a value."""
         plain = replace(prompt, id=f"{prompt.id}/plain")
-        parts = replace(self.parts, evaluator=NoEvaluator())
+        parts = replace(self.parts, evaluator=NoEvaluator(), policy=self.policy.also(prompt.stop))
         answer = await Drafting(parts, plain, budget or Budget(), WHOLE_ANSWERS["greedy"]).complete()
         cost = {name: answer.cost[name] for name in answer.cost if name not in NOT_PLAIN}
-        return Answer(answer.text, answer.finish, (), cost, answer.tokens)
+        return Answer(answer.text, answer.finish, (), cost, answer.tokens, prompt_tokens=answer.prompt_tokens)
 
     async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit: None) -> dict[str, Any]:
         """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.

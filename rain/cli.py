@@ -13,6 +13,7 @@ from rain.entry import guarded
 COMMANDS = {
     "run": ("rain.launch", "answer the prompts of a task with RAIN and plainly"),
     "ask": ("rain.ask", "answer one question while you watch"),
+    "serve": ("rain.serve.command", "answer OpenAI's clients; text flows as it becomes final"),
     "bench": ("rain.bench.command", "measure what RAIN costs compared with a plain implementation and greedy decoding"),
     "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
     "preflight": ("rain.preflight", "measure whether an evaluator tells good texts from bad ones, and calibrate it"),

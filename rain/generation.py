@@ -75,6 +75,7 @@ class Answer:
         tokens: ids of the response, special ones and what belongs to a stop string included.
         drafts: what the methods without a search wrote, in order; one of them is the answer.
         value: of the draft that is the answer.
+        prompt_tokens: length of the prompt (tokens).
     """
 
     text: str
@@ -84,6 +85,7 @@ class Answer:
     tokens: Tokens = ()
     drafts: tuple[Draft, ...] = ()
     value: float | None = None
+    prompt_tokens: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -100,6 +102,7 @@ class PreparedPrompt:
         tokens: the prompt's ids.
         search: the constants, with limits that fit the context.
         seed: of the run.
+        stop: strings before which the response ends, besides those of the task.
     """
 
     id: str
@@ -108,6 +111,7 @@ class PreparedPrompt:
     tokens: Tokens
     search: RainConfig
     seed: int
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

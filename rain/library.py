@@ -11,8 +11,18 @@ import hashlib
 import json
 import queue
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -27,11 +37,15 @@ from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine, open_loaded
+from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.function import FunctionEvaluator, TextFunction
 from rain.evaluators.preflight import Preflight, measure
-from rain.generation import Answer, PreparedPrompt
+from rain.evaluators.registry import describe
+from rain.events import PIECE, Event, send_events
+from rain.generation import Answer, Generation, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
+from rain.plain import PlainGeneration
 from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
@@ -122,7 +136,8 @@ class Rain:
 
         Args:
             prompts: a prompt (str, conversation, token ids) gives an ``Answer``; a list of prompts gives a list.
-            options: seed, max_new_tokens, budget (a ``Budget``), each instead of that of the object.
+            options: seed, max_new_tokens, budget (a ``Budget``), each instead of that of the object; stop (strings
+                before which the answer ends), raw (continue the text itself, without prompt file and chat template).
 
         Raises:
             RainError: a prompt is empty or too long.
@@ -142,41 +157,71 @@ class Rain:
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
         """Yield the answer's text as it becomes final; leaving the loop ends the search."""
-        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-        future = self._thread.submit(self._pump(prompt, options, pieces.put))
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        future = self._thread.submit(self._pump(prompt, options, events.put))
         try:
-            while (piece := pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                if not isinstance(event, Answer) and event[0]:
+                    yield event[0]
         finally:
             future.cancel()
 
     async def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[str]:
         """Yield like ``stream``; closing the iterator ends the search."""
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | BaseException | None]()
+        async with aclosing(self.aevents(prompt, **options)) as events:
+            async for event in events:
+                if not isinstance(event, Answer) and event[0]:
+                    yield event[0]
 
-        def put(piece: str | BaseException | None) -> None:
+    async def aevents(
+        self, prompt: Prompt | PreparedPrompt, *, plain: bool = False, **options: Any
+    ) -> AsyncGenerator[Event, None]:
+        """Yield pieces of text with their commits as they become final, and at last the ``Answer``.
+
+        Closing the iterator ends the search. The seconds of a budget end it even in the middle of a simulation.
+
+        Args:
+            prompt: a prompt, or what ``aprepare`` made of it; then budget and evaluator are the only options.
+            plain: decode greedily, without RAIN.
+            options: as for ``generate``; evaluator: one of ``evaluators``.
+        """
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
+
+        def put(event: Event | BaseException | None) -> None:
             with suppress(RuntimeError):  # the caller's loop has ended, and nobody is listening
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
-        future = self._thread.submit(self._pump(prompt, options, put))
+        future = self._thread.submit(self._pump(prompt, options, put, plain))
         try:
-            while (piece := await pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
+            while (event := await events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
         finally:
             future.cancel()
 
     async def _pump(
-        self, prompt: Prompt, options: Mapping[str, Any], put: Callable[[str | BaseException | None], None]
+        self,
+        prompt: Prompt | PreparedPrompt,
+        options: Mapping[str, Any],
+        put: Callable[[Event | BaseException | None], None],
+        plain: bool = False,
     ) -> None:
-        """Stream an answer into another thread: its pieces, then None; or what ended it."""
+        """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
+        rest = dict(options)
+        evaluator = rest.pop("evaluator", None)
         try:
-            prepared, budget = self._prepare(prompt, **options)
-            async for piece in self.aligner.stream(prepared, budget=budget):
-                put(piece)
+            if isinstance(prompt, PreparedPrompt):
+                prepared, budget = prompt, rest.get("budget")
+            else:
+                prepared, budget = self._prepare(prompt, **rest)
+            if plain:
+                begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE)
+            else:
+                begun = self.aligner.begin(prepared, budget, evaluator)
+            await send_events(begun, budget.seconds if budget else 0, put)
             put(None)
         except Exception as error:
             put(error)
@@ -194,6 +239,23 @@ class Rain:
         texts = load_labelled(Path(labelled) if labelled else task.path("labelled.jsonl"))
         measured = measure(aligner.evaluator, aligner.engine, aligner.formatter, aligner.policy, texts)
         return self._thread.run(measured)
+
+    async def aprepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
+        """Return a prompt as ``aevents`` takes it; it is encoded in this object's thread."""
+
+        async def prepare() -> PreparedPrompt:
+            return self.prepare(prompt, **options)
+
+        return await asyncio.wrap_future(self._thread.submit(prepare()))
+
+    @property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """What can score texts, by the names that --evaluator has; of several each alone, too, and + for all."""
+        specs, whole = self.settings.aligner.evaluators, self.aligner.evaluator
+        names = [describe(spec).partition(" ")[0] for spec in sorted(specs, key=lambda spec: isinstance(spec, str))]
+        parts = whole.evaluators if isinstance(whole, WorstOf) else []
+        alone = dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}  # not if read-outs share one
+        return {**alone, "+".join(names): whole}
 
     def prepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
         """Return a prompt as the aligner takes it, for use with ``run`` and ``aligner``."""
@@ -245,11 +307,14 @@ class Rain:
         max_new_tokens: int | None = None,
         budget: Budget | None = None,
         question: str | None = None,
+        stop: Sequence[str] = (),
+        raw: bool = False,
     ) -> tuple[PreparedPrompt, Budget | None]:
         if not isinstance(prompt, Sequence):
             raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
         id = f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
-        return self.aligner.prepare(id, prompt, seed=seed, max_new_tokens=max_new_tokens, question=question), budget
+        limits = {"seed": seed, "max_new_tokens": max_new_tokens}
+        return self.aligner.prepare(id, prompt, **limits, question=question, stop=tuple(stop), raw=raw), budget
 
 
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Any, **settings: Any) -> Any:

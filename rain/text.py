@@ -135,13 +135,20 @@ class TextStopPolicy:
         rollout_limit: int = 0,
         pausing: frozenset[int] = frozenset(),
     ) -> None:
-        self.adapter = adapter
+        self.adapter, self._pausing = adapter, pausing
         self.to_end = to_end
         self.rollout_limit = rollout_limit
         self.stop = Stop(adapter.eos, stop_strings)
         self.rollout_stop = self.stop if to_end else Stop(adapter.eos | pausing, stop_strings)
         # A stop string may lie anywhere in the last token set, not only at its end: look back over a set as well.
         self._window = 16 * BYTES_PER_CHARACTER + BYTES_PER_CHARACTER * max(map(len, stop_strings), default=0)
+
+    def also(self, strings: tuple[str, ...]) -> TextStopPolicy:
+        """Return a policy by which a response ends before any of these strings, too."""
+        if not strings:
+            return self
+        stops = (*self.stop.strings, *strings)
+        return TextStopPolicy(self.adapter, stops, self.to_end, self.rollout_limit, self._pausing)
 
     def finish(self, response: Tokens) -> str | None:
         """Tell whether the response contains an end-of-sequence id or a stop string."""

@@ -1,8 +1,23 @@
 """Errors that a user can correct."""
 
+from __future__ import annotations
+
 
 class RainError(Exception):
     """A fault in the input, the settings or the surroundings; its message is one clear sentence for the user."""
+
+
+class PromptTooLong(RainError):
+    """A prompt leaves no room for an answer.
+
+    Attributes:
+        tokens: of the prompt (None: refused before they were counted).
+        context: what the model takes (tokens).
+    """
+
+    def __init__(self, message: str, tokens: int | None, context: int) -> None:
+        super().__init__(message)
+        self.tokens, self.context = tokens, context
 
 
 class WorkerFault(RainError):

@@ -83,10 +83,11 @@ class Drafting(Generation):
         """Return the best draft so far."""
         cost = self._cost or self.cost()
         if not self.drafts:
-            return Answer("", "budget", cost=cost)
+            return Answer("", "budget", cost=cost, prompt_tokens=len(self.prompt.tokens))
         chosen = max(self.drafts, key=lambda draft: draft.value or 0.0) if self._method.guided else self.drafts[-1]
         finish = "budget" if self.ended else chosen.finish
-        return Answer(chosen.text, finish, (), cost, chosen.tokens, tuple(self.drafts), chosen.value)
+        tokens = len(self.prompt.tokens)
+        return Answer(chosen.text, finish, (), cost, chosen.tokens, tuple(self.drafts), chosen.value, tokens)
 
     def next_count(self) -> int:
         """Return how many drafts to draw next, 0 at the end.

@@ -47,4 +47,4 @@ class TreeSearch(Generation):
         finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
         # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
         text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
-        return Answer(text, finish, tuple(self._commits), self.cost(), tokens)
+        return Answer(text, finish, tuple(self._commits), self.cost(), tokens, prompt_tokens=len(self.prompt.tokens))

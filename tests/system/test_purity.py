@@ -10,10 +10,10 @@ import pytest
 from support.tiny_task import ROOT
 
 IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)"
-HEAVY = {"torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors"}
+HEAVY = {"fastapi", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors"}
 CORE = [f"rain.core.{path.stem}" for path in sorted((ROOT / "rain" / "core").glob("[a-z]*.py"))]
 LIGHT = ["rain", "rain.cli", "rain.replay", "rain.settings", "rain.evaluators.labels", "rain.text"]
-LIGHT += [f"rain.engines.{name}" for name in ("scripted", "toy", "registry")]
+LIGHT += ["rain.serve.command", *(f"rain.engines.{name}" for name in ("scripted", "toy", "registry"))]
 TOY = "--engine toy --max-simulations 2 --extra-simulations 1 --max-new-tokens 2".split()
 
 

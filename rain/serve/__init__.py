@@ -1,0 +1,1 @@
+"""``rain serve``: aligned text behind OpenAI's protocol."""

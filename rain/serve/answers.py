@@ -1,0 +1,148 @@
+"""Sending answers, whole or as a stream, as long as the client is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import aclosing
+from time import monotonic
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from rain.generation import Answer
+from rain.serve.errors import ApiError
+from rain.serve.replies import Chunks, Job, usage, whole
+from rain.serve.service import Service
+from rain.serve.trace import Trace
+
+GONE = 499
+"""Status in the log where the client left before the end."""
+
+SLOWEST_READER = 60.0
+"""Seconds that a client may take to read what is sent, before it counts as gone."""
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class AnswerResponse(Response):
+    """Runs the searches of a request and sends what they say; a client that leaves ends them.
+
+    Args:
+        service: runs searches.
+        job: the request, which has been admitted; its places are given back at the end.
+        trace: what the log says.
+        stream: whether text is sent as it becomes final.
+    """
+
+    def __init__(self, service: Service, job: Job, trace: Trace, stream: bool) -> None:
+        super().__init__()
+        self.service, self.job, self.trace = service, job, trace
+        self._work = self._stream if stream else self._whole
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and watch the connection at the same time: a silent search would not notice that it is closed."""
+        work = asyncio.create_task(self._work(scope, receive, send))
+        watch = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                self.service.metrics.disconnects.inc()
+                self.trace.status = GONE
+        finally:
+            for task in (work, watch):
+                task.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+            self.service.admission.leave(self.job.choices)
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answers: dict[int, Answer] = {}
+        try:
+            async with aclosing(self.service.events(self.job)) as events:
+                async for item in events:
+                    if item:
+                        self._note(item[1])
+                    if item and isinstance(item[1], Answer):
+                        answers[item[0]] = item[1]
+        except Exception as error:
+            await error_response(self._failed(error))(scope, receive, send)
+            return
+        ordered = [answers[index] for index in sorted(answers)]
+        self._finished(ordered)
+        await JSONResponse(whole(self.job, ordered))(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        chunks, answers = Chunks(self.job), dict[int, Answer]()
+
+        async def push(data: bytes, more: bool = True) -> None:
+            message: Message = {"type": "http.response.body", "body": data, "more_body": more}
+            await asyncio.wait_for(send(message), SLOWEST_READER)
+
+        try:
+            for index in range(self.job.choices if self.job.chat else 0):
+                await push(_event(chunks.begin(index)))
+            async with aclosing(self.service.events(self.job)) as events:
+                async for item in events:
+                    if item is None:
+                        await push(b": keep-alive\n")
+                        continue
+                    index, event = item
+                    self._note(event)
+                    if isinstance(event, Answer):
+                        answers[index] = event
+                        await push(_event(chunks.end(index, event)))
+                    elif chunk := chunks.text(index, *event):
+                        await push(_event(chunk))
+            ordered = [answers[index] for index in sorted(answers)]
+            self._finished(ordered)
+            if self.job.include_usage:
+                await push(_event(chunks.usage(ordered)))
+        except Exception as error:
+            await push(_event(self._failed(error).body))
+        await push(b"data: [DONE]\n\n", more=False)
+
+    def _note(self, event: Any) -> None:
+        """Take the time of the first text."""
+        if not self.trace.spoken and (isinstance(event, Answer) or event[0]):
+            self.trace.spoken = True
+            self.service.metrics.first_commit.observe(monotonic() - self.trace.started)
+        if self.service.config.log_text and isinstance(event, Answer):
+            self.trace.fields.setdefault("answers", []).append(event.text)
+
+    def _finished(self, answers: Sequence[Answer]) -> None:
+        """Count an answer, for the metrics and the log."""
+        used, metrics = usage(answers), self.service.metrics
+        simulations = sum(answer.cost.get("simulations", 0) for answer in answers)
+        metrics.simulations.inc(simulations)
+        for name in ("prompt_tokens", "completion_tokens"):
+            getattr(metrics, name).inc(used[name])
+            self.trace.fields[name] = used[name]
+        self.trace.fields.update(finish=[answer.finish for answer in answers], simulations=simulations)
+
+    def _failed(self, error: Exception) -> ApiError:
+        """Return the client's error, and note it for the log."""
+        self.trace.failed(error)
+        return self.service.failure(error)
+
+
+def error_response(error: ApiError) -> Response:
+    """Return an error as an answer."""
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,229 @@
+"""The routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from rain.core.engine import EngineStats
+from rain.core.errors import PromptTooLong, RainError
+from rain.evaluators.base import Evaluator
+from rain.library import Rain
+from rain.serve.answers import GONE, AnswerResponse, error_response
+from rain.serve.errors import ApiError
+from rain.serve.page import page_response
+from rain.serve.prompts import Asked, chat_prompt
+from rain.serve.replies import Job
+from rain.serve.schema import ChatRequest, CompletionRequest, parse
+from rain.serve.service import Service
+from rain.serve.trace import trace_of
+
+LARGEST_BODY = 1 << 20
+SLOWEST_BODY = 30.0
+"""Seconds that a client may take to send its request."""
+
+MARGIN = 0.9
+"""Share of the client's patience within which an answer is sent."""
+
+
+def make_app(service: Service) -> FastAPI:
+    """Return the application of a service."""
+    app = FastAPI(title="RAIN", openapi_url=None, redirect_slashes=False)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
+    app.add_exception_handler(Exception, _on_fault)
+    routes = Routes(service)
+    for prefix in ("", "/v1"):
+        app.add_api_route(f"{prefix}/chat/completions", routes.chat, methods=["POST"], response_model=None)
+        app.add_api_route(f"{prefix}/completions", routes.complete, methods=["POST"], response_model=None)
+        app.add_api_route(f"{prefix}/models", routes.models, response_model=None)
+        app.add_api_route(f"{prefix}/models/{{id:path}}", routes.model, response_model=None)
+    for path, route in (("/health", routes.health), ("/version", routes.version), ("/metrics", routes.metrics)):
+        app.add_api_route(path, route, response_model=None)
+    if service.config.has_page:
+        app.add_api_route("/", routes.page, response_model=None)
+    return app
+
+
+class Routes:
+    """What each route does."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        return await self._answer(request, ChatRequest)
+
+    async def complete(self, request: Request) -> Response:
+        """Continue a text."""
+        return await self._answer(request, CompletionRequest)
+
+    async def models(self, request: Request) -> Response:
+        """List the models."""
+        rain = self._open(request, "models").ready()
+        return JSONResponse({"object": "list", "data": [self._card(rain, id) for id in self.service.models]})
+
+    async def model(self, request: Request, id: str) -> Response:
+        """Describe one model."""
+        rain = self._open(request, "models").ready()
+        self._check_model(id)
+        return JSONResponse(self._card(rain, id))
+
+    async def health(self, request: Request) -> Response:
+        """Tell whether requests are answered."""
+        self._open(request, "/health").ready()
+        return JSONResponse({"status": "ok"})
+
+    async def version(self, request: Request) -> Response:
+        """Tell the version."""
+        self._open(request, "version")
+        return JSONResponse({"version": version("rain")})
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the counters."""
+        service = self._open(request, "/metrics")
+        stats = service.rain.aligner.engine.stats() if service.rain else EngineStats()
+        return Response(service.metrics.text(stats), media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self, request: Request) -> Response:
+        """Return the page."""
+        self._open(request, "/")
+        return page_response()
+
+    def _open(self, request: Request, route: str) -> Service:
+        trace_of(request.scope).route = route
+        return self.service
+
+    def _check_model(self, id: str) -> None:
+        if id not in self.service.models:
+            known = ", ".join(self.service.models)
+            raise ApiError(404, f"there is no such model here; there are {known}", "model_not_found", "model")
+
+    def _card(self, rain: Rain, id: str) -> dict[str, object]:
+        created, limit = int(self.service.started), rain.aligner.engine.context
+        return {"id": id, "object": "model", "created": created, "owned_by": "rain", "max_model_len": limit}
+
+    async def _answer(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
+        """Check, admit and encode a request; what it returns runs the searches."""
+        service, trace = self._open(request, "chat" if kind is ChatRequest else "completions"), trace_of(request.scope)
+        rain = service.ready()
+        if request.headers.get("content-type", "").partition(";")[0].strip().casefold() != "application/json":
+            raise ApiError(415, "the content type must be application/json", "unsupported_media_type")
+        service.admission.check()  # before anything is read
+        asked = parse(kind, await read_body(request))
+        self._check_model(asked.model)
+        ignored = asked.ignored(service.config.strict)
+        own = asked.rain
+        evaluator = _evaluator(rain, own.evaluator if own else None)
+        budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget if own else None)
+        choices = asked.n or 1
+        service.admission.admit(choices)
+        try:
+            prompt, options = _prompt(rain, asked)
+            prepared = await rain.aprepare(
+                prompt, seed=asked.seed, max_new_tokens=asked.limit, stop=asked.stop or (), **options
+            )
+        except BaseException as error:
+            service.admission.leave(choices)
+            if isinstance(error, RainError) and not isinstance(error, PromptTooLong):
+                raise ApiError(400, str(error), "invalid_value", "messages") from error
+            raise service.failure(error) if isinstance(error, Exception) else error from error
+        trace.fields.update(model=asked.model, stream=bool(asked.stream))
+        if service.config.log_text:
+            trace.fields["prompt"] = prepared.question
+        patience, silence = _patience(request), service.config.keep_alive
+        job = Job(
+            id=f"{'chatcmpl' if kind is ChatRequest else 'cmpl'}-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=asked.model,
+            fingerprint=service.fingerprint,
+            chat=kind is ChatRequest,
+            plain=service.models[asked.model],
+            prompt=prepared,
+            evaluator=evaluator,
+            choices=choices,
+            budget=budget,
+            deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
+            silence=min(silence, patience / 2) if patience else silence,
+            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            ignored=ignored,
+        )
+        return AnswerResponse(service, job, trace, bool(asked.stream))
+
+
+def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:
+    """Return the evaluator that is asked for, None for the usual one."""
+    if name is not None and name not in rain.evaluators:
+        started = ", ".join(rain.evaluators)
+        raise ApiError(400, f"this server evaluates with {started}", "invalid_value", "rain.evaluator")
+    return None if name is None else rain.evaluators[name]
+
+
+def _prompt(rain: Rain, asked: ChatRequest | CompletionRequest) -> Asked:
+    if isinstance(asked, CompletionRequest):
+        return Asked(asked.prompt, {"raw": True})
+    return chat_prompt(rain.aligner, [message.turn for message in asked.messages])
+
+
+def _patience(request: Request) -> float:
+    """Return how long the client waits for the next byte (seconds), 0 if it does not say."""
+    try:
+        seconds = float(request.headers.get("x-stainless-read-timeout", ""))
+    except ValueError:
+        return 0.0
+    return seconds if 0.1 <= seconds < 10**6 else 0.0
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        ApiError: it is too long, or does not arrive.
+    """
+    too_long = ApiError(413, f"a request may have {LARGEST_BODY} bytes", "request_too_large")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 9 or int(length) > LARGEST_BODY):
+        raise too_long
+    body = bytearray()
+
+    async def read() -> None:
+        async for part in request.stream():
+            body.extend(part)
+            if len(body) > LARGEST_BODY:
+                raise too_long
+
+    try:
+        await asyncio.wait_for(read(), SLOWEST_BODY)
+    except asyncio.TimeoutError as error:
+        raise ApiError(408, "the request did not arrive", "request_timeout") from error
+    return bytes(body)
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    trace_of(request.scope).fields["error"] = error.code
+    return error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    return error_response(ApiError(error.status_code, str(error.detail), code, headers=error.headers))
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=GONE)
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    return error_response(ApiError(500, f"the server failed ({type(error).__name__})", "internal_error"))

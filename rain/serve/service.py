@@ -1,0 +1,153 @@
+"""The server's state, and the searches of one request as a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from time import monotonic, time
+from typing import Any
+
+from rain.core.config import Budget
+from rain.core.errors import PromptTooLong, RainError, WorkerFault
+from rain.events import Event
+from rain.library import Rain
+from rain.serve.admission import Admission
+from rain.serve.budgets import BudgetRules
+from rain.serve.config import ServeConfig
+from rain.serve.errors import ApiError, unavailable
+from rain.serve.keys import Keys
+from rain.serve.metrics import Metrics
+from rain.serve.replies import Job
+
+Item = tuple[int, Event]
+"""The number of a choice, and what it sends."""
+
+
+@dataclass
+class Service:
+    """What all requests share.
+
+    Attributes:
+        config, rules, keys, admission, metrics: as given or made at the start.
+        log: writes one line of JSON.
+        rain: answers; None while it is loading.
+        models: whether a model answers plainly, by its id.
+        fingerprint: of settings and weights.
+        draining: whether the server is about to end.
+        broken: why no answer is possible any more; empty: it is.
+        ending: called when that happens.
+        started: Unix time (seconds).
+    """
+
+    config: ServeConfig
+    rules: BudgetRules
+    keys: Keys
+    admission: Admission
+    metrics: Metrics
+    log: Callable[[dict[str, Any]], None]
+    rain: Rain | None = None
+    models: dict[str, bool] = field(default_factory=dict)
+    fingerprint: str = ""
+    draining: bool = False
+    broken: str = ""
+    ending: Callable[[], None] = lambda: None
+    started: float = field(default_factory=time)
+    _live: set[asyncio.Queue[Item | Exception]] = field(default_factory=set)
+
+    def ready(self) -> Rain:
+        """Return what answers.
+
+        Raises:
+            ApiError: 503, it is loading or the server is about to end.
+        """
+        if self.broken or self.draining:
+            raise unavailable(self.broken or "the server is shutting down")
+        if self.rain is None:
+            raise unavailable("the model is loading")
+        return self.rain
+
+    async def events(self, job: Job) -> AsyncGenerator[Item | None, None]:
+        """Run the searches of a request; yield what they send, and None after each silence."""
+        found: asyncio.Queue[Item | Exception] = asyncio.Queue()
+        tasks = [asyncio.create_task(self._search(job, i, found)) for i in range(job.choices)]
+        self._live.add(found)
+        try:
+            left = len(tasks)
+            while left:
+                try:
+                    item = await asyncio.wait_for(found.get(), job.silence)
+                except asyncio.TimeoutError:
+                    yield None
+                    continue
+                if isinstance(item, Exception):
+                    raise item
+                left -= not isinstance(item[1], tuple)
+                yield item
+        finally:
+            self._live.discard(found)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _search(self, job: Job, index: int, found: asyncio.Queue[Item | Exception]) -> None:
+        """Run one search when its turn comes; errors are sent, too."""
+        try:
+            async with self.admission.turn():
+                prompt = replace(job.prompt, seed=job.prompt.seed + index)
+                budget = _within(job.budget, job.deadline)
+                options: dict[str, Any] = {"plain": job.plain, "budget": budget, "evaluator": job.evaluator}
+                async with aclosing(self.ready_to_go().aevents(prompt, **options)) as events:
+                    async for event in events:
+                        found.put_nowait((index, event))
+        except Exception as error:
+            found.put_nowait(error)
+
+    def ready_to_go(self) -> Rain:
+        """Return what answers requests that were admitted, also while the server drains."""
+        if self.rain is None or self.broken:
+            raise unavailable(self.broken or "the model is loading")
+        return self.rain
+
+    def end_all(self, reason: str) -> None:
+        """End all answers in progress with an error."""
+        for found in self._live:
+            found.put_nowait(unavailable(reason))
+
+    def failure(self, error: Exception) -> ApiError:
+        """Return the error that a client gets for one that the library raised; a broken device ends the server."""
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, PromptTooLong):
+            sizes: Any = {"n_prompt_tokens": error.tokens, "n_ctx": error.context}
+            words = f"{error}; this model's maximum context length is {error.context} tokens"  # which LiteLLM looks for
+            return ApiError(400, words, "context_length_exceeded", "messages", **sizes)
+        if isinstance(error, WorkerFault):
+            return unavailable(str(error))
+        if is_broken_device(error):
+            self.broken = f"the device has failed ({type(error).__name__}); start the server again"
+            self.end_all(self.broken)
+            self.ending()
+            return unavailable(self.broken)
+        what = str(error) if isinstance(error, RainError) else f"the model failed ({type(error).__name__})"
+        return ApiError(500, what, "engine_error")
+
+
+def is_broken_device(error: Exception) -> bool:
+    """Tell whether no later pass can succeed: after an error of the GPU's own, every call fails until a new start."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+
+
+def _within(budget: Budget, deadline: float | None) -> Budget:
+    """Return a budget that ends with the client's patience.
+
+    Raises:
+        ApiError: the patience has ended while the request waited.
+    """
+    if deadline is None:
+        return budget
+    left = deadline - monotonic()
+    if left <= 0:
+        raise ApiError(429, "the request waited longer than its client does", "rate_limit_exceeded")
+    return replace(budget, seconds=min(left, budget.seconds or left))

@@ -1,0 +1,141 @@
+"""Load on ``rain serve``: throughput, time to the first commit, memory, clients that leave. Prints tables.
+
+    python tests/load/serve.py                               toy model: clients, memory and leavers
+    python tests/load/serve.py --modelname smollm2 --clients 1 4 16 --requests 2 --tokens 16 --only clients
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.toy_server import ServerProcess, served  # noqa: E402
+
+PROGRAM = ("-m", "rain.cli")
+MEMORY_EVERY = 1000
+
+
+def body(model: str, number: int, tokens: int) -> dict[str, object]:
+    message = {"role": "user", "content": f"Question {number}: what should I do about it?"}
+    return {"model": model, "messages": [message], "max_tokens": tokens, "stream": True}
+
+
+async def ask(client: httpx.AsyncClient, request: dict[str, object]) -> float:
+    """Return the time to the first commit (seconds)."""
+    started, first = time.monotonic(), 0.0
+    async with client.stream("POST", "/v1/chat/completions", json=request) as response:
+        assert response.status_code == 200, await response.aread()
+        async for line in response.aiter_lines():
+            assert '"error"' not in line, line
+            if not first and '"committed"' in line:
+                first = time.monotonic() - started
+    return first
+
+
+def connect(server: ServerProcess, clients: int) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=clients + 1, max_keepalive_connections=clients + 1)
+    return httpx.AsyncClient(base_url=server.url, timeout=3600, limits=limits, verify=False)
+
+
+async def clients_row(server: ServerProcess, model: str, clients: int, requests: int, tokens: int) -> str:
+    """Measure so many clients of which each asks so often."""
+    before = server.metric("rain_engine_model_seconds")
+    async with connect(server, clients) as client:
+
+        async def one(number: int) -> list[float]:
+            return [await ask(client, body(model, number * requests + i, tokens)) for i in range(requests)]
+
+        started = time.monotonic()
+        found = sorted(sum(await asyncio.gather(*map(one, range(clients))), []))
+        seconds = time.monotonic() - started
+    computed = server.metric("rain_engine_model_seconds") - before
+    outside = f"{1 - computed / seconds:.1%}" if computed else "no model"
+    middle, late = found[len(found) // 2], found[int(len(found) * 0.95)]
+    return f"| {model} | {clients} | {len(found) / seconds:.2f} | {middle:.2f} | {late:.2f} | {outside} |"
+
+
+def resident(server: ServerProcess) -> float:
+    """Return the memory of the server (MiB)."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+async def memory_rows(server: ServerProcess, total: int) -> None:
+    """Send short requests, a tenth of which leave early, and print the server's memory now and then."""
+    async with connect(server, 16) as client:
+
+        async def one(number: int) -> None:
+            request = asyncio.create_task(ask(client, body("rain/toy", number, 1 + number % 3)))
+            if number % 10 == 0:
+                await asyncio.sleep(random.random() / 50)
+                request.cancel()
+            await asyncio.gather(request, return_exceptions=number % 10 == 0)
+
+        for start in range(0, total, MEMORY_EVERY):
+            for group in range(start, start + MEMORY_EVERY, 16):
+                await asyncio.gather(*map(one, range(group, min(group + 16, start + MEMORY_EVERY))))
+            print(f"| {start + MEMORY_EVERY} | {resident(server):.1f} |", flush=True)
+
+
+def searches(server: ServerProcess) -> float:
+    return server.metric("rain_running") + server.metric("rain_waiting")
+
+
+async def leavers(server: ServerProcess, clients: int) -> None:
+    """Let half of the clients leave in the middle, and print when no search of theirs runs any more."""
+    async with connect(server, clients) as client:
+        tasks = [asyncio.create_task(ask(client, body("rain/toy", i, 32))) for i in range(clients)]
+        await asyncio.sleep(1)
+        for task in tasks[1::2]:
+            task.cancel()
+        left = time.monotonic()
+        await asyncio.gather(*tasks[1::2], return_exceptions=True)
+        closed = time.monotonic()
+        staying = clients - len(tasks[1::2])
+        while await asyncio.to_thread(searches, server) > staying:
+            await asyncio.sleep(0.02)
+        print(
+            f"half of {clients} clients left within {closed - left:.2f} s: no search of theirs "
+            f"{time.monotonic() - closed:.2f} s later"
+        )
+        await asyncio.gather(*tasks[::2])
+        print(f"the other half was answered: {searches(server):.0f} searches are left")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modelname", default="")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--requests", type=int, default=4, help="of each client")
+    parser.add_argument("--tokens", type=int, default=16, help="of each answer")
+    parser.add_argument("--memory", type=int, default=10_000, help="requests of the memory test")
+    parser.add_argument("--only", choices=("clients", "memory", "leavers"))
+    args = parser.parse_args()
+    engine = ["--engine", "hf", "--modelname", args.modelname] if args.modelname else []
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    with served("--max-queue", 1000, *engine, program=PROGRAM) as server:
+        if args.only in (None, "clients"):
+            print("| model | clients | requests/s | first commit p50 (s) | p95 (s) | outside of the model |")
+            print("|---|---|---|---|---|---|")
+            for clients in args.clients:
+                model = f"rain/{args.modelname or 'toy'}"
+                print(await clients_row(server, model, clients, args.requests, args.tokens), flush=True)
+        if args.only in (None, "memory"):
+            print("\n| requests | memory (MiB) |\n|---|---|")
+            await memory_rows(server, args.memory)
+        if args.only in (None, "leavers"):
+            await leavers(server, 200)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,68 @@
+"""The page in a browser without a window: a question is typed, and two answers appear with their prices."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+pytest.importorskip("starlette")
+from rain.serve.page import page_response  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
+    with server.client() as client:
+        page = client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
+    assert page.text == page_response().body.decode()
+    assert not re.search(r"https?://|innerHTML|insertAdjacent|document\.write|\bsrc=|\bhref=|\bon[a-z]+=", page.text)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, server, tmp_path):
+    page, problems, counts = browser.new_page(viewport={"width": 1000, "height": 700}), [], []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(server.url)
+    page.fill("#question", "<b>Why</b> SLOW?")
+    page.click("#ask")
+    while page.is_disabled("#ask"):
+        counts.append(page.locator("#rain span").count())
+    with server.client() as client:
+        body = {"model": "rain/toy", "messages": [{"role": "user", "content": "<b>Why</b> SLOW?"}]}
+        reply = client.post("/v1/chat/completions", json=body).json()
+    assert page.text_content("#rain") == reply["choices"][0]["message"]["content"]
+    assert sorted(set(counts)) == counts[:1] + sorted(set(counts[1:]) - {counts[0]}) and len(set(counts)) > 2
+    assert page.text_content("#plain") and page.locator("#plain span").count() < page.locator("#rain span").count()
+    price = page.text_content("#rain-price")
+    assert f"simulations{reply['rain']['simulations']}" in price and "seconds" in price
+    assert "tokens computed" in page.text_content("#plain-price")
+    page.screenshot(path=tmp_path / "page.png")
+    assert problems == []
+    page.close()
+
+
+def test_a_refusal_and_hostile_text_are_shown_as_text(browser, guarded_server):
+    page = browser.new_page()
+    page.goto(guarded_server.url)
+    page.fill("#question", "Why?")
+    page.click("#ask")
+    assert "key" in page.text_content("#rain [role=alert]")
+    text = "<img src=x onerror=alert(1)>"
+    page.evaluate("""text => show("rain", {choices: [{delta: {content: text}}], rain: {committed: []}})""", text)
+    assert text in page.text_content("#rain") and page.locator("img").count() == 0
+    page.close()
