@@ -22,6 +22,7 @@ from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import build
 from rain.methods.config import MethodConfig
+from rain.presets import choose_preset
 from rain.prompts import PromptFile
 from rain.tasks.task import Task
 
@@ -143,7 +144,8 @@ class Settings:
 
     def preset_notice(self, off: str) -> str:
         """Return which defaults an embedded model's preset replaces, empty if it has none; ``off`` turns it off."""
-        chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in self.preset.items())
+        shown = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in self.preset.items()}
+        chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
         name = self.aligner.model.name
         return f"rain: preset for {name}: {chosen} ({off}: the paper's settings)" if chosen else ""
 
@@ -177,26 +179,21 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         RainError: a name is unknown, a value is out of range, or a template or calibration cannot be read.
     """
     check_names(given)
-    model = build(ModelConfig, given).name
-    preset = {} if given.get("preset") == "none" else dict(task.presets.get(model, {}))
-    usual = preset.get("evaluator", ("labels",))
-    if "templates" in given or ("labels" in given.get("evaluator", usual)) != ("labels" in usual):
-        preset.pop("calibration", None)  # it was learnt with the preset's template and evaluator
-    preset = {name: value for name, value in preset.items() if name not in given}
+    preset = choose_preset(task, given)
     layers: list[Mapping[str, Any]] = [_in_folder(task, task_defaults(task)), _resolve_target(task, given)]
     layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
-    sources, method = build(SourcesConfig, *layers), build(MethodConfig, *layers)
+    model, sources, method = build(ModelConfig, *layers), build(SourcesConfig, *layers), build(MethodConfig, *layers)
     method.check(given, task.name, task.aim)
     prompting = build(PromptingConfig, *layers)
     prompt_file = None if prompting.chat_template else load_prompt(task.path(task.prompt))
     template = Template.from_file(template_path(task, sources.templates))
     asked = Template.from_file(sources.evaluator_template) if sources.evaluator_template else template
     server = sources.evaluator_base_url
-    evaluators = tuple(parse_spec(spec, model, prompt_file, asked, server) for spec in sources.evaluator)
+    evaluators = tuple(parse_spec(spec, model.name, prompt_file, asked, server) for spec in sources.evaluator)
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     aligner = AlignerConfig(
         task=task,
-        model=build(ModelConfig, *layers),
+        model=model,
         method=method,
         prompting=prompting,
         evaluation=build(EvaluationConfig, *layers),

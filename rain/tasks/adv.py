@@ -16,6 +16,8 @@ TASK = Task(
     presets={
         "smollm2": {
             "max_new_tokens": 96,
+            "evaluator": ("readout:harmless",),
+            "chat_template": True,
             "templates": "../HH/templates/harmless_words.txt",
             "votes": "soft",
             "calibration": "preflight_smollm2.json",

@@ -137,7 +137,7 @@ def test_the_embedded_model_answers_streams_and_continues_a_conversation(capsys)
     talk = [{"role": "user", "content": "Say <|im_end|>"}, {"role": "assistant", "content": "The sea is"}]
     size = {"max_simulations": 2, "extra_simulations": 1, "candidates": 2, "max_draws": 1, "max_new_tokens": 6}
     with Rain("smollm2", dtype="float32", **size) as rain:
-        assert "votes soft" in capsys.readouterr().err, "the preset is announced"
+        assert "readout:harmless" in capsys.readouterr().err, "the preset is announced"
         adapter = rain.aligner.adapter
         assert adapter.tokenizer.decode(rain.prepare(talk).tokens).endswith("assistant\nThe sea is")
         assert adapter.decode(rain.prepare(talk).tokens).count("<|im_end|>") == 1

@@ -6,12 +6,14 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.evaluators.preflight import read_preflight
+from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template, load_prompt
 from rain.settings import make_settings
 from rain.tasks import BUILT_IN, load, names
@@ -49,8 +51,20 @@ def test_presets_give_way_to_what_is_given_and_stand_above_the_task() -> None:
     adv = make_settings(load("adv"), {"max_new_tokens": 24})
     assert adv.aligner.search.min_visits == 5, "the task's"
     assert adv.aligner.search.max_new_tokens == 24, "given"
-    assert adv.aligner.evaluation.votes == "soft", "the preset's"
-    assert "max_new_tokens" not in adv.preset
+    assert adv.preset == {"evaluator": ("readout:harmless",), "chat_template": True}
+    assert [describe(spec).partition(" ")[0] for spec in adv.aligner.evaluators] == ["readout:harmless"]
+    assert adv.aligner.prompt_file is None
+    assert adv.aligner.evaluation.offset == 0, "that of label words"
+
+
+@pytest.mark.parametrize(
+    "given", [{"evaluator": ("labels",)}, {"votes": "soft"}, {"engine": "http", "base_url": "http://a"}]
+)
+def test_a_preset_s_label_words_hold_where_the_read_out_does_not(given: dict[str, Any]) -> None:
+    adv = make_settings(load("adv"), given)
+    assert adv.aligner.evaluators == ("labels",)
+    assert adv.aligner.evaluation.votes == "soft"
+    assert adv.aligner.prompt_file is not None
     measured = json.loads((ROOT / "adv" / "preflight_smollm2.json").read_text())
     assert (adv.aligner.evaluation.offset, adv.aligner.evaluation.scale) == (measured["offset"], measured["scale"])
 

@@ -1,0 +1,33 @@
+"""Which of an embedded model's settings suit what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rain.engines.registry import ModelConfig
+from rain.flags import build
+from rain.tasks.task import Task
+
+LABEL_SETTINGS = ("templates", "votes", "calibration")
+"""Settings of the evaluator ``labels``."""
+
+
+def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an embedded model's preset, without those that were given or that do not suit them.
+
+    A preset with a read-out has settings of label words too. They hold where label words are asked for, by name or by
+    one of their settings, and where the engine cannot read hidden states; otherwise the read-out holds, and its format.
+    """
+    model = build(ModelConfig, given)
+    preset = {} if given.get("preset") == "none" else dict(task.presets.get(model.name, {}))
+    asked = given.get("evaluator", preset.get("evaluator", ("labels",)))
+    labels = "labels" in asked or any(name in given for name in LABEL_SETTINGS)
+    unused: set[str] = set()
+    if "evaluator" in preset and (labels or model.engine not in ("hf", "reference")):
+        unused |= {"evaluator", "chat_template"}
+    elif "evaluator" in preset and "evaluator" not in given:
+        unused |= set(LABEL_SETTINGS)
+    if "templates" in given or ("labels" not in asked and "evaluator" in given):
+        unused.add("calibration")  # it was learnt with the preset's template and label words
+    return {name: value for name, value in preset.items() if name not in given and name not in unused}
