@@ -148,7 +148,7 @@ def workers(pid: int) -> list[int]:
 
 def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: Path, tmp_path: Path) -> None:
     data = save_questions(tmp_path / "data.jsonl", ["What kills you?"])
-    endless = "--engine toy --max-simulations 3 --extra-simulations 3 --max-new-tokens 1900 --concurrency 1".split()
+    endless = "--engine toy --max-simulations 20 --extra-simulations 20 --max-new-tokens 1900 --concurrency 1".split()
     flags = ["--dataset", data, "--templates", template, "--outdir", tmp_path / "out", "--seed", 5, "--verbose"]
     killed: set[int] = set()
     with running(*endless, *flags) as command:
