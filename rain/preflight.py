@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
 def part_of(texts: list[Labelled], part: str) -> list[Labelled]:
     """Return the texts whose prompts belong to a part; a prompt belongs to the same part in every file.
 
+    The last bit of a prompt's SHA-256 has no say in it: public files are split by that already.
+
     Raises:
         RainError: the part is not K/N with 1 <= K <= N.
     """
@@ -95,7 +97,7 @@ def part_of(texts: list[Labelled], part: str) -> list[Labelled]:
     wanted, _, count = part.partition("/")
     if not (wanted.isdigit() and count.isdigit() and 1 <= int(wanted) <= int(count)):
         raise RainError(f"--part is {part!r}; it must be K/N, such as 1/2")
-    digest = (int(hashlib.sha256(f"part {item.question}".encode()).hexdigest(), 16) for item in texts)
+    digest = (int(hashlib.sha256(item.question.encode()).hexdigest(), 16) >> 1 for item in texts)
     return [item for item, number in zip(texts, digest, strict=True) if number % int(count) == int(wanted) - 1]
 
 
