@@ -22,7 +22,7 @@ from rain.methods.whole_answers import WHOLE_ANSWERS, begin
 from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
-from rain.text import Message, SentenceEncoder, TextStopPolicy, TokenizerAdapter
+from rain.text import Message, SentenceEncoder, TokenizerAdapter
 
 LONGEST_TOKEN = 16
 """Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
@@ -66,9 +66,7 @@ class Aligner:
         self.evaluator = evaluator or open_evaluator(
             config.evaluators, config.template, config.evaluation, self.adapter, task.cut_after_full_stop
         )
-        self.policy = TextStopPolicy(
-            self.adapter, task.stop_strings, task.to_end, task.rollout_limit, self.adapter.pausing_tokens()
-        )
+        self.policy = task.policy(self.adapter)
         self.parts = Parts(engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager)
 
     async def warm_up(self) -> None:

@@ -191,8 +191,7 @@ def learn_read_out(
 def _prompting(config: AlignerConfig, engine: Engine, tokenizer: Any) -> tuple[PromptFormatter, TextStopPolicy]:
     """Return the prompt format and the rules of the task, as a search has them."""
     adapter = TokenizerAdapter(tokenizer, engine.eos)
-    policy = TextStopPolicy(adapter, config.task.stop_strings, config.task.to_end, pausing=adapter.pausing_tokens())
-    return PromptFormatter(adapter, config.prompt_file), policy
+    return PromptFormatter(adapter, config.prompt_file), config.task.policy(adapter)
 
 
 async def _measure(config: AlignerConfig, settings: Settings, texts: Sequence[Labelled]) -> Preflight:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rain.core.config import RainConfig
 from rain.data.datasets import Reader
+from rain.text import TextStopPolicy, TokenizerAdapter
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Task:
     def path(self, name: str) -> Path:
         """Return a file of the task's folder."""
         return (self.folder / name).resolve()
+
+    def policy(self, adapter: TokenizerAdapter) -> TextStopPolicy:
+        """Return what ends a response, and a rollout, in this task."""
+        return TextStopPolicy(adapter, self.stop_strings, self.to_end, self.rollout_limit, adapter.pausing_tokens())
 
 
 def data_folder(name: str) -> Path:
