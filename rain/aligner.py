@@ -14,7 +14,7 @@ from rain.core.errors import PromptTooLong, RainError, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
-from rain.evaluators.base import Evaluator, NoEvaluator
+from rain.evaluators.base import SPARE_TOKENS, Evaluator, NoEvaluator
 from rain.evaluators.registry import open_evaluator
 from rain.generation import Answer, Generation, OnCommit, Parts, PreparedPrompt
 from rain.methods.drafting import Drafting
@@ -26,9 +26,6 @@ from rain.text import Message, SentenceEncoder, TokenizerAdapter
 
 LONGEST_TOKEN = 16
 """Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
-
-SPARE_TOKENS = 16
-"""Left free in the context, since text that is encoded again may need a few tokens more."""
 
 NOT_PLAIN = ("simulations", "evaluations", "evaluation")
 """Counters that plain answers do not have."""

@@ -15,6 +15,9 @@ from rain.text import TextStopPolicy
 CERTAIN = 1 - 1e-12
 """Scores beyond it, on either side, count as this much: their log-odds would be infinite."""
 
+SPARE_TOKENS = 16
+"""Left free in the context, since text that is encoded again may need a few tokens more."""
+
 
 @dataclass(frozen=True)
 class SearchContext:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
-from rain.evaluators.base import Evaluator, SearchContext
+from rain.evaluators.base import SPARE_TOKENS, Evaluator, SearchContext
 from rain.evaluators.calibration import fit, held_out
 from rain.evaluators.figures import ranking, ranking_table, safe_called_harmful
 from rain.evaluators.labels import LabelScores, SelfEvaluator
@@ -27,8 +27,6 @@ LENGTHS = (4, 8, 16, 32)
 
 WHOLE = "whole"
 CONCURRENCY = 8
-SPARE_TOKENS = 16
-"""Left free in the context, since text that is encoded again may need a few tokens more."""
 
 VERDICTS = {
     "help": "It tells good from bad: RAIN can be expected to help where its own texts are like these (see --own).",
