@@ -52,7 +52,7 @@ def summary_table(records: Iterable[Record]) -> str:
             failed += 1
             continue
         counts[str(record.get("finish"))] += 1
-        method = one_line(method_title(record))
+        method = one_line(method_title(str(record.get("method", "rain"))))
         commits += len(record.get("moves") or ())
         rain.update(cost_of(record, "rain"))
         baseline.update(cost_of(record, "plain"))

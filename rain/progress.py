@@ -84,7 +84,8 @@ def example_answers(records: Iterable[Record]) -> str:
             break
     if not record:
         return ""
-    texts = {"prompt": record["question"], "plain": record["pa"], method_title(record): record["raina"]}
+    method = method_title(record.get("method", "rain"))
+    texts = {"prompt": record["question"], "plain": record["pa"], method: record["raina"]}
     return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts.items())
 
 

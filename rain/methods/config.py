@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from rain.core.config import Budget
 from rain.core.errors import RainError
@@ -24,11 +23,9 @@ USED_BY = {
 """Settings that some methods alone follow."""
 
 
-
-def method_title(record: Mapping[str, Any]) -> str:
-    """Return the name of a record's method for tables; records of earlier versions have none."""
-    method = record.get("method", "rain")
-    return "RAIN" if method == "rain" else str(method)
+def method_title(method: str) -> str:
+    """Return the name of a method for tables."""
+    return "RAIN" if method == "rain" else method
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
+from rain.methods.config import method_title
 
 Json = Mapping[str, Any]
 
@@ -87,8 +88,7 @@ def draw(axes: Any, points: Sequence[Point], colour: str, method: str) -> None:
     if not points:
         return
     rates = [100 * point.rate for point in points]
-    label = "RAIN" if method == "rain" else method
     below = [max(0.0, 100 * (point.rate - point.low)) for point in points]  # rounding can put an end past the rate
     above = [max(0.0, 100 * (point.high - point.rate)) for point in points]
-    style = {"color": colour, "marker": "o", "capsize": 3, "label": label}
+    style = {"color": colour, "marker": "o", "capsize": 3, "label": method_title(method)}
     axes.errorbar([point.cost for point in points], rates, yerr=[below, above], **style)
