@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rain.core.errors import RainError
-from rain.flags import add_flags
 from rain.generation import Answer
 from rain.library import Rain
 from rain.methods.config import method_title
-from rain.settings import CONFIGS, RunConfig
+from rain.settings import add_answer_flags
 from rain.tables import text_table
 from rain.tasks.goals import goal_names
 from rain.terminal import printable
@@ -28,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
     parser.add_argument("--goal", default="harmless", choices=goal_names(), help="what to align to (default: harmless)")
     parser.add_argument("--no-plain", action="store_true", help="leave out the plain answer and the cost")
-    for config, title in CONFIGS:
-        if config is not RunConfig:
-            add_flags(parser, config, {}, title)
+    add_answer_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +69,7 @@ def show(rain: Rain, question: str, *, plain: bool) -> None:
     if not plain:
         return
     baseline = rain.run(rain.aligner.generate_baseline(prepared))
-    method = method_title({"method": rain.aligner.config.method.method})
+    method = method_title(rain.aligner.config.method.method)
     print(f"\nplain: {printable(baseline.text)}\n\n{cost_table(method, answer.cost, baseline.cost)}")
 
 

@@ -27,10 +27,9 @@ from rain.evaluators.preflight import Preflight, check_classes, measure
 from rain.evaluators.readout import ReadOutFile, prompt_format
 from rain.evaluators.registry import describe, open_evaluator
 from rain.evaluators.templates import load_prompt
-from rain.flags import add_flags
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
-from rain.settings import CONFIGS, AlignerConfig, RunConfig, Settings, make_settings
+from rain.settings import AlignerConfig, Settings, add_answer_flags, make_settings
 from rain.tasks import load, names
 from rain.text import TextStopPolicy, TokenizerAdapter
 
@@ -54,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, help="of --own: a file of the task's prompts")
     parser.add_argument("--out", type=Path, default=Path("own.jsonl"), help="of --own (default: own.jsonl)")
     parser.add_argument("--label", type=Path, metavar="FILE.jsonl", help="label the texts of a file, key by key")
-    for config, title in CONFIGS:
-        if config is not RunConfig:
-            add_flags(parser, config, {}, title)
+    add_answer_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import hashlib
@@ -20,7 +21,7 @@ from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.labels import EvaluationConfig, read_calibration
 from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
-from rain.flags import build
+from rain.flags import add_flags, build
 from rain.methods.config import MethodConfig
 from rain.presets import choose_preset
 from rain.prompts import PromptFile
@@ -161,6 +162,13 @@ CONFIGS: tuple[tuple[type[Any], str], ...] = (
     (RainConfig, "search"),
 )
 """Every class of settings with the title of its group of flags."""
+
+
+def add_answer_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every class but ``RunConfig``: what commands without a run take."""
+    for config, title in CONFIGS:
+        if config is not RunConfig:
+            add_flags(parser, config, {}, title)
 
 
 def task_defaults(task: Task) -> dict[str, Any]:

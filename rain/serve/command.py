@@ -21,7 +21,7 @@ from rain.core.errors import RainError
 from rain.flags import add_flags, build
 from rain.library import Rain
 from rain.serve.config import ServeConfig
-from rain.settings import CONFIGS, RunConfig
+from rain.settings import add_answer_flags
 from rain.tasks import names
 from rain.tasks.goals import goal_names
 from rain.terminal import printable, say
@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--goal", choices=goal_names(), help="what to align to (default: harmless)")
     what.add_argument("--task", choices=names(), help="instead of a goal, the setting of a benchmark")
     add_flags(parser, ServeConfig, {}, "server")
-    for config, title in CONFIGS:
-        if config is not RunConfig:
-            add_flags(parser, config, {}, title)
+    add_answer_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
