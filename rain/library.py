@@ -41,11 +41,12 @@ from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.function import FunctionEvaluator, TextFunction
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.registry import describe
-from rain.events import PIECE, Event, send_events
-from rain.generation import Answer, Generation, PreparedPrompt
+from rain.events import Event, send_events
+from rain.generation import Answer, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
-from rain.plain import PlainGeneration
+from rain.methods.base import Generation
+from rain.plain import PIECE, PlainGeneration
 from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
