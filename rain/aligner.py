@@ -18,6 +18,7 @@ from rain.evaluators.base import SPARE_TOKENS, Evaluator
 from rain.evaluators.registry import open_evaluator
 from rain.generation import Answer, OnCommit, PreparedPrompt
 from rain.methods.base import Generation, Parts
+from rain.methods.config import MethodConfig
 from rain.methods.whole_answers import begin
 from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
@@ -147,7 +148,11 @@ class Aligner:
         return self.config.template.conversation(m for m in messages if m["role"] in ("user", "assistant"))
 
     def begin(
-        self, prompt: PreparedPrompt, budget: Budget | None = None, evaluator: Evaluator | None = None
+        self,
+        prompt: PreparedPrompt,
+        budget: Budget | None = None,
+        evaluator: Evaluator | None = None,
+        method: MethodConfig | None = None,
     ) -> Generation:
         """Return an answer that is about to begin.
 
@@ -155,8 +160,10 @@ class Aligner:
             prompt: from ``prepare``.
             budget: replaces that of the settings.
             evaluator: a part of the aligner's own, in its place.
+            method: replaces that of the settings.
         """
-        parts = replace(self.parts, evaluator=evaluator or self.evaluator, policy=self.policy.also(prompt.stop))
+        evaluator, method = evaluator or self.evaluator, method or self.config.method
+        parts = replace(self.parts, evaluator=evaluator, policy=self.policy.also(prompt.stop), method=method)
         return begin(parts, prompt, self.config.method.limits if budget is None else budget)
 
     def begin_baseline(self, prompt: PreparedPrompt, piece: int = 0, budget: Budget | None = None) -> PlainGeneration:

@@ -184,9 +184,9 @@ class Rain:
         Closing the iterator ends the search. The seconds of a budget end it even in the middle of a simulation.
 
         Args:
-            prompt: a prompt, or what ``aprepare`` made of it; then budget and evaluator are the only options.
+            prompt: a prompt, or what ``aprepare`` made of it; then budget, evaluator and method are the only options.
             plain: decode greedily, without RAIN.
-            options: as for ``generate``; evaluator: one of ``evaluators``.
+            options: as for ``generate``; evaluator: one of ``evaluators``; method: in place of that of the settings.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
 
@@ -212,7 +212,7 @@ class Rain:
     ) -> None:
         """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
         rest = dict(options)
-        evaluator = rest.pop("evaluator", None)
+        evaluator, method = rest.pop("evaluator", None), rest.pop("method", None)
         try:
             if isinstance(prompt, PreparedPrompt):
                 prepared, budget = prompt, rest.get("budget")
@@ -221,7 +221,7 @@ class Rain:
             if plain:
                 begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE)
             else:
-                begun = self.aligner.begin(prepared, budget, evaluator)
+                begun = self.aligner.begin(prepared, budget, evaluator, method)
             await send_events(begun, budget.seconds if budget else 0, put)
             put(None)
         except Exception as error:
