@@ -55,15 +55,41 @@ def read(path: str | Path) -> Trace:
     """
     part = read_part(Path(path))
     events = list(_events(Path(path), part.data))
-    if not events or events[0].get("event") != "search":
-        raise RainError(f"{path} is not a recorded search: its first event is not 'search'")
-    if events[0].get("format") != FORMAT:
-        raise RainError(f"{path} has format {events[0].get('format')!r}; this version of RAIN reads format {FORMAT}")
+    _check(Path(path), events[0] if events else {})
     return Trace(events, part.rest)
 
 
-def read_part(path: Path, start: int = 0) -> Part:
+def read_head(path: Path) -> Event | None:
+    """Return the first event, None if it is not in the file yet.
+
+    Raises:
+        RainError: the file cannot be read, or is not a recorded search.
+    """
+    part = read_part(path, limit=1 << 22)
+    if not part.data:
+        return None
+    head = next(_events(path, part.data.partition(b"\n")[0]), {})
+    _check(path, head)
+    return head
+
+
+def _check(path: Path, head: Event) -> None:
+    if head.get("event") != "search":
+        raise RainError(f"{path} is not a recorded search: its first event is not 'search'")
+    if head.get("format") != FORMAT:
+        raise RainError(f"{path} has format {head.get('format')!r}; this version of RAIN reads format {FORMAT}")
+    for name in ("id", "question", "config", "asks"):
+        if name not in head:
+            raise RainError(f"{path} lacks the field {name!r} in its first event")
+
+
+def read_part(path: Path, start: int = 0, limit: int = -1) -> Part:
     """Return the whole members from ``start`` (bytes) on, where a member begins.
+
+    Args:
+        path: of the file.
+        start: where to begin.
+        limit: how much of the file is read at most (bytes; -1: all).
 
     Raises:
         RainError: the file cannot be read, or what begins there is not a member.
@@ -72,7 +98,7 @@ def read_part(path: Path, start: int = 0) -> Part:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(start)
-            raw = file.read()
+            raw = file.read(limit)
     except OSError as error:
         raise RainError(f"cannot read {path}: {error.strerror}") from error
     data, end = bytearray(), 0

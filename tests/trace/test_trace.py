@@ -120,7 +120,7 @@ def test_what_is_no_trace_is_refused_with_its_name(content, tmp_path):
 
 def test_events_that_do_not_fit_are_refused_with_their_number(tmp_path):
     writer = TraceWriter(tmp_path / "c.jsonl.gz")
-    writer.write({"event": "search", "format": 1, "config": {"root_mix": 0.25}})
+    writer.write({"event": "search", "format": 1, "id": "c", "question": "", "asks": [], "config": {"root_mix": 0.25}})
     writer.write({"event": "visit", "path": [0, 7], "score": 1, "similar": []})
     writer.close()
     with pytest.raises(RainError, match="event 2"):
