@@ -27,8 +27,8 @@ function shade(value, theme) {
 }
 
 /** Cut a text to about so many pixels. */
-function fitted(text, width) {
-  const most = Math.floor(width / 6.4);
+function fitted(text, width, bold = false) {
+  const most = Math.floor(width / (bold ? 7 : 6.4));
   return text.length <= most ? text : text.slice(0, Math.max(0, most - 1)) + "…";
 }
 
@@ -67,7 +67,7 @@ function paint(context, boxes, state, mark, size, theme) {
     if (w > 16) {
       if (bold !== committed) { context.font = (committed ? "bold " : "") + font; bold = committed; }
       context.fillStyle = tone.ink;
-      context.fillText(fitted(label(trace, box.node), w - 6), x + 4, y + ROW / 2 - (committed ? 1 : 0));
+      context.fillText(fitted(label(trace, box.node), w - 6, committed), x + 4, y + ROW / 2 - (committed ? 1 : 0));
     }
     if (mark.playing.has(box.node) || box.node === mark.selected) {
       context.strokeStyle = box.node === mark.selected ? "#e01e8c" : colours.ink;

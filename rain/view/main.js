@@ -335,7 +335,7 @@ async function begin() {
   on("save", "click", save);
   addEventListener("keydown", onKey);
   addEventListener("hashchange", () => { const at = linked(); app.open(at.prompt, at); });
-  for (const name of ["beforeprint", "afterprint"]) addEventListener(name, () => app.draw());
+  matchMedia("print").addEventListener("change", () => app.draw());
   listenToCanvas();
   app.index = live ? await (await get("index")).json() : JSON.parse(await unpack("index"));
   $("title").textContent = visible(app.index.title);

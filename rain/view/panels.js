@@ -29,6 +29,9 @@ const fixed = (value, digits = 2) => (value >= 0 ? "" : "−") + Math.abs(value)
 const quoted = (text, most = 60) => "“" + visible(text.slice(0, most)) + (text.length > most ? "…" : "") + "”";
 const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 
+/** A text as it is, of a very long one the beginning. */
+const body = text => visible(text.slice(0, LONG), true) + (text.length > LONG ? `… [${text.length.toLocaleString("en")} characters]` : "");
+
 /** Put a text into an element; a very long one is cut until somebody asks for all of it. */
 function put(element, text) {
   element.replaceChildren(visible(text.slice(0, LONG), true));
@@ -92,7 +95,7 @@ function showAnswers(app) {
   let left = final !== null && whole.startsWith(final) ? final.length + (pieces.map(each => each[0]).join("").length - whole.length) : Infinity;
   const spans = pieces.map(([text, worth, node]) => {
     const attributes = node === null ? {} : {onclick: () => app.select(node), title: `value ${fixed(worth)}`};
-    const span = tint(make("span", attributes, visible(text.slice(0, LONG), true)), worth);
+    const span = tint(make("span", attributes, body(text)), worth);
     if (left <= 0) span.className = "cut";
     if (node !== null && node === app.selected) span.className += " here";
     left -= text.length;
@@ -117,6 +120,11 @@ function statistics(app, state, node) {
   return [fixed(state.n[node]), fixed(state.value[node]), fixed(state.prior[node], 3), state.learnt[node] ? fixed(state.learnt[node]) : ""];
 }
 
+function visitsCell(state, node) {
+  const cell = make("td", {}, String(state.visits[node]));
+  return state.n[node] ? tint(cell, state.value[node]) : cell;
+}
+
 function showSiblings(app) {
   const {trace, state, selected} = app, parent = selected ? trace.parent[selected] : 0;
   const born = (trace.children[parent] || []).filter(child => trace.born[child] < state.position);
@@ -125,7 +133,7 @@ function showSiblings(app) {
   const head = make("tr", {}, ...COLUMNS.map(([name, title]) => make("th", {title}, name)));
   const rows = born.slice(0, MOST).map(node => make(
     "tr", {class: [node === selected ? "here" : "", isCommitted(app, node) ? "chosen" : ""].join(" "), onclick: () => app.select(node)},
-    make("td", {}, label(trace, node) + (trace.added[node] ? " (added)" : "")), tint(make("td", {}, String(state.visits[node])), state.value[node]),
+    make("td", {}, label(trace, node) + (trace.added[node] ? " (added)" : "")), visitsCell(state, node),
     ...statistics(app, state, node).map(text => make("td", {}, text))));
   $("siblings").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
 }
@@ -149,7 +157,7 @@ function showWhy(app) {
     if (child !== undefined) spent.set(child, (spent.get(child) || 0) + 1);
   }
   const row = each => make("tr", {class: each === node ? "chosen" : "", onclick: () => app.select(each)}, make("td", {}, label(trace, each)),
-    tint(make("td", {}, String(then.visits[each])), then.value[each]), ...statistics(app, then, each).map(text => make("td", {}, text)));
+    visitsCell(then, each), ...statistics(app, then, each).map(text => make("td", {}, text)));
   const rewound = others.filter(each => then.visits[each]), given = rewound.reduce((sum, each) => sum + (spent.get(each) || 0), 0);
   $("why").replaceChildren(
     make("p", {}, `Commit ${commit + 1} of ${trace.commits.length}: ${quoted(trace.text[node])} had the largest count n after ` +
@@ -188,9 +196,9 @@ function evidence(trace, visit) {
     parts.push(make("p", {}, `${each.by}: ${fixed(each.score, 4)}${odds}${logit}`));
     const asked = each.after || [{text: ""}];
     asked.forEach((after, i) => parts.push(make("pre", {"aria-label": each.after ? `what was asked (${i + 1})` : "the text that was read"},
-      visible(each.before || "", true), make("b", {}, visible(each.read.slice(0, LONG), true)), visible(after.text, true),
+      body(each.before || ""), make("b", {}, body(each.read)), body(after.text),
       after.good ? make("span", {class: "soft"}, `\n— good: ${after.good.map(g => quoted(g)).join(" ")}, bad: ${after.bad.map(b => quoted(b)).join(" ")}`) : null)));
   }
-  if (!saw.length) parts.push(make("pre", {}, visible(text.slice(0, LONG), true)));
+  if (!saw.length) parts.push(make("pre", {}, body(text)));
   return parts;
 }
