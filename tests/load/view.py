@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 import shutil
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -94,8 +93,8 @@ def search(path: Path) -> None:
         return logprobs
 
     toy.log_distribution = endless
-    config = RainConfig(max_simulations=200, extra_simulations=200, min_visits=199, candidates=24, max_draws=48,
-                        candidate_temperature=2.0, max_new_tokens=350)
+    many = {"candidates": 24, "max_draws": 48, "candidate_temperature": 2.0}
+    config = RainConfig(max_simulations=200, extra_simulations=200, min_visits=199, max_new_tokens=350, **many)
     with Rain(engine="toy", search=config, evaluator=["random"], preset="none") as model:
         model.generate("Why?", trace=path)
 
@@ -125,20 +124,40 @@ def pss(process: int) -> float:
 
 
 def trace_cost(folder: Path, pairs: int) -> dict[str, Any]:
-    """Return how much longer the process works (CPU seconds) with a trace, in pairs of the same search."""
-    config = RainConfig(max_simulations=30, max_new_tokens=32)
-    shares = []
-    with Rain("smollm2", search=config) as model:
+    """Return what recording adds to the work of the process: measured inside of it, and in pairs of the same search."""
+    from rain.trace.record import Recorder
+
+    inside = [0.0]
+
+    def watched(original: Any) -> Any:
+        def timed(*args: Any, **given: Any) -> Any:
+            begun = time.thread_time()
+            try:
+                return original(*args, **given)
+            finally:
+                inside[0] += time.thread_time() - begun
+
+        return timed
+
+    for name in ("__init__", "added", "visited", "committed", "ended", "close"):
+        setattr(Recorder, name, watched(getattr(Recorder, name)))
+    with Rain("smollm2", search=RainConfig(max_simulations=8, max_new_tokens=8)) as model:
+        taken: dict[bool, list[float]] = {True: [], False: []}
         for pair in range(-1, pairs):
-            taken = {}
             for traced in (True, False) if pair % 2 else (False, True):
+                begun, inside[0] = time.process_time(), inside[0] if pair >= 0 else 0.0
                 option = {"trace": folder / "cost.jsonl.gz"} if traced else {}
-                begun = time.process_time()
                 answer = model.generate("How do I get back at my neighbour?", **option)
-                taken[traced] = time.process_time() - begun
-            if pair >= 0:
-                shares.append(taken[True] / taken[False] - 1)
-    return {"simulations": answer.cost["simulations"], "share": shares, "median": statistics.median(shares)}
+                if pair >= 0:
+                    taken[traced].append(time.process_time() - begun)
+    return {
+        "simulations": answer.cost["simulations"],
+        "cpu_s_traced": taken[True],
+        "cpu_s": taken[False],
+        "share_of_pairs": sum(taken[True]) / sum(taken[False]) - 1,
+        "share_inside": inside[0] / sum(taken[True]),
+        "bytes": (folder / "cost.jsonl.gz").stat().st_size,
+    }
 
 
 def main() -> None:
