@@ -35,7 +35,8 @@ function fitted(text, width, bold = false) {
 /** What a box says: its text, cut before it is cleaned, since it may be long. */
 function label(trace, node) {
   if (node === 0) return "the answer begins";
-  return visible(trace.text[node].slice(0, 400)) || "(end)";
+  const text = trace.text[node].slice(0, 400);
+  return visible(text.trim() || text) || "(end)";
 }
 
 /**

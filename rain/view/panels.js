@@ -129,7 +129,7 @@ function showSiblings(app) {
   const {trace, state, selected} = app, parent = selected ? trace.parent[selected] : 0;
   const born = (trace.children[parent] || []).filter(child => trace.born[child] < state.position);
   born.sort((a, b) => state.n[b] - state.n[a] || state.prior[b] - state.prior[a]);
-  $("siblings-title").textContent = selected ? `Siblings (${born.length}), after ${quoted(trace.text[parent], 40)}` : `First token sets (${born.length})`;
+  $("siblings-title").textContent = parent ? `Siblings (${born.length}), after ${quoted(trace.text[parent], 40)}` : `First token sets (${born.length})`;
   const head = make("tr", {}, ...COLUMNS.map(([name, title]) => make("th", {title}, name)));
   const rows = born.slice(0, MOST).map(node => make(
     "tr", {class: [node === selected ? "here" : "", isCommitted(app, node) ? "chosen" : ""].join(" "), onclick: () => app.select(node)},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import time
@@ -107,14 +108,24 @@ def measure(browser: Any, page_file: Path, seconds: float) -> dict[str, Any]:
     page.wait_for_selector("html[data-ready]", timeout=120_000)
     ready = time.perf_counter() - begun
     own = float(page.evaluate("document.documentElement.dataset.ready"))
-    zoom = page.evaluate(ZOOM, seconds)
-    heap = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    memory = max(pss(each["id"]) for each in processes if each["type"] == "renderer")
+    renderer = max((each["id"] for each in processes if each["type"] == "renderer"), key=pss)
+    cpu = 10 * sum(map(int, Path(f"/proc/{renderer}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    zoom = page.evaluate(ZOOM, seconds)
+    heap, memory = page.evaluate("performance.memory.usedJSHeapSize") / 1e6, pss(renderer)
     nodes = page.evaluate("[app.trace.nodes, app.trace.visits, app.trace.commits.length]")
     page.close()
-    return {"file_mb": page_file.stat().st_size / 1e6, "nodes_visits_commits": nodes, "ready_ms": own,
-            "ready_from_outside_ms": 1000 * ready, **zoom, "heap_mb": heap, "process_mb": memory}
+    return {
+        "load": os.getloadavg()[0],
+        "file_mb": page_file.stat().st_size / 1e6,
+        "nodes_visits_commits": nodes,
+        "ready_ms": own,
+        "ready_from_outside_ms": 1000 * ready,
+        "ready_cpu_ms": cpu,
+        **zoom,
+        "heap_mb": heap,
+        "process_mb": memory,
+    }
 
 
 def pss(process: int) -> float:

@@ -60,7 +60,8 @@ def address(path):
 
 def until(page, condition):
     """Wait in the page: its policy forbids what Playwright's own waiting needs."""
-    page.evaluate(f"async () => {{ while (!({condition})) await new Promise(done => setTimeout(done, 20)); }}")
+    loop = f"for (let i = 0; i < 1500 && !({condition}); i++) await new Promise(done => setTimeout(done, 20));"
+    assert page.evaluate(f"async () => {{ {loop} return {condition}; }}")
 
 
 def hostile_trace(path, text):
