@@ -15,11 +15,12 @@ from rain.core.errors import PromptTooLong, RainError, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
-from rain.evaluators.base import SPARE_TOKENS, Evaluator, NoEvaluator
+from rain.evaluators.base import SPARE_TOKENS, Evaluator
 from rain.evaluators.registry import open_evaluator
-from rain.generation import Answer, Generation, OnCommit, Parts, PreparedPrompt
-from rain.methods.drafting import Drafting
-from rain.methods.whole_answers import WHOLE_ANSWERS, begin
+from rain.generation import Answer, OnCommit, PreparedPrompt
+from rain.methods.base import Generation, Parts
+from rain.methods.config import MethodConfig
+from rain.methods.whole_answers import begin
 from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
@@ -27,9 +28,6 @@ from rain.text import Message, SentenceEncoder, TokenizerAdapter
 
 LONGEST_TOKEN = 16
 """Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
-
-NOT_PLAIN = ("simulations", "evaluations", "evaluation")
-"""Counters that plain answers do not have."""
 
 
 class Aligner:
@@ -149,17 +147,15 @@ class Aligner:
             return prompt
         if is_tokens(prompt):
             return self.adapter.decode(prompt)
-        template, text = self.config.template, ""
-        opening = template.head.rpartition("\n")[2]  # such as "Human: "
-        for message in check_messages(prompt):  # type: ignore[arg-type]
-            if message["role"] == "user":
-                text += (f"\n\n{opening}" if text else "") + message["content"]
-            elif message["role"] == "assistant":
-                text += f"{template.middle} {message['content']}"
-        return text
+        messages: Sequence[Message] = check_messages(prompt)  # type: ignore[arg-type]
+        return self.config.template.conversation(m for m in messages if m["role"] in ("user", "assistant"))
 
     def begin(
-        self, prompt: PreparedPrompt, budget: Budget | None = None, evaluator: Evaluator | None = None
+        self,
+        prompt: PreparedPrompt,
+        budget: Budget | None = None,
+        evaluator: Evaluator | None = None,
+        method: MethodConfig | None = None,
     ) -> Generation:
         """Return an answer that is about to begin.
 
@@ -167,13 +163,15 @@ class Aligner:
             prompt: from ``prepare``.
             budget: replaces that of the settings.
             evaluator: a part of the aligner's own, in its place.
+            method: replaces that of the settings.
         """
-        parts = replace(self.parts, evaluator=evaluator or self.evaluator, policy=self.policy.also(prompt.stop))
+        evaluator, method = evaluator or self.evaluator, method or self.config.method
+        parts = replace(self.parts, evaluator=evaluator, policy=self.policy.also(prompt.stop), method=method)
         return begin(parts, prompt, self.config.method.limits if budget is None else budget)
 
-    def begin_baseline(self, prompt: PreparedPrompt, piece: int) -> PlainGeneration:
+    def begin_baseline(self, prompt: PreparedPrompt, piece: int = 0, budget: Budget | None = None) -> PlainGeneration:
         """Return a plain answer that is about to begin, in pieces of this length (tokens; 0: in one)."""
-        return PlainGeneration(self.engine, self.policy.also(prompt.stop), prompt, piece)
+        return PlainGeneration(self.engine, self.policy.also(prompt.stop), prompt, piece, budget or Budget())
 
     async def generate(
         self, prompt: PreparedPrompt, *, budget: Budget | None = None, on_commit: OnCommit = lambda commit: None
@@ -197,11 +195,7 @@ class Aligner:
 
     async def generate_baseline(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> Answer:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules; without a value."""
-        plain = replace(prompt, id=f"{prompt.id}/plain")
-        parts = replace(self.parts, evaluator=NoEvaluator(), policy=self.policy.also(prompt.stop))
-        answer = await Drafting(parts, plain, budget or Budget(), WHOLE_ANSWERS["greedy"]).complete()
-        cost = {name: answer.cost[name] for name in answer.cost if name not in NOT_PLAIN}
-        return Answer(answer.text, answer.finish, (), cost, answer.tokens, prompt_tokens=answer.prompt_tokens)
+        return await self.begin_baseline(prompt, budget=budget).complete()
 
     async def record(
         self, prompt: Prompt, on_commit: OnCommit = lambda commit: None, trace: Path | None = None

@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from rain.generation import Answer, CommittedText, Generation
+from rain.generation import Answer, CommittedText
+from rain.methods.base import Generation
 from rain.plain import PlainGeneration
 
 Event = tuple[str, CommittedText | None] | Answer
 """Text that has become final (it may be empty), with its commit if there is one; or, at last, the whole answer."""
-
-PIECE = 16
-"""Tokens in one piece of a plain answer."""
-
 
 async def send_events(
     generation: Generation | PlainGeneration, seconds: float, put: Callable[[Event], None]

@@ -41,11 +41,12 @@ from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.function import FunctionEvaluator, TextFunction
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.registry import describe
-from rain.events import PIECE, Event, send_events
-from rain.generation import Answer, Generation, PreparedPrompt
+from rain.events import Event, send_events
+from rain.generation import Answer, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
-from rain.plain import PlainGeneration
+from rain.methods.base import Generation
+from rain.plain import PIECE, PlainGeneration
 from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
@@ -186,9 +187,9 @@ class Rain:
         Closing the iterator ends the search. The seconds of a budget end it even in the middle of a simulation.
 
         Args:
-            prompt: a prompt, or what ``aprepare`` made of it; then budget and evaluator are the only options.
+            prompt: a prompt, or what ``aprepare`` made of it; then budget, evaluator and method are the only options.
             plain: decode greedily, without RAIN.
-            options: as for ``generate``; evaluator: one of ``evaluators``.
+            options: as for ``generate``; evaluator: one of ``evaluators``; method: in place of that of the settings.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
 
@@ -214,7 +215,7 @@ class Rain:
     ) -> None:
         """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
         rest = dict(options)
-        evaluator = rest.pop("evaluator", None)
+        evaluator, method = rest.pop("evaluator", None), rest.pop("method", None)
         try:
             if isinstance(prompt, PreparedPrompt):
                 prepared, budget = prompt, rest.get("budget")
@@ -223,7 +224,7 @@ class Rain:
             if plain:
                 begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE)
             else:
-                begun = self.aligner.begin(prepared, budget, evaluator)
+                begun = self.aligner.begin(prepared, budget, evaluator, method)
             await send_events(begun, budget.seconds if budget else 0, put)
             put(None)
         except Exception as error:

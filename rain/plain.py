@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
+from rain.core.config import Budget
 from rain.core.engine import Engine, SamplingParams
 from rain.core.types import Tokens
 from rain.generation import Answer, PreparedPrompt
 from rain.text import TextStopPolicy
+
+PIECE = 16
+"""Tokens in one piece of an answer, where it is streamed or its seconds are limited."""
+
+NO_LIMIT = Budget()
 
 
 class PlainGeneration:
@@ -19,11 +26,14 @@ class PlainGeneration:
         policy: what ends the answer.
         prompt: from ``Aligner.prepare``.
         piece: maximum length of a piece (tokens); 0: the answer comes in one.
+        budget: at its end, the text so far is the answer; at least one piece is written.
     """
 
-    def __init__(self, engine: Engine, policy: TextStopPolicy, prompt: PreparedPrompt, piece: int = 0) -> None:
-        self.prompt, self.policy = prompt, policy
-        self._piece, self._started = piece, time.perf_counter()
+    def __init__(
+        self, engine: Engine, policy: TextStopPolicy, prompt: PreparedPrompt, piece: int = 0, budget: Budget = NO_LIMIT
+    ) -> None:
+        self.prompt, self.policy, self.budget = prompt, policy, budget
+        self._piece, self._started = piece or (PIECE if budget.seconds else 0), time.perf_counter()
         self._session = engine.session(f"{prompt.id}/plain")
         self._tokens: Tokens = ()
         self._finish: str | None = None
@@ -32,7 +42,7 @@ class PlainGeneration:
         """Decode; yield text that has become final. The cache is freed when it ends, fails or is closed."""
         shown = 0
         try:
-            while self._finish is None:
+            while self._finish is None and not (self._tokens and self._out_of_budget()):
                 await self._extend()
                 text = self.answer().text if self._finish else self.policy.final_text(self._tokens)
                 if text[shown:]:
@@ -41,10 +51,23 @@ class PlainGeneration:
         finally:
             await self._session.close()
 
+    async def complete(self) -> Answer:
+        """Decode to the end; return the answer."""
+        async with aclosing(self.pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        return self.answer()
+
+    def _out_of_budget(self) -> bool:
+        return self.budget.spent(0, self._session.usage.tokens_computed, time.perf_counter() - self._started)
+
     async def _extend(self) -> None:
         start = len(self.prompt.tokens)
         left = self.prompt.search.limit(start) - start - len(self._tokens)
         length = min(left, self._piece) if self._piece else left
+        if self.budget.tokens:
+            prompt = 0 if self._tokens else start
+            length = min(length, max(1, self.budget.tokens - self._session.usage.tokens_computed - prompt))
         params = SamplingParams(max_tokens=length, greedy_first=True, stop=self.policy.stop)
         [continuation] = await self._session.generate(self.prompt.tokens + self._tokens, params)
         self._tokens += continuation.tokens
@@ -53,5 +76,6 @@ class PlainGeneration:
     def answer(self) -> Answer:
         """Return the answer, or what of it has been written."""
         cost = {**self._session.usage.as_dict(), "seconds": round(time.perf_counter() - self._started, 3)}
-        text = self.policy.text(self._tokens).strip() if self._finish else self.policy.final_text(self._tokens)
-        return Answer(text, self._finish or "budget", (), cost, self._tokens, prompt_tokens=len(self.prompt.tokens))
+        tokens = self.policy.up_to_end(self._tokens)
+        text = self.policy.text(tokens).strip() if self._finish else self.policy.final_text(tokens)
+        return Answer(text, self._finish or "budget", (), cost, tokens, prompt_tokens=len(self.prompt.tokens))

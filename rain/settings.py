@@ -200,12 +200,18 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     server = sources.evaluator_base_url
     evaluators = tuple(parse_spec(spec, model.name, prompt_file, asked, server) for spec in sources.evaluator)
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
+    evaluation = build(EvaluationConfig, *layers)
+    if evaluation.invert and sources.calibration and "labels" not in evaluators:
+        raise RainError(
+            f"--calibration {sources.calibration} was learnt for --target {task.targets[0]}, and only label words can "
+            f"turn it around; leave it out"
+        )
     aligner = AlignerConfig(
         task=task,
         model=model,
         method=method,
         prompting=prompting,
-        evaluation=build(EvaluationConfig, *layers),
+        evaluation=evaluation,
         search=build(RainConfig, *layers),
         evaluators=evaluators,
         template=template,

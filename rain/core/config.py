@@ -129,8 +129,12 @@ class Budget:
         validate(self)
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str, flag: str = "--budget") -> Budget:
         """Read ``tokens=N,seconds=N,simulations=N``, any of them; an empty text means no limit.
+
+        Args:
+            text: what to read.
+            flag: where it comes from, for the message.
 
         Raises:
             RainError: it is written otherwise, or a limit is not above 0.
@@ -145,7 +149,7 @@ class Budget:
                 limits[name] = limit
         except (KeyError, ValueError):
             raise RainError(
-                f"--budget is {text!r}; it must be tokens=N, seconds=N or simulations=N, each once, commas in between"
+                f"{flag} is {text!r}; it must be tokens=N, seconds=N or simulations=N, each once, commas in between"
             ) from None
         return cls(**limits)  # type: ignore[arg-type]
 

@@ -179,19 +179,3 @@ class WorstScorer(SearchScorer):
         """Close all."""
         for scorer in self.scorers:
             await scorer.close()
-
-
-class NoEvaluator(Evaluator):
-    """For answers whose value nobody asks: every text has value 0, and nothing is computed."""
-
-    def search(self, context: SearchContext) -> SearchScorer:
-        """Return the scorer of one search."""
-        return NoScorer()
-
-
-class NoScorer(SearchScorer):
-    """See ``NoEvaluator``."""
-
-    async def score(self, response: Tokens) -> float:
-        """Return 0."""
-        return 0.0

@@ -80,7 +80,7 @@ class ModelScorer(SelfEvaluator):
         return cut_after_full_stop(ids, adapter) if self.evaluator.cut else ids
 
     def commit(self, response: Tokens) -> None:
-        """Do nothing: where a text goes on, its last tokens may be others for this model."""
+        """Do nothing: this model may tokenise the end of a text differently once it is continued."""
 
 
 def open_model(spec: ModelSpec, invert: bool, cut: bool) -> ModelEvaluator:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rain.core.errors import RainError
 from rain.prompts import PromptFile
+from rain.text import Message
 
 QUESTION, RESPONSE = "{question}", "{response}"
 SECTIONS = ("kind", "examples", "question", "ask", "positive", "negative")
@@ -47,6 +49,24 @@ class Template:
         first = self.ask.replace("{first}", good).replace("{second}", bad)
         second = self.ask.replace("{first}", bad).replace("{second}", good)
         return [(first, ("A",), ("B",)), (second, ("B",), ("A",))]
+
+    def conversation(self, messages: Iterable[Message]) -> str:
+        """Return turns as a question: "Why?", then "Assistant: Because.", then "Human: And now?", in its own words.
+
+        What is neither the user's nor the assistant's stands in paragraphs of its own.
+        """
+        opening = self.head.rpartition("\n")[2]  # such as "Human: "
+        text, begun = "", False
+        for message in messages:
+            content = message["content"]
+            if message["role"] == "assistant":
+                text += f"{self.middle} {content}"
+            elif message["role"] == "user":
+                text += f"\n\n{opening}{content}" if begun else content
+            else:
+                text += f"{content}\n\n"
+            begun = begun or message["role"] in ("user", "assistant")
+        return text
 
     @classmethod
     def from_file(cls, path: str | Path) -> Template:

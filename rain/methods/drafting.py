@@ -14,11 +14,10 @@ from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
 from rain.core.problem import request_seed
 from rain.core.types import Tokens
-from rain.generation import Answer, CommittedText, Draft, Generation, Parts, PreparedPrompt
+from rain.generation import Answer, CommittedText, Draft, PreparedPrompt
+from rain.methods.base import Generation, Parts
 from rain.methods.config import MOST_DRAFTS
-
-PIECE = 16
-"""Where seconds are limited, the first answer is written so many tokens at a time."""
+from rain.plain import PIECE
 
 Spent = tuple[int, float]
 """Tokens computed, and seconds."""
@@ -75,8 +74,8 @@ class Drafting(Generation):
             self._cost = self.cost()
             values = await self._score([draft.tokens for draft in self.drafts])
             self.drafts = [draft._replace(value=value) for draft, value in zip(self.drafts, values, strict=True)]
-        commits: tuple[CommittedText, ...] = ()
-        for commit in commits:
+        no_commits: tuple[CommittedText, ...] = ()
+        for commit in no_commits:  # a generator all the same, as the base class wants it
             yield commit
 
     def answer(self) -> Answer:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rain.core.config import Budget
 from rain.core.errors import RainError
 from rain.core.types import Tokens
-from rain.generation import Generation, Parts, PreparedPrompt
+from rain.generation import PreparedPrompt
+from rain.methods.base import Generation, Parts
 from rain.methods.drafting import Drafting, Method
 from rain.methods.tree_search import TreeSearch
 from rain.prompts import is_tokens

@@ -71,12 +71,12 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """List the models."""
         rain = self._open(request, "models").ready()
-        return JSONResponse({"object": "list", "data": [self._card(rain, id) for id in self.service.models]})
+        return JSONResponse({"object": "list", "data": [self._card(rain, id) for id in self.service.models.ids]})
 
     async def model(self, request: Request, id: str) -> Response:
         """Describe one model."""
         rain = self._open(request, "models").ready()
-        self._check_model(id)
+        self.service.models.find(id)
         return JSONResponse(self._card(rain, id))
 
     async def health(self, request: Request) -> Response:
@@ -104,11 +104,6 @@ class Routes:
         trace_of(request.scope).route = route
         return self.service
 
-    def _check_model(self, id: str) -> None:
-        if id not in self.service.models:
-            known = ", ".join(self.service.models)
-            raise ApiError(404, f"there is no such model here; there are {known}", "model_not_found", "model")
-
     def _card(self, rain: Rain, id: str) -> dict[str, object]:
         created, limit = int(self.service.started), rain.aligner.engine.context
         return {"id": id, "object": "model", "created": created, "owned_by": "rain", "max_model_len": limit}
@@ -121,7 +116,7 @@ class Routes:
             raise ApiError(415, "the content type must be application/json", "unsupported_media_type")
         service.admission.check()  # before anything is read
         asked = parse(kind, await read_body(request))
-        self._check_model(asked.model)
+        served = service.models.find(asked.model)
         ignored = asked.ignored(service.config.strict)
         own = asked.rain
         evaluator = _evaluator(rain, own.evaluator if own else None)
@@ -148,7 +143,7 @@ class Routes:
             model=asked.model,
             fingerprint=service.fingerprint,
             chat=kind is ChatRequest,
-            plain=service.models[asked.model],
+            served=served,
             prompt=prepared,
             evaluator=evaluator,
             choices=choices,

@@ -57,7 +57,7 @@ class BudgetRules:
         Raises:
             RainError: one is no budget, or the default is beyond the maximum.
         """
-        rules = cls(_from_flag("--budget", default), _from_flag("--max-budget", maximum))
+        rules = cls(Budget.parse(default), Budget.parse(maximum, "--max-budget"))
         for name, most in asdict(rules.maximum).items():
             if most and getattr(rules.default, name) > most:
                 raise RainError(f"--budget has more {name} than --max-budget, which allows {most:g}")
@@ -86,10 +86,3 @@ class BudgetRules:
 
 def _invalid(message: str) -> ApiError:
     return ApiError(400, message, "invalid_budget", "rain.budget")
-
-
-def _from_flag(flag: str, text: str) -> Budget:
-    try:
-        return Budget(**parse_budget(text).model_dump(exclude_none=True))
-    except ValueError as error:
-        raise RainError(f"{flag} is {text!r}; it must be like simulations=500,seconds=60: {error}") from error

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rain.core.errors import RainError
@@ -90,6 +89,7 @@ async def _serve(config: ServeConfig, listening: socket.socket, settings: Mappin
     from rain.serve.gate import Gate
     from rain.serve.keys import Keys
     from rain.serve.metrics import Metrics
+    from rain.serve.models import Models
     from rain.serve.service import Service
 
     class Server(uvicorn.Server):
@@ -117,9 +117,9 @@ async def _serve(config: ServeConfig, listening: socket.socket, settings: Mappin
         await asyncio.wait({loading, stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             service.rain, service.fingerprint = loading.result()
-            service.models = _models(service.rain)
+            service.models = Models(service.rain.settings.aligner.model.name)
             page = f", page: {url}" if config.has_page else ""
-            say(f"rain: serving {', '.join(service.models)} on {url}/v1{page}")
+            say(f"rain: serving {', '.join(service.models.ids)} on {url}/v1{page}")
             await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
         elif stop.is_set():
             os._exit(0)  # a model that is being loaded cannot be interrupted in any other way
@@ -145,14 +145,6 @@ def _load(settings: Mapping[str, Any]) -> tuple[Rain, str]:
     files = model_files(rain.settings)
     weights = fingerprint(files) if files else ""
     return rain, "fp_" + hashlib.sha256(f"{rain.aligner.config.hash} {weights}".encode()).hexdigest()[:16]
-
-
-def _models(rain: Rain) -> dict[str, bool]:
-    """Return whether a model answers plainly, by its id; of a folder or file only the last part is told."""
-    name = rain.settings.aligner.model.name
-    path = Path(name).expanduser()
-    shown = path.resolve().name if path.is_absolute() or path.exists() or name.startswith("~") else name
-    return {f"rain/{shown}": False, shown: True}
 
 
 def _on_signals(stop: asyncio.Event) -> None:

@@ -26,24 +26,8 @@ def chat_prompt(aligner: Aligner, messages: Sequence[Mapping[str, str]]) -> Aske
     if aligner.adapter.can_chat or aligner.config.prompt_file is None:
         return Asked(messages, {})
     continued = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
-    text = _in_words(aligner, messages if continued is None else messages[:-1])
+    text = aligner.config.template.conversation(messages if continued is None else messages[:-1])
     if continued is None:
         return Asked(text, {})
     before, after = aligner.config.prompt_file
     return Asked(f"{before}{text}{after} {continued}", {"raw": True, "question": text})
-
-
-def _in_words(aligner: Aligner, messages: Sequence[Mapping[str, str]]) -> str:
-    """Return turns as a text such as "Why?", then "Assistant: Because.", then "Human: And now?"."""
-    template, text = aligner.config.template, ""
-    opening = template.head.rpartition("\n")[2]  # such as "Human: "
-    asked = False
-    for message in messages:
-        if message["role"] == "assistant":
-            text += f"{template.middle} {message['content']}"
-        elif message["role"] == "user":
-            text += (f"\n\n{opening}" if asked else "") + message["content"]
-            asked = True
-        else:
-            text += message["content"] + "\n\n"
-    return text

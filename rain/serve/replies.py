@@ -9,6 +9,7 @@ from typing import Any
 from rain.core.config import Budget
 from rain.evaluators.base import Evaluator
 from rain.generation import Answer, CommittedText, PreparedPrompt
+from rain.serve.models import Served
 
 Json = dict[str, Any]
 
@@ -28,7 +29,7 @@ class Job:
         model: as the client named it.
         fingerprint: of settings and weights.
         chat: whether the answer is a chat message; otherwise it is a plain text.
-        plain: without RAIN.
+        served: how the model answers.
         prompt: encoded; choice i has its seed + i.
         evaluator: of the search; None: the usual one.
         choices: how many answers (count).
@@ -44,7 +45,7 @@ class Job:
     model: str
     fingerprint: str
     chat: bool
-    plain: bool
+    served: Served
     prompt: PreparedPrompt
     evaluator: Evaluator | None
     choices: int

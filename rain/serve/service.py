@@ -19,6 +19,7 @@ from rain.serve.config import ServeConfig
 from rain.serve.errors import ApiError, unavailable
 from rain.serve.keys import Keys
 from rain.serve.metrics import Metrics
+from rain.serve.models import Models
 from rain.serve.replies import Job
 
 Item = tuple[int, Event]
@@ -33,7 +34,7 @@ class Service:
         config, rules, keys, admission, metrics: as given or made at the start.
         log: writes one line of JSON.
         rain: answers; None while it is loading.
-        models: whether a model answers plainly, by its id.
+        models: what clients may name.
         fingerprint: of settings and weights.
         draining: whether the server is about to end.
         broken: why no answer is possible any more; empty: it is.
@@ -48,7 +49,7 @@ class Service:
     metrics: Metrics
     log: Callable[[dict[str, Any]], None]
     rain: Rain | None = None
-    models: dict[str, bool] = field(default_factory=dict)
+    models: Models = field(default_factory=lambda: Models(""))
     fingerprint: str = ""
     draining: bool = False
     broken: str = ""
@@ -97,8 +98,10 @@ class Service:
             async with self.admission.turn():
                 prompt = replace(job.prompt, seed=job.prompt.seed + index)
                 budget = _within(job.budget, job.deadline)
-                options: dict[str, Any] = {"plain": job.plain, "budget": budget, "evaluator": job.evaluator}
-                async with aclosing(self.ready_to_go().aevents(prompt, **options)) as events:
+                rain, (plain, drafts) = self.ready_to_go(), job.served
+                best = replace(rain.settings.aligner.method, method="best-of-n", n=drafts) if drafts else None
+                options: dict[str, Any] = {"plain": plain, "budget": budget, "evaluator": job.evaluator, "method": best}
+                async with aclosing(rain.aevents(prompt, **options)) as events:
                     async for event in events:
                         found.put_nowait((index, event))
         except Exception as error:

@@ -172,7 +172,7 @@ def test_a_budget_of_tokens_ends_an_answer(rain):
 def test_a_budget_of_seconds_ends_an_answer(rain, monkeypatch):
     whole = rain.generate("Why?")
     clock = iter(range(10**6))  # a second passes whenever somebody looks
-    monkeypatch.setattr("rain.generation.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("rain.methods.base.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     part = rain.generate("Why?", budget=Budget(seconds=20))
     assert part.finish == "budget"
     assert whole.text.startswith(part.text)

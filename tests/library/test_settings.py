@@ -89,6 +89,15 @@ def test_a_calibration_that_is_given_replaces_that_of_the_preset(tmp_path):
     assert make_settings(HH, {"calibration": ""}).aligner.evaluation.offset == 0.0
 
 
+def test_a_calibration_of_another_evaluator_is_not_turned_around(tmp_path):
+    path = tmp_path / "cal.json"
+    path.write_text(json.dumps({"offset": 0.7, "scale": 3.0, "evaluators": ["random"]}))
+    given = {"evaluator": ("random",), "calibration": str(path)}
+    assert make_settings(load("imdb"), given).aligner.evaluation.offset == 0.7
+    with pytest.raises(RainError, match="--target positive"):
+        make_settings(load("imdb"), {**given, "target": "negative"})
+
+
 def test_a_template_of_the_users_drops_the_calibration_of_the_preset(tmp_path):
     settings = make_settings(HH, {"templates": str(saved(tmp_path, LETTERS))})
     assert settings.aligner.evaluation == EvaluationConfig(votes="soft")

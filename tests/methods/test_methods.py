@@ -21,7 +21,7 @@ from rain.methods.whole_answers import WHOLE_ANSWERS
 from rain.settings import make_settings
 
 OTHERS = [name for name in METHODS if name != "rain"]
-QUESTIONS = ["Why?", "Is the sea salty?", "How do I mend a bicycle?", "What is kind?"]
+QUESTIONS = ["Why?", "Is the sea salty?", "How do I repair a bicycle?", "What is kind?"]
 AIM = "kind to <everybody>"
 
 
@@ -151,7 +151,7 @@ def test_as_many_drafts_are_drawn_as_tokens_are_left_for(tmp_path):
 @pytest.mark.parametrize("method", OTHERS)
 def test_a_budget_of_seconds_ends_every_method_with_an_answer(method, tmp_path, monkeypatch):
     clock = iter(range(10**6))  # a second passes whenever somebody looks
-    monkeypatch.setattr("rain.generation.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("rain.methods.base.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     answer = one(open_aligner(tmp_path, method=method), "Is it?", budget=Budget(seconds=2))
     assert answer.finish == "budget" and answer.text
     assert len(answer.drafts) == 1

@@ -42,7 +42,7 @@ def test_openais_client_gets_the_same_answer_in_every_way(server, openai_client)
 
     streamed, again = asyncio.run(ask())
     assert streamed == again.choices[0].message.content == pieces
-    assert [model.id for model in openai_client.models.list()] == ["rain/toy", "toy"]
+    assert [model.id for model in openai_client.models.list()] == ["rain/toy", "toy", "best-of-16/toy"]
     assert openai_client.completions.create(model="rain/toy", prompt="Once").choices[0].text
 
 

@@ -100,7 +100,7 @@ def test_the_assistants_last_message_is_continued(library, client):
     assert content(client.post("/v1/chat/completions", json=body)) == library.baseline(text, raw=True).text
 
 
-@pytest.mark.parametrize("model", ["rain/toy", "toy"])
+@pytest.mark.parametrize("model", ["rain/toy", "toy", "best-of-16/toy"])
 def test_a_stream_is_the_plain_answer_in_pieces(model, ask):
     emojis = 0
     for seed in range(6):
@@ -246,7 +246,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-@pytest.mark.parametrize("model", ["rain/toy", "toy"])
+@pytest.mark.parametrize("model", ["rain/toy", "toy", "best-of-16/toy"])
 def test_the_usual_bodies_of_clients_are_answered(name, model, client):
     reply = client.post("/v1/chat/completions", json={"model": model, **BODIES[name]})
     assert isinstance(content(reply), str)
@@ -260,12 +260,22 @@ def test_words_of_templates_in_a_question_stay_text(ask, library):
 def test_the_models_are_listed_and_described(client):
     for prefix in ("", "/v1"):
         cards = client.get(f"{prefix}/models").json()
-        assert [card["id"] for card in cards["data"]] == ["rain/toy", "toy"]
+        assert [card["id"] for card in cards["data"]] == ["rain/toy", "toy", "best-of-16/toy"]
         assert client.get(f"{prefix}/models/rain/toy").json() == cards["data"][0]
         assert cards["data"][0]["max_model_len"] == 1 << 16
         assert refusal(client.get(f"{prefix}/models/rain/other"), 404)["code"] == "model_not_found"
     assert client.get("/version").json()["version"]
     assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_best_of_n_is_a_model_and_says_what_it_cost(ask):
+    with Rain(engine="toy", method="best-of-n", n=4, **SETTINGS) as best:
+        expected = best.generate("Why not?")
+    reply = ask("Why not?", model="best-of-4/toy").json()
+    assert reply["choices"][0]["message"]["content"] == expected.text
+    assert reply["rain"]["simulations"] == 4
+    for number in (0, 65, "x"):
+        refusal(ask(model=f"best-of-{number}/toy"), 404)
 
 
 def test_other_routes_methods_and_types_are_refused(client):
@@ -324,7 +334,7 @@ def test_an_answer_comes_before_its_client_loses_patience(ask):
     assert 0.8 < response.elapsed.total_seconds() < 1.0
 
 
-@pytest.mark.parametrize("model", ["rain/toy", "toy"])
+@pytest.mark.parametrize("model", ["rain/toy", "toy", "best-of-16/toy"])
 def test_silence_ends_with_the_clients_patience_too(model, ask):
     response = ask("SILENT", model=model, headers={"x-stainless-read-timeout": "0.5"})
     assert response.json()["choices"][0]["finish_reason"] == "length"
