@@ -65,10 +65,16 @@ def read_head(path: Path) -> Event | None:
     Raises:
         RainError: the file cannot be read, or is not a recorded search.
     """
-    part = read_part(path, limit=1 << 22)
-    if not part.data:
-        return None
-    head = next(_events(path, part.data.partition(b"\n")[0]), {})
+    member, text = zlib.decompressobj(GZIP), b""
+    try:
+        with open(path, "rb") as file:
+            while b"\n" not in text:
+                if not (block := file.read(BLOCK)):
+                    return None
+                text += member.decompress(block)
+    except (OSError, zlib.error) as error:
+        raise RainError(f"{path} is not a recorded search that can be read: {error}") from error
+    head = next(_events(path, text.partition(b"\n")[0]), {})
     _check(path, head)
     return head
 

@@ -64,7 +64,7 @@ class TraceWriter:
         self.path, self._buffer, self._flushed = path, bytearray(), time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "wb")
+            self._file = open(path, "wb", buffering=0)
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -77,10 +77,10 @@ class TraceWriter:
     def flush(self) -> None:
         """Write what is waiting as one member."""
         data, self._buffer, self._flushed = bytes(self._buffer), bytearray(), time.monotonic()
+        rest = memoryview(gzip.compress(data, 6, mtime=0) if data else b"")
         try:
-            if data:
-                self._file.write(gzip.compress(data, 6, mtime=0))
-                self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
             raise write_error(self.path, error) from error
 

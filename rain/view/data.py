@@ -69,8 +69,9 @@ def _recorded(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], dict[str, Pa
     prompts, traces = [], {}
     for path in paths:
         if head := read_head(path):
-            prompts.append({"id": head["id"], "question": head["question"], "verdicts": []})
-            traces[head["id"]] = path
+            id = head["id"] if head["id"] not in traces else f"{head['id']} ({path.name})"
+            prompts.append({"id": id, "question": head["question"], "verdicts": []})
+            traces[id] = path
     return prompts, traces
 
 

@@ -14,6 +14,7 @@ from support.tiny_task import make_aligner, make_task
 
 from rain import Rain
 from rain.core.errors import RainError
+from rain.data.datasets import Prompt
 from rain.engines.toy import ToyEngine
 from rain.results.run_dir import read_results
 from rain.trace import Tree, read
@@ -170,11 +171,12 @@ def test_the_library_records_into_a_file_or_a_folder(tmp_path):
     assert read(tmp_path / "one.jsonl.gz").events[-1]["answer"] == answers[0].text
 
 
-def test_a_trace_that_cannot_be_written_is_an_error_of_the_prompt_that_names_the_file(aligner, tmp_path):
-    from rain.data.datasets import Prompt
-
+@pytest.mark.parametrize("place", ["full/a.jsonl.gz", "file/a.jsonl.gz"])
+def test_a_trace_that_cannot_be_written_is_an_error_of_the_prompt_that_names_the_file(place, aligner, tmp_path):
     (tmp_path / "file").write_text("")
-    record = asyncio.run(aligner.record(Prompt("a", "Why?"), trace=tmp_path / "file" / "a.jsonl.gz"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.jsonl.gz").symlink_to("/dev/full")
+    record = asyncio.run(aligner.record(Prompt("a", "Why?"), trace=tmp_path / place))
     assert "a.jsonl.gz" in record["error"] and json.dumps(record)
 
 

@@ -164,6 +164,14 @@ def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
     assert again.evaluate("app.timer") == 0
 
 
+def test_the_record_and_its_simulations_can_be_saved(outdir, visit):
+    page = visit(address(outdir / "view.html"))
+    with page.expect_download() as saved:
+        page.click("#save")
+    found, first = json.loads(open(saved.value.path()).read()), read_results(outdir)[0]
+    assert found["raina"] == first["raina"] and len(found["visits"]) == 1 + first["cost"]["rain"]["simulations"]
+
+
 def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recorded, visit):
     page = visit(address(recorded.with_name("one.html")))
     box = page.evaluate("app.boxes.find(box => box.node === app.trace.commits[0].node)")
