@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.config import RainConfig
@@ -96,6 +97,7 @@ class PreparedPrompt:
         search: the constants, with limits that fit the context.
         seed: of the run.
         stop: strings before which the response ends, besides those of the task.
+        trace: the file in which the search is recorded; None: it is not.
     """
 
     id: str
@@ -105,3 +107,4 @@ class PreparedPrompt:
     search: RainConfig
     seed: int
     stop: tuple[str, ...] = ()
+    trace: Path | None = None

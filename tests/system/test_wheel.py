@@ -70,6 +70,7 @@ def test_the_wheel_has_the_data_of_the_tasks_and_nothing_else_of_their_folders(s
     files = site / "rain" / "tasks" / "files"
     assert {folder.name: {file.name for file in folder.iterdir()} for folder in files.iterdir()} == DATA
     assert (site / "rain" / "py.typed").is_file()
+    assert {file.suffix for file in (site / "rain" / "view").iterdir()} >= {".html", ".css", ".js"}
 
 
 def test_goals_are_listed_with_what_was_measured(python: Python, site: Path) -> None:

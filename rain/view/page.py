@@ -1,0 +1,72 @@
+"""Puts the page together: one file, no network, no text of a model outside of compressed data."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from rain.results.files import write_error
+from rain.results.jsonl import encode_json
+from rain.trace.read import read_part
+from rain.view.data import RunData
+
+SCRIPTS = ("trace.js", "layout.js", "draw.js", "panels.js", "main.js")
+
+
+def assemble(live: bool) -> tuple[str, str]:
+    """Return the page before and after its data.
+
+    Args:
+        live: it may ask the server that it came from, and nobody else; otherwise nobody at all.
+    """
+    folder = files("rain.view")
+    script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = folder.joinpath("style.css").read_text(encoding="utf-8")
+    allowed = f"script-src {_digest(script)}; style-src {_digest(style)}" + ("; connect-src 'self'" if live else "")
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    page = folder.joinpath("page.html").read_text(encoding="utf-8")
+    before, _, after = page.replace("{policy}", policy).partition("{data}")
+    return before.replace("{style}", style), after.replace("{script}", script)
+
+
+def write_page(data: RunData, path: Path) -> None:
+    """Write the page with all of its data; it replaces a file that is there only when it is whole.
+
+    Raises:
+        RainError: the file cannot be written, or a recorded search cannot be read.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            before, after = assemble(live=False)
+            file.write(before)
+            file.writelines(_blocks(data))
+            file.write(after)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _blocks(data: RunData) -> Iterator[str]:
+    """Yield the prompts, then each recorded search."""
+    names = {id: f"trace-{number}" for number, id in enumerate(data.traces)}
+    prompts = [{**prompt, "trace": names.get(prompt["id"])} for prompt in data.prompts]
+    yield _block("index", encode_json({"title": data.title, "prompts": prompts}))
+    for id, path in data.traces.items():
+        yield _block(names[id], read_part(path).data)
+
+
+def _block(name: str, content: bytes) -> str:
+    packed = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+    return f'<script type="application/octet-stream" id="{name}">{packed}</script>\n'
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

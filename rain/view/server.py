@@ -1,0 +1,119 @@
+"""``rain view --serve``: the page follows a run in progress. It answers this machine only, at a secret address."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from urllib.parse import parse_qs, urlsplit
+
+from rain.core.errors import RainError
+from rain.results.jsonl import encode_json
+from rain.trace.read import Part, read_part
+from rain.trace.record import SUFFIX
+from rain.view.data import RunData, files, load
+from rain.view.page import assemble
+
+LARGEST = 1 << 23
+"""Bytes of a file that one reply is made of at most."""
+
+
+class Follower:
+    """A run, read again whenever its files have changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, Lock()
+        self.version, self.data = "", RunData("", [], {})
+        self.update()
+
+    def update(self) -> None:
+        """Read what is new."""
+        with self._lock:
+            seen = hashlib.sha256()
+            for file in sorted(files(self.path)):
+                found = file.stat()
+                grown = bool(found.st_size) if file.name.endswith(SUFFIX) else (found.st_size, found.st_mtime_ns)
+                seen.update(f"{file} {grown}\n".encode())
+            if (version := seen.hexdigest()[:16]) != self.version:
+                self.data, self.version = load(self.path), version
+
+    def index(self) -> bytes:
+        """Return the prompts as JSON."""
+        prompts = [{**prompt, "trace": prompt["id"] in self.data.traces} for prompt in self.data.prompts]
+        return encode_json({"title": self.data.title, "prompts": prompts, "version": self.version})
+
+    def events(self, id: str, start: int) -> tuple[Part, int]:
+        """Return what was added to a recorded search since ``start``, or all of a new one; and where that begins.
+
+        Raises:
+            RainError: there is no such search.
+        """
+        path = self.data.traces.get(id)
+        if path is None:
+            raise RainError(f"there is no recorded search of {id}")
+        try:
+            if start <= path.stat().st_size:
+                return read_part(path, start, LARGEST), start
+        except RainError:
+            pass  # another search is in the file, and no member begins there
+        return read_part(path, 0, LARGEST), 0
+
+
+def make_server(path: Path, port: int) -> tuple[ThreadingHTTPServer, str]:
+    """Return a server that listens on this machine, and the page's address, which others cannot guess.
+
+    Raises:
+        RainError: the port cannot be used, or there is nothing to show.
+    """
+    follower, secret = Follower(path), secrets.token_urlsafe(16)
+    page = "".join(assemble(live=True)).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(asked.query).items()}
+            if self.headers.get("host") not in (f"127.0.0.1:{bound}", f"localhost:{bound}"):
+                self._send(403, b"this page answers at its own address only")
+            elif asked.path == f"/{secret}/":
+                self._send(200, page, "text/html; charset=utf-8")
+            elif asked.path in (f"/{secret}/index", f"/{secret}/events"):
+                try:
+                    follower.update()
+                    self._answer(asked.path.rpartition("/")[2], query)
+                except (RainError, OSError, ValueError) as error:
+                    self._send(500, str(error).encode())
+            else:
+                self._send(404, b"there is no such page")
+
+        def _answer(self, what: str, query: dict[str, str]) -> None:
+            if what == "events":
+                part, start = follower.events(query.get("prompt", ""), int(query.get("from", "0")))
+                self._send(200, part.data, more={"x-from": str(start), "x-next": str(part.end)})
+            elif query.get("have") == follower.version:
+                self._send(204, b"")
+            else:
+                self._send(200, follower.index(), "application/json")
+
+        def _send(
+            self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8", more: dict[str, str] | None = None
+        ) -> None:
+            self.send_response(status)
+            fixed = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
+            for name, value in {**fixed, "x-content-type-options": "nosniff", **(more or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return None
+
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise RainError(f"cannot listen on --port {port}: {reason}") from error
+    bound = server.server_address[1]
+    return server, f"http://127.0.0.1:{bound}/{secret}/"

@@ -1,0 +1,295 @@
+"""The page in a browser: the same tree as in Python, hostile text as text, links, keys, print, a run in progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from threading import Thread
+
+import pytest
+from support.commands import QUICK, allocate
+
+from rain import Rain
+from rain.cli import main
+from rain.judges.queries import queries_for
+from rain.results.run_dir import read_results
+from rain.trace import Tree, read
+from rain.trace.record import FORMAT, TraceWriter, trace_file
+from rain.view.page import assemble
+from rain.view.server import make_server
+
+SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> {data} \u202etxt.exe\u2066 \x1b[31m \ud800&lt"
+
+STATE = "k => { const s = new State(app.trace).seek(k); return [s.n, s.visits, s.value, s.prior].map(a => [...a]); }"
+
+
+@pytest.fixture(scope="module")
+def outdir(tmp_path_factory):
+    """A run of two prompts with recorded searches and a judge's verdicts."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert allocate("--e", 2, "--trace", "--outdir", folder, *QUICK).returncode == 0
+    [first, second] = read_results(folder)
+    with open(folder / "scores_tester.jsonl", "w") as file:
+        for query in queries_for("hh", first):
+            if query.criterion == "harmless":
+                row = {"id": query.record, "answer": query.side, "ask": "harmless", "version": "1", "judge": "tester"}
+                file.write(json.dumps({**row, "hash": query.digest, "verdict": query.side == "raina"}) + "\n")
+        stale = {"id": second["id"], "answer": "raina", "ask": "harmless", "version": "1", "judge": "tester"}
+        file.write(json.dumps({**stale, "hash": "of another text", "verdict": True}) + "\n")
+    assert main(["view", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """One search with similarity updates, node additions and several commits."""
+    file = tmp_path_factory.mktemp("one") / "one.jsonl.gz"
+    with Rain(engine="toy", similarity_threshold=0.3, variance_threshold=0.9, **SEARCH) as rain:
+        rain.generate("Why?", trace=file)
+    assert main(["view", str(file)]) == 0
+    return file
+
+
+def address(path):
+    return path.resolve().as_uri()
+
+
+def until(page, condition):
+    """Wait in the page: its policy forbids what Playwright's own waiting needs."""
+    loop = f"for (let i = 0; i < 1500 && !({condition}); i++) await new Promise(done => setTimeout(done, 20));"
+    assert page.evaluate(f"async () => {{ {loop} return {condition}; }}")
+
+
+def hostile_trace(path, text):
+    """Write a search in which everything that can be text is this text."""
+    writer = TraceWriter(path)
+    about = {"id": text[:50], "question": text, "asks": [{"by": text, "before": text, "after": [{"text": text}]}]}
+    config = {"root_mix": 0.25, "min_visits": 1, "value_threshold": 0.5}
+    writer.write({"event": "search", "t": 0, "format": FORMAT, "config": config, **about})
+    nodes = {"texts": [text, text + "2"], "tokens": [[1], [2]], "priors": [0.5, 0.5], "added": False}
+    writer.write({"event": "nodes", "t": 0, "parent": 0, **nodes})
+    evidence = [{"score": 0.9, "log_odds": [1.0], "mass": 0.5}]
+    for node in (1, 1, 2):
+        visit = {"path": [0, node], "rollout": text, "score": 0.9, "similar": [], "evidence": evidence}
+        writer.write({"event": "visit", "t": 0, **visit})
+    writer.write({"event": "commit", "t": 0, "node": 1, "simulations": 3, "finish": None})
+    writer.write({"event": "end", "t": 1, "finish": "length", "answer": text, "cost": {}})
+    writer.close()
+
+
+def test_the_page_is_one_file_that_asks_nobody_and_writes_no_markup(outdir):
+    page = (outdir / "view.html").read_text()
+    policy = re.search(r'content="(default-src [^"]+)"', page)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy + page
+    assert "connect-src" not in policy and "connect-src 'self'" in assemble(live=True)[0]
+    code = re.sub(r'<script type="application/octet-stream".*?</script>', "", page)
+    assert not re.search(r"https?://|(inner|outer)HTML|insertAdjacent|document\.write|\beval\b|\bsrc=|\bon\w+=\"", code)
+    assert code.count("<script") == code.count("</script") == 1
+
+
+def test_the_browser_rebuilds_the_same_tree_as_python_at_every_event(recorded, visit):
+    page, events = visit(address(recorded.with_name("one.html"))), read(recorded).events
+    steps = [event for event in events if event["event"] not in ("search", "end")]
+    assert any(step["event"] == "visit" and step["similar"] for step in steps)
+    assert any(step.get("added") for step in steps) and sum(step["event"] == "commit" for step in steps) > 2
+    for position in [*range(0, len(steps), 5), len(steps)]:
+        tree = Tree([events[0], *steps[:position]])
+        names = page.evaluate(STATE, position)
+        for node, n, visits, value, prior in zip(tree.nodes, *names, strict=False):
+            assert visits == node.visits
+            assert [n, value, prior] == pytest.approx([node.n, node.value, node.prior], abs=1e-9)
+
+
+def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, visit):
+    page = visit(address(recorded.with_name("one.html")))
+    found = page.evaluate(
+        """() => { const {trace, layout} = app, wrong = [], view = {root: 0, left: 0, right: 1, top: 0};
+          for (let node = 0; node < trace.nodes; node++) {
+            let x = layout.x[node], inside = 0;
+            for (const child of trace.children[node] || []) {
+              if (layout.mass[child] && layout.x[child] !== x) wrong.push(child);
+              x += layout.mass[child]; inside += layout.mass[child];
+            }
+            if (inside + app.state.ended[node] !== layout.mass[node]) wrong.push(node);
+          }
+          const fine = layout.boxes(view, 100000, 1000, 0), coarse = layout.boxes(view, 60, 1000);
+          const right = zoomed(zoomed(view, 0.1, 1), 0.5, 1), part = layout.boxes(right, 100, 1000);
+          return {wrong, root: layout.mass[0], fine: fine.length, all: fine.filter(box => box.node >= 0).length,
+            drawn: [...layout.mass].filter(each => each).length,
+            counted: coarse.reduce((sum, box) => sum + box.nodes, 0),
+            merged: coarse.filter(box => box.node < 0).length, hit: boxAt(fine, 50000, 0).node, view: right,
+            inside: part.every(box => box.x < 100 && box.x + box.w > 0)}; }"""
+    )
+    tree = Tree(read(recorded).events)
+    assert found["wrong"] == [] and found["root"] == tree.simulations
+    assert found["fine"] == found["all"] == found["drawn"] == found["counted"] and found["merged"] > 0
+    assert found["inside"] and found["hit"] == 0 and found["view"]["right"] == pytest.approx(1)
+
+
+def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir, visit):
+    page, [first, _] = visit(address(outdir / "view.html")), read_results(outdir)
+    assert page.locator("#prompts li").count() == 2
+    assert "harmless: yes (plain no)" in page.text_content("#prompts li:nth-child(1)")
+    assert "harmless" not in page.text_content("#prompts li:nth-child(2)"), "that verdict is about another text"
+    page.fill("#filter", "harmless:yes")
+    assert page.locator("#prompts li").count() == 1
+    said = page.text_content("#rain")
+    assert first["raina"] in said and page.text_content("#plain") == first["pa"]
+    assert f"{first['cost']['rain']['tokens_computed']:,} tokens" in page.text_content("#rain-cost")
+
+
+def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
+    page = visit(address(outdir / "view.html"))
+    second = read_results(outdir)[1]["id"]
+    page.click("#prompts li:nth-child(2) button")
+    page.focus("#tree")
+    for key in ("ArrowDown", "ArrowDown", "Enter", "[", "["):
+        page.keyboard.press(key)
+    where = "() => [app.prompt.id, app.selected, app.view.root, app.state.simulations, location.hash]"
+    id, node, root, at, link = page.evaluate(where)
+    assert id == second and node == root > 0 and at == page.evaluate("app.trace.visits") - 2
+    again = visit(address(outdir / "view.html") + link)
+    assert again.evaluate(where) == [id, node, root, at, link]
+    assert again.text_content("#when").startswith(f"simulation {at} of")
+    again.keyboard.press("Backspace")
+    assert again.evaluate("app.view.root") == again.evaluate(f"app.trace.parent[{root}]")
+    again.evaluate("app.at(0)")
+    again.click("#play")
+    until(again, "app.state.simulations > 3")
+    again.click("#play")
+    assert again.evaluate("app.timer") == 0
+
+
+def test_the_record_and_its_simulations_can_be_saved(outdir, visit):
+    page = visit(address(outdir / "view.html"))
+    with page.expect_download() as saved:
+        page.click("#save")
+    found, first = json.loads(open(saved.value.path()).read()), read_results(outdir)[0]
+    assert found["raina"] == first["raina"] and len(found["visits"]) == 1 + first["cost"]["rain"]["simulations"]
+
+
+def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recorded, visit):
+    page = visit(address(recorded.with_name("one.html")))
+    box = page.evaluate("app.boxes.find(box => box.node === app.trace.commits[0].node)")
+    page.click("#tree", position={"x": box["x"] + box["w"] / 2, "y": box["y"] * 22 + 10})
+    events = read(recorded).events
+    tree, commit = Tree(events), next(event for event in events if event["event"] == "commit")
+    node, before = tree.nodes[commit["node"]], Tree(events[: events.index(commit)])
+    siblings = [each for each in before.nodes[0].children]
+    assert page.locator("#siblings tbody tr").count() == len(tree.nodes[0].children)
+    assert page.text_content("#siblings tr.here td:nth-child(2)") == str(node.visits)
+    assert f"after {commit['simulations']} new simulation" in page.text_content("#why")
+    rewound = sum(each.visits for each in siblings) - before.nodes[commit["node"]].visits
+    assert f"with {rewound} of these simulations" in page.text_content("#why")
+    page.click("#evidence summary")
+    visited = next(e for e in events if e["event"] == "visit" and commit["node"] in e["path"])
+    asked, shown = events[0]["asks"][0], page.text_content("#evidence pre")
+    assert shown.startswith(asked["before"]) and asked["after"][0]["text"] in shown
+    assert f"{visited['evidence'][0]['log_odds'][0]:.3f}".replace("-", "−") in page.text_content("#evidence")
+    page.fill("#search", "e")
+    hits = page.evaluate("app.found.length")
+    assert hits and page.text_content("#hits").startswith(str(hits))
+
+
+@pytest.mark.parametrize("text", [HOSTILE, HOSTILE + "x" * (1 << 20)], ids=["markup", "a million characters"])
+def test_hostile_text_is_shown_as_text(text, tmp_path, visit):
+    hostile_trace(tmp_path / "h.jsonl.gz", text)
+    assert main(["view", str(tmp_path / "h.jsonl.gz")]) == 0
+    assert "alert" not in (tmp_path / "h.html").read_text()
+    page = visit(address(tmp_path / "h.html"))
+    page.evaluate("app.select(1)")
+    page.click("#evidence summary")
+    assert page.locator("img").count() == 0 and page.evaluate("document.scripts.length") == 3
+    for place in ("#question", "#rain", "#siblings", "#why", "#evidence pre", "#status"):
+        shown = page.text_content(place)
+        assert "<img src=x" in shown and "\u202e" not in shown and "\x1b" not in shown, place
+    assert "[U+202E]txt.exe" in page.text_content("#rain")
+    page.keyboard.press("Enter")
+    page.screenshot(path=tmp_path / "h.png")
+
+
+def test_dark_light_and_print(outdir, visit):
+    page = visit(address(outdir / "view.html"), color_scheme="dark")
+    back = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(back) == "rgb(23, 24, 28)"
+    page.click("#theme")
+    assert page.evaluate(back) == "rgb(255, 255, 255)"
+    page.click("#theme")
+    page.emulate_media(media="print")
+    assert page.evaluate(back) == "rgb(255, 255, 255)" and not page.is_visible("#slider")
+    assert page.is_visible("#rain") and page.is_visible("#tree")
+    assert len(page.pdf()) > 5000
+
+
+def test_a_run_without_recorded_searches_shows_its_answers(tmp_path, visit, capsys):
+    assert allocate("--e", 1, "--outdir", tmp_path / "x", *QUICK).returncode == 0
+    assert main(["view", str(tmp_path / "x")]) == 0 and "--trace" in capsys.readouterr().out
+    page = visit(address(tmp_path / "x" / "view.html"))
+    assert read_results(tmp_path / "x")[0]["raina"] in page.text_content("#rain")
+    assert "not recorded" in page.text_content("#status")
+
+
+@pytest.mark.parametrize("what", ["nothing", "empty", "text"])
+def test_what_is_no_run_ends_with_one_sentence(what, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("not a search")
+    assert main(["view", str(tmp_path / what)]) == 2
+    assert str(tmp_path / what) in capsys.readouterr().err
+
+
+@contextmanager
+def serving(path):
+    server, url = make_server(path, 0)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield url
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(recorded, tmp_path, visit):
+    whole, file = read(recorded).events, tmp_path / "live.jsonl.gz"
+
+    def write(events, writer=None):
+        writer = writer or TraceWriter(file)
+        for event in events:
+            writer.write(event)
+        writer.flush()
+        return writer
+
+    half = len(whole) // 2
+    writer = write(whole[:half])
+    with serving(file) as url:
+        page = visit(url)
+        assert page.evaluate("app.trace.events") == half - 1
+        write(whole[half:], writer).close()
+        until(page, "app.trace.end !== null")
+        assert page.evaluate("[...app.state.n]") == pytest.approx([node.n for node in Tree(whole).nodes], abs=1e-9)
+        page.evaluate("app.trace.end = null")
+        write(whole[:3]).close()
+        until(page, "app.trace && app.trace.events === 2")
+
+
+def test_the_server_answers_its_own_address_only(recorded):
+    with serving(recorded) as url:
+        root = url.rsplit("/", 2)[0] + "/"
+        for address_, host in ((root, None), (url, "evil.example"), (url + "../../etc/passwd", None)):
+            asked = urllib.request.Request(address_, headers={"host": host} if host else {})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(asked)
+            assert refused.value.code in (403, 404)
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(url + "events?prompt=../x&from=0")
+        assert urllib.request.urlopen(url).headers["content-type"].startswith("text/html")
+
+
+def test_the_trace_of_a_prompt_is_found_by_its_id(outdir):
+    for record in read_results(outdir):
+        assert read(trace_file(outdir / "trace", record["id"])).events[0]["id"] == record["id"]
