@@ -19,6 +19,7 @@ COMMANDS = {
     "preflight": ("rain.preflight", "measure whether an evaluator tells good texts from bad ones, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
     "report": ("rain.report.command", "scores and costs of runs, RAIN compared with plain answers, with intervals"),
+    "annotate": ("rain.annotate.command", "have people rate answers blind, and score what they say"),
     "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
