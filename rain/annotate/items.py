@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from rain.core.errors import RainError
 from rain.data.datasets import Fields, Reader, Row, load_prompts
 from rain.data.labelled import load_labelled
 from rain.data.rows import text
@@ -21,9 +19,6 @@ from rain.methods.config import method_title
 
 QUESTIONS = {"preferred": "pairwise", "harmless": "harmless", "helpful": "helpful", "truthful": "true"}
 """What raters can be asked, and the judges' criterion whose wording they read."""
-
-PAIR_VERDICTS = ("first", "second", "tie", "bad")
-SINGLE_VERDICTS = ("yes", "no", "unsure")
 
 TURN = re.compile(r"\s*(?:(?:^|\n)\s*(?:Human|Assistant|User)|USER|ASSISTANT):")
 """Where a model begins to speak for somebody else."""
@@ -50,19 +45,20 @@ class Item(NamedTuple):
     right: str = ""
 
 
-@dataclass
-class System:
-    """What is compared: a method of a run, or the baseline that runs share.
-
-    Attributes:
-        name: for tables.
-        sides: (number of the run, field of its records) where its answers are.
-        answers: its answers by prompt, in the form that raters see.
-    """
+class System(NamedTuple):
+    """What is compared: its name, the (run, field of the records) with its answers, and these by prompt."""
 
     name: str
     sides: list[tuple[int, str]]
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str]
+
+
+class Answers(NamedTuple):
+    """What runs have: methods, a query with the question of each prompt, and for each run {prompt: {side: digest}}."""
+
+    systems: list[System]
+    questions: dict[str, Query]
+    hashes: list[dict[str, dict[str, str]]]
 
 
 def wording(question: str) -> JudgePrompt:
@@ -83,72 +79,56 @@ def equal_form(answer: str) -> str:
     return shown if not shown or ENDED.search(shown) else f"{shown} …"
 
 
-def load_systems(runs: Sequence[Run]) -> tuple[list[System], dict[str, Query]]:
-    """Return the methods of runs with their answers, and one query with the question of each prompt.
-
-    Baselines that never differ, as those of runs with the same model, are one.
-    """
-    systems: list[System] = []
-    questions: dict[str, Query] = {}
+def load_answers(runs: Sequence[Run]) -> Answers:
+    """Return the answers of runs; baselines that never differ, as those of runs with the same model, are one method."""
+    found = Answers([], {}, [{} for _ in runs])
     for number, run in enumerate(runs):
-        found = {side: System("baseline", [(number, side)]) for side in SIDES}
+        method, answers = "rain", {side: dict[str, str]() for side in SIDES}
         for record in run.records:
-            found[SIDES[0]].name = method_title(str(record.get("method") or "rain"))
-            for query in queries_for(run.task, record):
+            method = str(record.get("method") or method)
+            for query in (query for query in queries_for(run.task, record) if query.criterion != FLUENCY):
+                found.hashes[number].setdefault(query.record, {})[query.side] = query.digest
                 if query.criterion == CRITERIA[run.task][0]:
-                    found[query.side].answers[query.record] = equal_form(query.response)
-                    questions.setdefault(query.record, query)
-        systems += [found[SIDES[0]]]
-        shared = next((one for one in systems if one.name == "baseline" and _same(one, found[SIDES[1]])), None)
-        if shared:
-            shared.sides += found[SIDES[1]].sides
-            shared.answers |= found[SIDES[1]].answers
-        else:
-            systems.append(found[SIDES[1]])
-    systems = [one for one in systems if one.answers]
-    names = [one.name for one in systems]
-    for one in systems:
+                    answers[query.side][query.record] = equal_form(query.response)
+                    found.questions.setdefault(query.record, query)
+        _add(found.systems, System(method_title(method), [(number, SIDES[0])], answers[SIDES[0]]))
+        _add(found.systems, System("baseline", [(number, SIDES[1])], answers[SIDES[1]]))
+    names = [one.name for one in found.systems]
+    for i, one in enumerate(found.systems):
         if names.count(one.name) > 1:
-            one.name += f" ({runs[one.sides[0][0]].outdir.name})"
-    return systems, questions
+            found.systems[i] = one._replace(name=f"{one.name} ({runs[one.sides[0][0]].outdir.name})")
+    return found
 
 
-def _same(one: System, other: System) -> bool:
-    common = one.answers.keys() & other.answers.keys()
-    return bool(common) and all(one.answers[id] == other.answers[id] for id in common)
+def _add(systems: list[System], new: System) -> None:
+    for one in (one for one in systems if one.name == new.name == "baseline"):
+        common = one.answers.keys() & new.answers.keys()
+        if common and all(one.answers[id] == new.answers[id] for id in common):
+            one.sides.extend(new.sides)
+            one.answers.update(new.answers)
+            return
+    if new.answers:
+        systems.append(new)
 
 
-def hashes(run: Run) -> dict[str, dict[str, str]]:
-    """Return the digest of every answer, and pair of answers, of a run: {prompt: {side: digest}}."""
-    return {
-        record["id"]: {one.side: one.digest for one in queries_for(run.task, record) if one.criterion != FLUENCY}
-        for record in run.records
-    }
-
-
-def items_of(
-    systems: Sequence[System], questions: Mapping[str, Query], question: str
-) -> tuple[list[Item], list[tuple[str, int, int]]]:
+def items_of(found: Answers, question: str) -> tuple[list[Item], list[tuple[str, int, int]]]:
     """Return what to ask, and (prompt, method, method) for answers that are the same, which are ties.
 
     Each text, or pair of different texts, is asked about once, whatever number of methods gave it.
     """
     items, ties = [], []
-    for prompt in sorted(questions):
+    for prompt, query in sorted(found.questions.items()):
         owners: dict[str, list[int]] = {}
-        for number, system in enumerate(systems):
+        for number, system in enumerate(found.systems):
             if prompt in system.answers:
                 owners.setdefault(system.answers[prompt], []).append(number)
         ties += [(prompt, *pair) for same in owners.values() for pair in combinations(same, 2)]
-        shown = _question(questions[prompt], question)
-        for texts in combinations(owners, 2 if question == "preferred" else 1):
-            items.append(Item(prompt, shown, texts, tuple(tuple(owners[one]) for one in texts)))
+        shown = query.question.strip()
+        for name, texts in (("true", query.right), ("false", query.wrong)):
+            shown += f"\n\nKnown to be {name}: {'; '.join(texts)}" if texts and question == "truthful" else ""
+        for pair in combinations(owners, 2 if question == "preferred" else 1):
+            items.append(Item(prompt, shown, pair, tuple(tuple(owners[one]) for one in pair)))
     return items, ties
-
-
-def _question(query: Query, question: str) -> str:
-    known = [("Known to be true", query.right), ("Known to be false", query.wrong)] if question == "truthful" else []
-    return "\n".join([query.question.strip(), *(f"\n{name}: {'; '.join(texts)}" for name, texts in known if texts)])
 
 
 def load_gold(path: Path, question: str) -> list[Item]:
@@ -162,18 +142,15 @@ def load_gold(path: Path, question: str) -> list[Item]:
     """
     shown: list[tuple[str, tuple[str, ...], str]]
     if question == "preferred":
-        pairs = [(one.question, one.extra) for one in load_prompts(path, Reader("gold", _read_pair))]
-        shown = [(asked, (extra["chosen"], extra["rejected"]), "first") for asked, extra in pairs]
+        pairs = load_prompts(path, Reader("gold", _read_pair))
+        shown = [(one.question, (one.extra["chosen"], one.extra["rejected"]), "first") for one in pairs]
     else:
-        texts = load_labelled(path, complete=False)
-        shown = [(one.question, (one.response,), "yes" if one.good else "no") for one in texts]
-    items = [
-        Item(str(number), asked.strip(), tuple(map(equal_form, answers)), ((),) * len(answers), right)
-        for number, (asked, answers, right) in enumerate(shown, 1)
+        labelled = load_labelled(path, complete=False)
+        shown = [(one.question, (one.response,), "yes" if one.good else "no") for one in labelled]
+    return [
+        Item(str(number), asked.strip(), tuple(map(equal_form, texts)), ((),) * len(texts), right)
+        for number, (asked, texts, right) in enumerate(shown, 1)
     ]
-    if same := [one.prompt for one in items if len(set(one.texts)) < len(one.texts)]:
-        raise RainError(f"{path}: the answers of gold item {same[0]} are the same text; nobody can prefer one")
-    return items
 
 
 def _read_pair(row: Row) -> Fields:

@@ -20,16 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rain.annotate.items import (
-    PAIR_VERDICTS,
-    SINGLE_VERDICTS,
-    Item,
-    hashes,
-    items_of,
-    load_gold,
-    load_systems,
-    wording,
-)
+from rain.annotate.items import Item, items_of, load_answers, load_gold, wording
 from rain.core.errors import RainError
 from rain.judges.queries import Run
 from rain.results.files import write_atomic, write_error
@@ -37,8 +28,9 @@ from rain.results.jsonl import encode_json
 
 SECRET = "secret.json"
 SCHEMA = 1
-KEYS = "120b"
-"""What raters press for each verdict, in the order of PAIR_VERDICTS and SINGLE_VERDICTS."""
+
+PAIR = [("1", "first", "A is better"), ("2", "second", "B is better"), ("0", "tie", "tie"), ("b", "bad", "both bad")]
+"""Keys, verdicts and their names on the page."""
 
 Json = dict[str, Any]
 
@@ -75,18 +67,17 @@ def make(
         RainError: the runs are of several tasks, nothing can be rated, the folder has a study already or cannot be
             written.
     """
-    if len({run.task for run in runs}) > 1:
-        raise RainError(f"the runs are of several tasks ({', '.join(sorted({run.task for run in runs}))}); give one")
+    if len(tasks := sorted({run.task for run in runs})) > 1:
+        raise RainError(f"the runs are of several tasks ({', '.join(tasks)}); give runs of one")
     key = key or secrets.token_hex(32)
-    systems, questions = load_systems(runs)
-    if prompts:
-        drawn = sorted(questions, key=lambda id: sign(key, "prompt", id))[:prompts]
-        questions = {id: questions[id] for id in drawn}
-    items, ties = items_of(systems, questions, question)
+    found = load_answers(runs)
+    for id in sorted(found.questions, key=lambda id: sign(key, "prompt", id))[prompts or len(found.questions) :]:
+        del found.questions[id]
+    items, ties = items_of(found, question)
     if not items:
         raise RainError(f"there is nothing to rate: no prompt has {'two different answers' if ties else 'an answer'}")
     items += load_gold(gold, question) if gold else []
-    seen = {str(rater): showings(key, rater, items, repeat) for rater in range(1, raters + 1)}
+    seen = {str(rater): showings(key, str(rater), items, repeat) for rater in range(1, raters + 1)}
     study = sign(key, "study")[:16]
     pages = {rater: page_data(key, study, rater, question, items, shown) for rater, shown in seen.items()}
     secret = {
@@ -97,10 +88,10 @@ def make(
         "version": wording(question).version,
         "task": runs[0].task,
         "runs": [str(run.outdir.resolve()) for run in runs],
-        "systems": [{"name": one.name, "sides": one.sides} for one in systems],
+        "systems": [{"name": one.name, "sides": one.sides} for one in found.systems],
         "items": [[one.prompt, one.owners, one.right] for one in items],
         "ties": ties,
-        "hashes": [{id: found for id, found in hashes(run).items() if id in questions} for run in runs],
+        "hashes": [{id: sides for id, sides in run.items() if id in found.questions} for run in found.hashes],
         "raters": {
             rater: {"page": hashlib.sha256(pages[rater].encode()).hexdigest(), "showings": shown}
             for rater, shown in seen.items()
@@ -110,15 +101,14 @@ def make(
     return secret
 
 
-def showings(key: str, rater: int, items: Sequence[Item], repeat: float) -> Json:
+def showings(key: str, rater: str, items: Sequence[Item], repeat: float) -> Json:
     """Return what a rater sees, in order: {id: [item, whether the texts are swapped, whether it is a repeat]}."""
     order = sorted(range(len(items)), key=lambda item: sign(key, "order", rater, item))
-    drawn = sorted(
-        (item for item in order if not items[item].right), key=lambda item: sign(key, "repeat", rater, item)
-    )
     places: list[tuple[float, int, bool]] = [(place, item, False) for place, item in enumerate(order)]
-    again = drawn[: round(repeat * len(drawn))]
-    places += [(order.index(item) + len(order) / 2 + 0.5, item, True) for item in again]
+    half = len(order) / 2
+    asked = [(place, item) for place, item, _ in places if not items[item].right]
+    asked.sort(key=lambda one: (one[0] >= half, sign(key, "repeat", rater, one[1])))  # early ones can come back late
+    places += [(place + half + 0.5, item, True) for place, item in asked[: round(repeat * len(asked))]]
     shown = {}
     for _, item, repeated in sorted(places):
         swapped = len(items[item].texts) > 1 and (int(sign(key, "side", rater, item), 16) % 2 == 1) != repeated
@@ -126,18 +116,22 @@ def showings(key: str, rater: int, items: Sequence[Item], repeat: float) -> Json
     return shown
 
 
+def choices(question: str) -> list[tuple[str, str, str]]:
+    """Return what raters can say: key, verdict and its name on the page."""
+    if question == "preferred":
+        return PAIR
+    yes, no = wording(question).words
+    return [("1", "yes", yes), ("2", "no", no), ("0", "unsure", "cannot tell")]
+
+
 def page_data(key: str, study: str, rater: str, question: str, items: Sequence[Item], shown: Json) -> str:
     """Return the data of a rater's page: ASCII, without what could end a script."""
-    asked = wording(question)
-    verdicts, names = SINGLE_VERDICTS, (*asked.words, "cannot tell")
-    if question == "preferred":
-        verdicts, names = PAIR_VERDICTS, ("A is better", "B is better", "tie", "both bad")  # type: ignore[assignment]
     data = {
         "study": study,
         "rater": rater,
         "key": sign(key, "rater", rater),
-        "question": asked.text,
-        "choices": [list(choice) for choice in zip(KEYS, verdicts, names)],  # noqa: B905
+        "question": wording(question).text,
+        "choices": choices(question),
         "items": [
             {"id": id, "question": items[item].question, "texts": [*items[item].texts][:: -1 if swapped else 1]}
             for id, (item, swapped, _) in shown.items()
@@ -148,26 +142,21 @@ def page_data(key: str, study: str, rater: str, question: str, items: Sequence[I
 
 def page(data: str) -> str:
     """Return a rater's page; its policy allows its own script and style, and no network at all."""
-    text = files("rain.annotate").joinpath("page.html").read_text(encoding="utf-8")
-    allowed = "; ".join(f"{tag}-src '{_digest(text, tag)}'" for tag in ("script", "style"))
-    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
-    return text.replace("{policy}", policy).replace("{data}", data)
-
-
-def _digest(text: str, tag: str) -> str:
-    [content] = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.S)
-    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+    text, policy = files("rain.annotate").joinpath("page.html").read_text(encoding="utf-8"), "default-src 'none'"
+    for tag in ("script", "style"):
+        [content] = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.S)
+        policy += f"; {tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    return text.replace("{policy}", f"{policy}; base-uri 'none'; form-action 'none'").replace("{data}", data)
 
 
 def _write(outdir: Path, secret: Json, pages: dict[str, str]) -> None:
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(outdir / SECRET, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(os.open(outdir / SECRET, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(encode_json(secret) + b"\n")
     except FileExistsError as error:
         raise RainError(f"{outdir} has a study already ({SECRET}); give another --out") from error
     except OSError as error:
         raise write_error(outdir, error) from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(encode_json(secret) + b"\n")
     for rater, data in pages.items():
         write_atomic(outdir / f"rater_{rater}.html", page(data).encode())

@@ -7,13 +7,11 @@ import hmac
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rain.annotate.items import PAIR_VERDICTS, SINGLE_VERDICTS
-from rain.annotate.make import SCHEMA, SECRET, Json, sign
+from rain.annotate.make import SCHEMA, SECRET, Json, choices, sign
 from rain.core.errors import RainError
 
-SIDES = {"first": "left", "second": "right"}
 OTHER = {"first": "second", "second": "first"}
 
 
@@ -24,8 +22,8 @@ class Rating(NamedTuple):
         rater: number of the rater.
         item: number of the item.
         repeat: whether the rater saw the item for the second time.
-        verdict: one of SINGLE_VERDICTS or PAIR_VERDICTS, about the texts in the item's own order.
-        side: "left" or "right" for the side that was preferred as it was shown, else "".
+        verdict: what the rater said about the texts in the item's own order (`choices`).
+        shown: the same about the texts as they were shown: "first" is the left one.
         ms: how long the rater looked at it (milliseconds).
     """
 
@@ -33,27 +31,22 @@ class Rating(NamedTuple):
     item: int
     repeat: bool
     verdict: str
-    side: str
+    shown: str
     ms: int
 
 
 def read_study(folder: Path) -> Json:
-    """Return the secret of a study.
-
-    Raises:
-        RainError: it is missing or damaged.
-    """
+    """Return the secret of a study; RainError if it is missing or damaged."""
     path = folder / SECRET
     try:
-        secret = json.loads(path.read_bytes())
-        if secret["schema"] != SCHEMA:
-            raise ValueError(f"field 'schema' is {secret['schema']!r}, not {SCHEMA}")
+        secret: Json = json.loads(path.read_bytes())
+        if secret["schema"] == SCHEMA:
+            return secret
+        raise ValueError(f"field 'schema' is not {SCHEMA}")
     except OSError as error:
-        raise RainError(f"cannot read {path} ({error.strerror}); the files must lie in the folder of their study, or "
-                        "give it with --study") from error  # fmt: skip
+        raise RainError(f"cannot read {path} ({error.strerror}): put the files into their study's folder") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RainError(f"{path} is not the secret of a study ({error!r})") from error
-    return dict(secret)
 
 
 def read_ratings(paths: Sequence[Path], secret: Json) -> list[Rating]:
@@ -63,52 +56,40 @@ def read_ratings(paths: Sequence[Path], secret: Json) -> list[Rating]:
         RainError: a file is of another study, was altered since its page wrote it, or the page was, or two files are
             of one rater; the message names it.
     """
-    found: dict[str, Path] = {}
-    ratings: list[Rating] = []
+    found: dict[str, list[Rating]] = {}
     for path in paths:
-        rater, rows = _read(path, secret)
+        try:
+            rater, ratings = _read(path.read_text(encoding="utf-8-sig"), secret)  # newlines of all kinds become \n
+        except OSError as error:
+            raise RainError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = error.args[0] if type(error) is ValueError else "is not what a page saves"
+            raise RainError(f"{path} {reason}") from error
         if rater in found:
-            raise RainError(f"{found[rater]} and {path} are both of rater {rater}; give the later one alone")
-        found[rater] = path
-        ratings += rows
-    if not ratings:
+            raise RainError(f"{path} is the second file of rater {rater}; give the later one alone")
+        found[rater] = ratings
+    if not any(found.values()):
         raise RainError("there are no ratings in the files")
-    return ratings
+    return [rating for ratings in found.values() for rating in ratings]
 
 
-def _read(path: Path, secret: Json) -> tuple[str, list[Rating]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # newlines of all kinds become \n
-    except (OSError, UnicodeDecodeError) as error:
-        raise RainError(f"cannot read {path}: {error}") from error
+def _read(text: str, secret: Json) -> tuple[str, list[Rating]]:
     body, _, last = text.rstrip().rpartition("\n")
-    head, *rows = [_object(path, number, line) for number, line in enumerate(f"{body}\n{last}".strip().split("\n"), 1)]
-    rater, page = str(head.get("rater")), secret["raters"].get(str(head.get("rater")))
-    if head.get("study") != secret["study"] or page is None:
-        raise RainError(f"{path}, line 1: is not of this study (field 'study' or 'rater')")
+    head, *rows = map(json.loads, body.split("\n"))
+    rater = head["rater"]
+    if head["study"] != secret["study"] or rater not in secret["raters"]:
+        raise ValueError("is of another study")
     wanted = hmac.new(sign(secret["key"], "rater", rater).encode(), f"{body}\n".encode(), hashlib.sha256).hexdigest()
-    if not rows or not hmac.compare_digest(str(rows.pop().get("digest")).encode(), wanted.encode()):
-        raise RainError(f"{path}: was altered or cut after its page wrote it (the digest in the last line differs)")
-    if head.get("page") != page["page"]:
-        raise RainError(f"{path}: the page of rater {rater} was altered before it was used (field 'page')")
-    return rater, [_rating(path, number, rater, row, secret) for number, row in enumerate(rows, 2)]
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RainError(f"{path}, line {number}: is not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise RainError(f"{path}, line {number}: must be an object")
-    return row
-
-
-def _rating(path: Path, number: int, rater: str, row: Json, secret: Json) -> Rating:
-    showing = secret["raters"][rater]["showings"].get(str(row.get("id")))
-    allowed = PAIR_VERDICTS if secret["question"] == "preferred" else SINGLE_VERDICTS
-    given, ms = str(row.get("verdict")), row.get("ms")
-    if showing is None or given not in allowed or not isinstance(ms, int):
-        raise RainError(f"{path}, line {number}: field 'id', 'verdict' or 'ms' is not what the page writes")
-    item, swapped, repeat = showing
-    return Rating(rater, item, repeat, OTHER.get(given, given) if swapped else given, SIDES.get(given, ""), ms)
+    if json.loads(last).get("digest") != wanted:
+        raise ValueError("was altered or cut after its page saved it (the digest in the last line differs)")
+    if head["page"] != secret["raters"][rater]["page"]:
+        raise ValueError(f"comes from a page that was altered: it is not what rater {rater} was given")
+    allowed = {verdict for _, verdict, _ in choices(secret["question"])}
+    ratings = []
+    for row in rows:
+        item, swapped, repeat = secret["raters"][rater]["showings"][row["id"]]
+        if (shown := row["verdict"]) not in allowed:
+            raise ValueError(f"has a verdict that nobody can give: {shown!r}")
+        verdict = OTHER.get(shown, shown) if swapped else shown
+        ratings.append(Rating(rater, item, repeat, verdict, shown, int(row["ms"])))
+    return rater, ratings

@@ -1,20 +1,19 @@
-"""What ratings say: which method wins, how far raters agree with each other, with themselves, and with judges.
+"""What ratings say: which method wins, how far raters agree with each other and with themselves, and how they rate.
 
-The report, which `rain annotate score` writes to DIR/scores/score.json (shares in [0, 1], intervals low and high at
-95 %; null if nothing is known):
+The report, which `rain annotate score` writes to DIR/scores/score.json. A share is {yes, of, rate, low, high}, with
+Wilson's interval, a number {value, low, high}; intervals are at 95 %, and null is what is not known.
 
-    schema, study, question, version (of the wording), task, items, gold_items
-    raters[]    rater, rated, of, median_seconds, fast (ratings in less than FAST_S), side {left, right, share, low,
-                high, p} (pairs), self {n, agree, share, low, high, kappa} (repeats), gold {n, agree, share, low, high}
-    agreement   measure (kappa or alpha), raters, items, value, low, high
-    systems[]   name, runs; preferred: strength, low, high (Bradley-Terry, if there are more than two);
-                else yes, of, rate, low, high, null
-    pairs[]     first, second; preferred: win, loss, tie, both_bad (of the ties), identical, win_rate, low, high, p
-                (sign test);
-                else pairs, difference, low, high, first_only, second_only, p (McNemar)
-    judges[]    run, judge, criterion, n, agree, share, low, high, kappa, decided, decided_agree
+    schema, study, question, wording, task, items, raters
+    methods[]    method; preferred: strength (Bradley-Terry, of more than two methods); else yes (share), cannot_tell
+    pairs[]      first, second; preferred: wins, ties, both_bad (of ties), losses, identical, wins_of_decided,
+                 p (sign test);
+                 else pairs, difference (Newcombe's interval), first_only, second_only, p (McNemar)
+    agreement[]  measure (kappa of two raters, alpha of more), raters, items, agreement
+    by_rater[]   rater, rated, median_s, too_fast (in less than FAST_S), left (of the sides preferred), p (side bias),
+                 same_when_repeated, kappa, gold_right
+    judges[]     judge, criterion, run, agrees, kappa, agrees_without_ties
 
-A verdict about an item is that of most raters; without a majority it is a tie, or null for single answers.
+The verdict about an item is that of most raters; without one it is a tie, or "unsure" for single answers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import numpy as np
 
 from rain.annotate.make import SCHEMA, Json
 from rain.annotate.read import OTHER, Rating
-from rain.annotate.statistics import Counts, alpha, bootstrap, bradley_terry, cohen, known
+from rain.annotate.statistics import Floats, Rows, alpha, bradley_terry, cohen, known, with_interval
 from rain.report.measures import compare, share
 from rain.report.table import Outcome
 from rain.stats import mcnemar, wilson
@@ -38,25 +37,28 @@ FAST_S = 2.0
 
 OUTCOMES = {"yes": Outcome.YES, "no": Outcome.NO, "unsure": Outcome.UNREADABLE}
 
-Verdicts = Mapping[int, str]
-"""Verdict by item."""
-
 
 def score(secret: Json, ratings: Sequence[Rating]) -> Json:
     """Return the report about the ratings of a study, without its judges."""
-    right = {number: item[2] for number, item in enumerate(secret["items"]) if item[2]}
-    first = [one for one in ratings if not one.repeat and one.item not in right]
-    verdicts = majorities(first)
+    first, verdicts = first_ratings(secret, ratings), majorities(secret, ratings)
+    raters = sorted({one.rater for one in ratings}, key=int)
+    preferred = secret["question"] == "preferred"
     return {
         "schema": SCHEMA,
-        **{name: secret[name] for name in ("study", "question", "version", "task")},
-        "items": len(secret["items"]) - len(right),
-        "gold_items": len(right),
-        "raters": [_rater(secret, rater, ratings, right) for rater in sorted({one.rater for one in ratings}, key=int)],
-        "agreement": _agreement(secret, first),
-        "systems": _systems(secret, verdicts),
-        "pairs": _pairs(secret, verdicts),
+        **{name: secret[name] for name in ("study", "question", "task")},
+        "wording": secret["version"],
+        "items": sum(not right for *_, right in secret["items"]),
+        "raters": len(raters),
+        "methods": _strengths(secret, verdicts) if preferred else _rates(secret, verdicts),
+        "pairs": _wins(secret, verdicts) if preferred else _differences(secret, verdicts),
+        "agreement": _agreement(secret, first) if len(raters) > 1 else [],
+        "by_rater": [_rater(secret, rater, [one for one in ratings if one.rater == rater]) for rater in raters],
     }
+
+
+def first_ratings(secret: Json, ratings: Iterable[Rating]) -> list[Rating]:
+    """Return the ratings that are neither repeats nor of gold items."""
+    return [one for one in ratings if not one.repeat and not secret["items"][one.item][2]]
 
 
 def settled(verdict: str) -> str:
@@ -64,82 +66,79 @@ def settled(verdict: str) -> str:
     return "tie" if verdict == "bad" else verdict
 
 
-def majorities(ratings: Iterable[Rating]) -> dict[int, str]:
-    """Return the verdict of most raters for each item; "tie" or "unsure" if there is none."""
-    votes: dict[int, Counter[str]] = defaultdict(Counter)
-    for one in ratings:
-        votes[one.item][one.verdict] += 1
+def majorities(secret: Json, ratings: Iterable[Rating]) -> dict[int, str]:
+    """Return the verdict of most raters for each item, "bad" for ties that most raters called so."""
+    votes: dict[int, list[str]] = defaultdict(list)
+    for one in first_ratings(secret, ratings):
+        votes[one.item].append(one.verdict)
     found = {}
-    for item, counts in votes.items():
-        (verdict, most), *rest = Counter(map(settled, counts.elements())).most_common(2)
-        none = "tie" if counts.keys() & {*OTHER, "tie", "bad"} else "unsure"
-        verdict = none if rest and rest[0][1] == most else verdict
-        found[item] = "bad" if verdict == "tie" and 2 * counts["bad"] > counts.total() else verdict
+    for item, given in votes.items():
+        (verdict, most), *rest = Counter(map(settled, given)).most_common(2)
+        if rest and rest[0][1] == most:
+            verdict = "tie" if secret["question"] == "preferred" else "unsure"
+        found[item] = "bad" if 2 * given.count("bad") > len(given) else verdict
     return found
 
 
+def portion(yes: int, of: int) -> Json:
+    """Return a share."""
+    return {"yes": yes, "of": of, "rate": yes / of if of else None, **wilson(yes, of)._asdict()}
+
+
 def agreed(pairs: Sequence[tuple[str, str]]) -> Json:
-    """Return {n, agree, share, low, high} of pairs of verdicts, with Wilson's interval."""
-    same = sum(a == b for a, b in pairs)
-    return {"n": len(pairs), "agree": same, "share": same / len(pairs) if pairs else None,
-            **wilson(same, len(pairs))._asdict()}  # fmt: skip
+    """Return the share of pairs of equal verdicts."""
+    return portion(sum(a == b for a, b in pairs), len(pairs))
 
 
-def _rater(secret: Json, rater: str, ratings: Sequence[Rating], right: Verdicts) -> Json:
-    own = [one for one in ratings if one.rater == rater]
-    again = {one.item: settled(one.verdict) for one in own if one.repeat}
-    twice = [(settled(one.verdict), again[one.item]) for one in own if not one.repeat and one.item in again]
-    sides = Counter(one.side for one in own if one.side and not one.repeat and one.item not in right)
-    left, decided = sides["left"], sides["left"] + sides["right"]
-    side = {"left": left, "right": sides["right"], "share": left / decided if decided else None}
+def _rater(secret: Json, rater: str, own: Sequence[Rating]) -> Json:
+    gold = [one.verdict == secret["items"][one.item][2] for one in own if secret["items"][one.item][2]]
+    first, again = first_ratings(secret, own), {one.item: settled(one.verdict) for one in own if one.repeat}
+    twice = [(settled(one.verdict), again[one.item]) for one in first if one.item in again]
+    left, right = ([one.shown for one in first].count(side) for side in OTHER)
     return {
         "rater": rater,
-        "rated": len(own),
-        "of": len(secret["raters"][rater]["showings"]),
-        "median_seconds": median(one.ms for one in own) / 1000,
-        "fast": sum(one.ms < 1000 * FAST_S for one in own),
-        "side": {**side, **wilson(left, decided)._asdict(), "p": mcnemar(left, sides["right"])},
-        "self": {**agreed(twice), "kappa": known(cohen(*zip(*twice, strict=True)) if twice else np.nan)},
-        "gold": agreed([(one.verdict, right[one.item]) for one in own if one.item in right]),
+        "rated": f"{len(own)}/{len(secret['raters'][rater]['showings'])}",
+        "median_s": median(one.ms for one in own) / 1000,
+        "too_fast": sum(one.ms < 1000 * FAST_S for one in own),
+        "left": portion(left, left + right),
+        "p": mcnemar(left, right) if left + right else None,
+        "same_when_repeated": agreed(twice),
+        "kappa": known(cohen(twice)),
+        "gold_right": portion(sum(gold), len(gold)),
     }
 
 
-def _agreement(secret: Json, ratings: Sequence[Rating]) -> Json | None:
-    """Return how far raters agree: Cohen's kappa for two, Krippendorff's alpha for more; None for one."""
+def _agreement(secret: Json, ratings: Sequence[Rating]) -> list[Json]:
+    """Return how far raters agree: Cohen's kappa for two, Krippendorff's alpha for more."""
     raters = sorted({one.rater for one in ratings})
-    if len(raters) < 2:
-        return None
-    given: dict[int, dict[str, str]] = defaultdict(dict)
+    names = sorted({settled(one.verdict) for one in ratings})
+    codes = np.full((len(secret["items"]), len(raters)), -1)
     for one in ratings:
-        given[one.item][one.rater] = settled(one.verdict)
-    items = [item for item in given if len(given[item]) > 1]
-    found: Json = {"measure": "kappa" if len(raters) == 2 else "alpha", "raters": len(raters), "items": len(items)}
-    if not items:
-        return {**found, "value": None, "low": None, "high": None}
-    names = sorted({verdict for item in items for verdict in given[item].values()})
-    codes = np.array([[names.index(given[item][rater]) if rater in given[item] else -1 for rater in raters]
-                      for item in items])  # fmt: skip
-    counts: Counts = (codes[:, :, None] == np.arange(len(names))).sum(axis=1).astype(float)
+        codes[one.item, raters.index(one.rater)] = names.index(settled(one.verdict))
+    items = np.flatnonzero((codes >= 0).sum(axis=1) > 1)
+    counts: Floats = (codes[:, :, None] == np.arange(len(names))).sum(axis=1).astype(float)
+    if not len(items):
+        return []
 
-    def value(rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> float:
-        return cohen(codes[rows, 0], codes[rows, 1]) if len(raters) == 2 else alpha(counts[rows])
+    def value(rows: Rows) -> float:
+        return cohen(codes[items[rows]]) if len(raters) == 2 else alpha(counts[items[rows]])
 
-    low, high = bootstrap(value, [secret["items"][item][0] for item in items])
-    return {**found, "value": known(value(np.arange(len(items)))), "low": known(low), "high": known(high)}
+    [found] = with_interval(value, [secret["items"][item][0] for item in items])
+    measure = "Cohen's kappa" if len(raters) == 2 else "Krippendorff's alpha"
+    return [{"measure": measure, "raters": len(raters), "items": len(items), "agreement": found}]
 
 
-def compared(secret: Json, verdicts: Verdicts) -> list[tuple[str, int, int, str]]:
-    """Return (prompt, method, method, verdict) for each pair of answers, identical ones too."""
+def compared(secret: Json, verdicts: Mapping[int, str]) -> list[tuple[str, int, int, str]]:
+    """Return (prompt, method, method, verdict) for each pair of answers; "identical" ones were not rated."""
     rows = [(prompt, i, j, "identical") for prompt, i, j in secret["ties"]]
     for item, verdict in verdicts.items():
         prompt, (one, other), _ = secret["items"][item]
-        rows += [
-            (prompt, *((i, j, verdict) if i < j else (j, i, OTHER.get(verdict, verdict)))) for i in one for j in other
-        ]
+        for i, j in ((i, j) for i in one for j in other):
+            rows.append((prompt, i, j, verdict) if i < j else (prompt, j, i, OTHER.get(verdict, verdict)))
     return rows
 
 
-def single(secret: Json, verdicts: Verdicts) -> dict[int, dict[str, Outcome]]:
+def single(secret: Json, verdicts: Mapping[int, str]) -> dict[int, dict[str, Outcome]]:
     """Return the outcome of each rated answer: {method: {prompt: outcome}}."""
     found: dict[int, dict[str, Outcome]] = {number: {} for number in range(len(secret["systems"]))}
     for item, verdict in verdicts.items():
@@ -149,48 +148,57 @@ def single(secret: Json, verdicts: Verdicts) -> dict[int, dict[str, Outcome]]:
     return found
 
 
-def _systems(secret: Json, verdicts: Verdicts) -> list[Json]:
-    names = [{"name": one["name"], "runs": [run for run, _ in one["sides"]]} for one in secret["systems"]]
-    if secret["question"] != "preferred":
-        return [{**names[i], **share(list(found.values()))} for i, found in single(secret, verdicts).items()]
-    if len(names) < 3:
-        return names
-    rows = compared(secret, verdicts)
-    points = {"first": 1.0, "second": 0.0}
+def _rates(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
+    rows = []
+    for number, found in single(secret, verdicts).items():
+        both = share(list(found.values()))
+        name = secret["systems"][number]["name"]
+        rows.append({"method": name, "yes": portion(both["yes"], both["of"]), "cannot_tell": both["null"]})
+    return rows
 
-    def strengths(chosen: Iterable[int]) -> Counts:
+
+def _strengths(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
+    names, rows = [one["name"] for one in secret["systems"]], compared(secret, verdicts)
+    if len(names) < 3:
+        return []
+
+    def value(chosen: Rows) -> Floats:
         wins = np.zeros((len(names), len(names)))
         for _, i, j, verdict in (rows[k] for k in chosen):
-            won = points.get(verdict, 0.5)
+            won = {"first": 1.0, "second": 0.0}.get(verdict, 0.5)
             wins[i, j] += won
             wins[j, i] += 1 - won
         return bradley_terry(wins)
 
-    value = strengths(range(len(rows)))
-    low, high = bootstrap(strengths, [row[0] for row in rows])
-    found = zip(names, value, low, high, strict=True)
-    return [{**name, "strength": known(v), "low": known(a), "high": known(b)} for name, v, a, b in found]
+    found = with_interval(value, [row[0] for row in rows])
+    return [{"method": name, "strength": strength} for name, strength in zip(names, found, strict=True)]
 
 
-def _pairs(secret: Json, verdicts: Verdicts) -> list[Json]:
+def _two(secret: Json) -> list[tuple[int, int, Json]]:
     names = [one["name"] for one in secret["systems"]]
-    chosen = list(combinations(range(len(names)), 2))
-    if secret["question"] != "preferred":
-        found = single(secret, verdicts)
-        return [{"first": names[i], "second": names[j], **_compare(found[i], found[j])} for i, j in chosen]
+    return [(i, j, {"first": names[i], "second": names[j]}) for i, j in combinations(range(len(names)), 2)]
+
+
+def _wins(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
     results: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
     for _, i, j, verdict in compared(secret, verdicts):
         results[i, j][verdict] += 1
-    return [{"first": names[i], "second": names[j], **_wins(results[i, j])} for i, j in chosen]
+    rows = []
+    for i, j, names in _two(secret):
+        counts = results[i, j]
+        win, loss = counts["first"], counts["second"]
+        found = {"wins": win, "ties": counts["tie"] + counts["bad"], "both_bad": counts["bad"], "losses": loss}
+        decided = {"wins_of_decided": portion(win, win + loss), "p": mcnemar(win, loss)}
+        rows.append({**names, **found, "identical": counts["identical"], **decided})
+    return rows
 
 
-def _compare(first: Mapping[str, Outcome], second: Mapping[str, Outcome]) -> Json:
-    common = sorted(first.keys() & second.keys())
-    return compare([first[id] for id in common], [second[id] for id in common])
-
-
-def _wins(counts: Counter[str]) -> Json:
-    win, loss = counts["first"], counts["second"]
-    found = {"win": win, "loss": loss, "tie": counts["tie"] + counts["bad"], "both_bad": counts["bad"]}
-    rate = {"win_rate": win / (win + loss) if win + loss else None, **wilson(win, win + loss)._asdict()}
-    return {**found, "identical": counts["identical"], **rate, "p": mcnemar(win, loss)}
+def _differences(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
+    found, rows = single(secret, verdicts), []
+    for i, j, names in _two(secret):
+        common = sorted(found[i].keys() & found[j].keys())
+        row = compare([found[i][id] for id in common], [found[j][id] for id in common])
+        difference = {"value": row["difference"], "low": row["low"], "high": row["high"]}
+        rest = {name: row[name] for name in ("first_only", "second_only", "p")}
+        rows.append({**names, "pairs": row["pairs"], "difference": difference, **rest})
+    return rows

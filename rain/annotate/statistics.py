@@ -6,19 +6,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import combinations
-from math import inf, isnan, nan
+from math import inf, isfinite, nan
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rain.core.errors import RainError
-from rain.stats import Interval
 
 DRAWS = 1000
 """Of a bootstrap."""
 
-Counts = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
 
 
 def need_libraries() -> None:
@@ -27,40 +27,39 @@ def need_libraries() -> None:
         raise RainError(f"rain annotate score needs {', '.join(missing)}; install: pip install 'rain[annotate]'")
 
 
-def bootstrap(value: Callable[[npt.NDArray[np.intp]], Any], groups: Sequence[object], draws: int = DRAWS) -> Any:
-    """Return the 95 % percentile interval of what `value` says about rows, as Interval(low, high) of its shape.
+def with_interval(value: Callable[[Rows], Any], groups: Sequence[str]) -> list[dict[str, float | None]]:
+    """Return {value, low, high} of each number that `value` says about rows, with 95 % bootstrap intervals.
 
     Args:
-        value: of the numbers of some rows; NaN where it is not defined, which is left out.
+        value: of the numbers of some rows; NaN where it is not defined: such resamples are left out.
         groups: what each row belongs to, such as its prompt: whole groups are drawn, with replacement.
-        draws: number of resamples.
     """
-    _, group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
     members = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
-    rng = np.random.default_rng(0)
-    found = [
-        value(np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]))
-        for _ in range(draws)
-    ]
+    draws = np.random.default_rng(0).integers(len(members), size=(DRAWS, len(members)))
+    found = [np.ravel(value(np.concatenate([members[i] for i in drawn]))) for drawn in draws]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN: the interval is NaN, too
-        return Interval(*np.nanpercentile(np.asarray(found, float), [2.5, 97.5], axis=0))
+        warnings.simplefilter("ignore", RuntimeWarning)  # all of them NaN: so is the interval
+        low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
+    rows = zip(np.ravel(value(np.arange(len(groups)))), low, high, strict=True)
+    return [{name: known(x) for name, x in zip(("value", "low", "high"), row, strict=True)} for row in rows]
 
 
-def cohen(first: Sequence[str], second: Sequence[str]) -> float:
-    """Return Cohen's kappa of two raters of the same items; NaN where both always said the same one thing, or nothing.
+def known(value: float) -> float | None:
+    """Return a number, None for NaN, which JSON cannot express."""
+    return float(value) if isfinite(value) else None
 
-    Source: Cohen 1960.
-    """
+
+def cohen(pairs: Any) -> float:
+    """Return Cohen's kappa (1960) of pairs of verdicts; NaN if there are none, or all of them are the same verdict."""
     from sklearn.metrics import cohen_kappa_score
 
-    if len({*first, *second}) < 2:
-        return nan
-    return float(cohen_kappa_score(np.asarray(first), np.asarray(second)))
+    pairs = np.asarray(pairs)
+    return nan if len(np.unique(pairs)) < 2 else float(cohen_kappa_score(pairs[:, 0], pairs[:, 1]))
 
 
-def alpha(counts: Counts) -> float:
-    """Return Krippendorff's alpha for nominal data; NaN where everybody always said the same one thing.
+def alpha(counts: Floats) -> float:
+    """Return Krippendorff's alpha for nominal data; NaN if there is only one verdict.
 
     Args:
         counts: how many raters gave each verdict, shape (items, verdicts). Items with one rating do not count.
@@ -73,7 +72,7 @@ def alpha(counts: Counts) -> float:
     return float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
 
 
-def bradley_terry(wins: Counts) -> Counts:
+def bradley_terry(wins: Floats) -> Floats:
     """Return the strength of each of k methods in log-odds, with mean 0: P(i beats j) = 1 / (1 + exp(s_j - s_i)).
 
     Half a win for either side is added to every pair that was compared, so that a method which always wins has a finite
@@ -84,20 +83,9 @@ def bradley_terry(wins: Counts) -> Counts:
     """
     from sklearn.linear_model import LogisticRegression
 
-    rows, labels, weights = [], [], []
-    for i, j in combinations(range(len(wins)), 2):
-        if wins[i, j] + wins[j, i]:
-            row = np.zeros(len(wins))
-            row[i], row[j] = 1, -1
-            rows += [row, row]
-            labels += [1, 0]
-            weights += [wins[i, j] + 0.5, wins[j, i] + 0.5]
-    if not rows:
-        return np.full(len(wins), nan)
-    model = LogisticRegression(C=inf, fit_intercept=False).fit(np.array(rows), labels, sample_weight=weights)
+    pairs = [(i, j) for i, j in combinations(range(len(wins)), 2) if wins[i, j] + wins[j, i]]
+    rows = np.array([np.eye(len(wins))[i] - np.eye(len(wins))[j] for i, j in pairs] * 2)
+    weights = [wins[i, j] + 0.5 for i, j in pairs] + [wins[j, i] + 0.5 for i, j in pairs]
+    labels = [1] * len(pairs) + [0] * len(pairs)
+    model = LogisticRegression(C=inf, fit_intercept=False).fit(rows, labels, sample_weight=weights)
     return np.asarray(model.coef_[0] - model.coef_[0].mean())
-
-
-def known(value: float) -> float | None:
-    """Return a number, None for NaN, which JSON cannot express."""
-    return None if isnan(value) else float(value)

@@ -1,10 +1,10 @@
 """ratings:FILE, verdicts that people gave.
 
 FILE is JSONL, one verdict per line: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true};
-null means that the rater could not decide. About a pair, "answer" is the order ("raina,pa"), "ask" is "pairwise" and the
-verdict "first", "second" or "tie". With the field "hash" (`Query.digest`) a row is about those texts alone. A row may
-have the field "rater", and the first line may be {"rater": ...} alone, such as "one rater (the authors), blind": tables
-name it. The report treats raters like any other judge.
+null means that the rater could not decide. About a pair, "answer" is "raina,pa" or "pa,raina", "ask" is "pairwise" and
+the verdict "first", "second" or "tie". With the field "hash" (`Query.digest`) a row is about these texts alone. A row
+may have the field "rater", and the first line may be {"rater": ...} alone, like "one rater (the authors), blind":
+tables name it. The report treats raters like any other judge.
 """
 
 from __future__ import annotations
