@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
@@ -83,6 +84,7 @@ class Aligner:
         question: str | None = None,
         stop: tuple[str, ...] = (),
         raw: bool = False,
+        trace: Path | None = None,
     ) -> PreparedPrompt:
         """Return a prompt's ids, and limits that leave room for answer and evaluation in the model's context.
 
@@ -94,6 +96,7 @@ class Aligner:
             question: what the evaluator is told that was asked; None: the prompt's text.
             stop: strings before which the answer ends, besides those of the task.
             raw: continue the text itself, without prompt file and chat template.
+            trace: the file in which the search is recorded; None: it is not.
 
         Raises:
             RainError: the prompt is empty or too long.
@@ -105,7 +108,7 @@ class Aligner:
             search = replace(search, max_new_tokens=max_new_tokens)
         search = self._fit(search, tokens, question)
         seed = self.config.prompting.seed if seed is None else seed
-        return PreparedPrompt(id, question, prompt, tokens, search, seed, stop)
+        return PreparedPrompt(id, question, prompt, tokens, search, seed, stop, trace)
 
     def _encode(self, prompt: str | Sequence[Message] | Tokens, raw: bool) -> Tokens:
         """Return a prompt's ids; one that cannot possibly fit is refused before it is tokenised."""
@@ -200,24 +203,31 @@ class Aligner:
         cost = {name: answer.cost[name] for name in answer.cost if name not in NOT_PLAIN}
         return Answer(answer.text, answer.finish, (), cost, answer.tokens, prompt_tokens=answer.prompt_tokens)
 
-    async def record(self, prompt: Prompt, on_commit: OnCommit = lambda commit: None) -> dict[str, Any]:
+    async def record(
+        self, prompt: Prompt, on_commit: OnCommit = lambda commit: None, trace: Path | None = None
+    ) -> dict[str, Any]:
         """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.
+
+        Args:
+            prompt: of a data set.
+            on_commit: called for each committed token set.
+            trace: the file in which the search is recorded; None: it is not.
 
         Raises:
             WorkerFault: what answers is gone.
             Exception: anything unexpected; the prompt may be the reason, or a device that breaks.
         """
         try:
-            answers = await self._answers(prompt, on_commit)
+            answers = await self._answers(prompt, on_commit, trace)
         except WorkerFault:
             raise
         except RainError as error:
             return error_record(self.config, prompt, str(error))
         return {"id": prompt.id, "question": prompt.question, **answers, **prompt.extra, **_origin(self.config)}
 
-    async def _answers(self, prompt: Prompt, on_commit: OnCommit) -> dict[str, Any]:
+    async def _answers(self, prompt: Prompt, on_commit: OnCommit, trace: Path | None) -> dict[str, Any]:
         """Answer by the method of the settings and plainly, at the same time."""
-        prepared = self.prepare(prompt.id, prompt.question)
+        prepared = self.prepare(prompt.id, prompt.question, trace=trace)
         rain, plain = await gather_or_cancel(
             self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
         )

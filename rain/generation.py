@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.config import Budget, RainConfig
@@ -103,6 +104,7 @@ class PreparedPrompt:
         search: the constants, with limits that fit the context.
         seed: of the run.
         stop: strings before which the response ends, besides those of the task.
+        trace: the file in which the search is recorded; None: it is not.
     """
 
     id: str
@@ -112,6 +114,7 @@ class PreparedPrompt:
     search: RainConfig
     seed: int
     stop: tuple[str, ...] = ()
+    trace: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
 from rain.text import Message
+from rain.trace.record import SUFFIX, trace_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,7 +138,9 @@ class Rain:
         Args:
             prompts: a prompt (str, conversation, token ids) gives an ``Answer``; a list of prompts gives a list.
             options: seed, max_new_tokens, budget (a ``Budget``), each instead of that of the object; stop (strings
-                before which the answer ends), raw (continue the text itself, without prompt file and chat template).
+                before which the answer ends), raw (continue the text itself, without prompt file and chat template),
+                trace (a folder, or for one prompt also a file NAME.jsonl.gz: the search is recorded there; a search
+                of the same prompt that is there is replaced).
 
         Raises:
             RainError: a prompt is empty or too long.
@@ -281,6 +284,9 @@ class Rain:
         if _is_one(prompts):
             return await self._answer(prompts, options, baseline)
         prompts = list(prompts)
+        file = str(options.get("trace", "")).endswith(SUFFIX)
+        if file or ("trace" in options and len(set(map(_id, prompts))) < len(prompts)):
+            raise RainError("trace takes a folder and different prompts here: each search gets a file of its own")
         gate = asyncio.Semaphore(self.concurrency)
         shown = sys.stderr.isatty() if self.progress is None else self.progress
         with tqdm(total=len(prompts), unit="prompt", disable=not shown) as bar:
@@ -309,12 +315,19 @@ class Rain:
         question: str | None = None,
         stop: Sequence[str] = (),
         raw: bool = False,
+        trace: str | Path | None = None,
     ) -> tuple[PreparedPrompt, Budget | None]:
         if not isinstance(prompt, Sequence):
             raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
-        id = f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
-        limits = {"seed": seed, "max_new_tokens": max_new_tokens}
-        return self.aligner.prepare(id, prompt, **limits, question=question, stop=tuple(stop), raw=raw), budget
+        id = _id(prompt)
+        limits: dict[str, Any] = {"seed": seed, "max_new_tokens": max_new_tokens, "raw": raw}
+        limits["trace"] = None if trace is None else self._trace_file(Path(trace), id)
+        return self.aligner.prepare(id, prompt, **limits, question=question, stop=tuple(stop)), budget
+
+    def _trace_file(self, given: Path, id: str) -> Path:
+        if (method := self.settings.aligner.method.method) != "rain":
+            raise RainError(f"trace records searches, and method {method!r} does not search; leave trace out")
+        return given if given.name.endswith(SUFFIX) else trace_file(given, id)
 
 
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Any, **settings: Any) -> Any:
@@ -328,6 +341,10 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts
     """
     with Rain(model, tokenizer, **settings) as rain:
         return rain.generate(prompts)
+
+
+def _id(prompt: Any) -> str:
+    return f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
 
 
 def _is_one(prompts: Any) -> bool:

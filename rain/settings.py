@@ -77,6 +77,7 @@ class RunConfig:
     )
     skip_bad: bool = setting(False, "leave out broken rows of the data set instead of refusing it")
     verbose: bool = setting(False, "show responses as they are committed")
+    trace: bool = setting(False, "record each search in OUTDIR/trace, for rain view (docs/view.md)")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -210,9 +211,11 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         template=template,
         prompt_file=prompt_file,
     )
-    placement = build(PlacementConfig, *layers)
+    placement, run = build(PlacementConfig, *layers), build(RunConfig, *layers)
     check_engine(aligner.model, placement)
-    return Settings(aligner, placement, build(RunConfig, *layers), preset)
+    if run.trace and method.method != "rain":
+        raise RainError(f"--trace records searches, and --method {method.method} does not search; leave --trace out")
+    return Settings(aligner, placement, run, preset)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from rain.aligner import Aligner, open_aligner
 from rain.generation import CommittedText
 from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
 from rain.settings import Settings
+from rain.trace.record import TRACES, trace_file
 
 
 class WorkerLoop:
@@ -17,10 +19,11 @@ class WorkerLoop:
     Args:
         aligner: answers.
         link: to the parent.
+        traces: the folder in which searches are recorded; None: they are not.
     """
 
-    def __init__(self, aligner: Aligner, link: WorkerLink) -> None:
-        self.aligner, self.link = aligner, link
+    def __init__(self, aligner: Aligner, link: WorkerLink, traces: Path | None = None) -> None:
+        self.aligner, self.link, self.traces = aligner, link, traces
         self._thread = ThreadPoolExecutor(1, "jobs")  # not asyncio's own: asyncio.run would wait for it
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -53,8 +56,9 @@ class WorkerLoop:
         def on_commit(commit: CommittedText) -> None:
             self.link.progress(job.id, {"simulations": commit.simulations, "text": commit.text})
 
+        trace = trace_file(self.traces, job.id) if self.traces else None
         try:
-            self.link.record(job.id, await self.aligner.record(job.payload, on_commit))
+            self.link.record(job.id, await self.aligner.record(job.payload, on_commit, trace))
         except Exception as error:
             self.link.fault(job.id, error)
 
@@ -71,4 +75,5 @@ def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
     """Run a worker of a pool; ``args.settings`` are the ``Settings`` of the run."""
     settings: Settings = args.settings
     aligner = open_aligner(settings.aligner, settings.placement)
-    asyncio.run(WorkerLoop(aligner, link).run())
+    traces = Path(settings.run.outdir) / TRACES if settings.run.trace else None
+    asyncio.run(WorkerLoop(aligner, link, traces).run())

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Session
+from rain.core.observer import Observer
 from rain.core.problem import SearchInputs, request_seed
 from rain.core.tree import (
     Node,
@@ -70,6 +71,7 @@ class Search:
         limit: length of the response in tokens, prompt included.
         simulations: how many were run (count).
         finish: why the response ended: "eos", "stop", "length", "budget", or "empty" (nothing to commit); None before.
+        observer: is told what happens; None: nobody is.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Search:
         self.limit = config.limit(len(inputs.prompt))
         self.simulations = 0
         self.finish: str | None = None
+        self.observer: Observer | None = None
 
     async def commits(self) -> AsyncIterator[Commit]:
         """Yield token sets as they become final, until the response ends.
@@ -111,6 +114,8 @@ class Search:
             root, self.root = self.root, child
             self.prefix += child.tokens
             self.finish = self._finish(self.prefix)
+            if self.observer:
+                self.observer.committed(child, self.prefix, self.simulations - before, self.finish)
             yield Commit(child.tokens, root, child, self.simulations - before, self.finish)
             if child.children:
                 child.mix_priors(self.config.root_mix)
@@ -135,13 +140,16 @@ class Search:
         path, prefix = await self._select_leaf()
         if self.eager:
             await self._expand(path[-1], prefix)
-        sequence = prefix + await self._rollout(prefix)
+        rollout = await self._rollout(prefix)
+        sequence = prefix + rollout
         spans = self._spans(path, sequence)
         score, embeddings = await gather_or_cancel(
             self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
         )
-        backward(path, score, embeddings, self.config)
+        updates = backward(path, score, embeddings, self.config)
         self.simulations += 1
+        if self.observer:
+            self.observer.visited(path, prefix, rollout, score, updates)
 
     async def _select_leaf(self) -> tuple[list[Node], Tokens]:
         """Return the path from the root to a leaf, and the leaf's prefix (forward)."""
@@ -183,7 +191,7 @@ class Search:
             node.pool = await self._most_likely(prefix, self.config.candidates)
         else:
             node.pool = await self._draw_candidates(prefix, length)
-        node.add_children(self._with_priors(node, node.pool))
+        self._attach(node, prefix, node.pool)
 
     async def _add_node(self, node: Node, prefix: Tokens) -> None:
         """Add a child to a node whose children are alike and bad (node addition)."""
@@ -194,7 +202,13 @@ class Search:
         else:
             node.pool = await self._draw_additions(prefix, length, len(node.pool)) + node.pool
             chosen = node.pool[:wanted]
-        node.add_children(self._with_priors(node, chosen))
+        self._attach(node, prefix, chosen)
+
+    def _attach(self, node: Node, prefix: Tokens, pool: Sequence[tuple[Tokens, float]]) -> None:
+        """Give a node those candidates as children that it has not yet."""
+        children = node.add_children(self._with_priors(node, pool))
+        if self.observer and children:
+            self.observer.added(node, prefix, children)
 
     async def _most_likely(self, prefix: Tokens, count: int) -> list[tuple[Tokens, float]]:
         """Return the most likely next tokens with their probabilities, by token id."""

@@ -43,13 +43,14 @@ class Node:
         self.pool: list[tuple[Tokens, float]] = []
         self.expanded = False
 
-    def add_children(self, candidates: Sequence[tuple[Tokens, float]]) -> None:
-        """Append a child for each (token set, prior) that is not a child yet."""
-        present = {child.tokens for child in self.children}
+    def add_children(self, candidates: Sequence[tuple[Tokens, float]]) -> list[Node]:
+        """Append a child for each (token set, prior) that is not a child yet; return the new ones."""
+        present, before = {child.tokens for child in self.children}, len(self.children)
         for tokens, prior in candidates:
             if tokens not in present:
                 present.add(tokens)
                 self.children.append(Node(tokens, self.step + 1, prior))
+        return self.children[before:]
 
     def mix_priors(self, share: float) -> None:
         """Mix the children's priors with the uniform distribution, then normalise them (commit, Algorithm 1)."""
@@ -117,10 +118,15 @@ def cosine(a: Vector, b: Vector) -> float:
     return float(np.dot(a, b)) / scale if scale > 0 else 0.0
 
 
-def update_similar(node: Node, siblings: Sequence[Node], score: float, config: RainConfig) -> None:
-    """Fold the score into every visited sibling whose text is like the node's (equation 2)."""
+Update = tuple[Node, float]
+"""A sibling that learnt from a score, and the weight of the score."""
+
+
+def update_similar(node: Node, siblings: Sequence[Node], score: float, config: RainConfig) -> list[Update]:
+    """Fold the score into every visited sibling whose text is like the node's (equation 2); return which."""
+    updates: list[Update] = []
     if node.embedding is None:
-        return
+        return updates
     for other in siblings:
         if other is node or other.embedding is None:
             continue
@@ -129,10 +135,12 @@ def update_similar(node: Node, siblings: Sequence[Node], score: float, config: R
             weight = config.similarity_weight * similarity
             other.value = (other.value * other.n + weight * score) / (other.n + weight)
             other.n += weight
+            updates.append((other, weight))
+    return updates
 
 
-def backward(path: Sequence[Node], score: float, embeddings: Sequence[Vector], config: RainConfig) -> None:
-    """Carry a score from the leaf to the root.
+def backward(path: Sequence[Node], score: float, embeddings: Sequence[Vector], config: RainConfig) -> list[Update]:
+    """Carry a score from the leaf to the root; return the similarity updates.
 
     Args:
         path: root first, leaf last.
@@ -143,6 +151,7 @@ def backward(path: Sequence[Node], score: float, embeddings: Sequence[Vector], c
 
     Similarity updates touch siblings only, never the path, so the path's own values can wait until the end.
     """
+    updates: list[Update] = []
     for depth in range(len(path) - 1, -1, -1):
         node = path[depth]
         node.n += 1
@@ -152,6 +161,7 @@ def backward(path: Sequence[Node], score: float, embeddings: Sequence[Vector], c
             seen = node.embedding
             node.embedding = fresh if seen is None else seen + (fresh - seen) / node.visits
             if config.similarity_update:
-                update_similar(node, path[depth - 1].children, score, config)
+                updates += update_similar(node, path[depth - 1].children, score, config)
     for node in path:
         node.value += (score - node.value) / node.n
+    return updates

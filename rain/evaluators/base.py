@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session, Usage
@@ -17,6 +18,9 @@ CERTAIN = 1 - 1e-12
 
 SPARE_TOKENS = 16
 """Left free in the context, since text that is encoded again may need a few tokens more."""
+
+Seen = dict[str, Any]
+"""Values for a trace, as in JSON."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,18 @@ class SearchScorer(ABC):
     def commit(self, response: Tokens) -> None:
         """Learn that every later response begins with these ids."""
         return None
+
+    def asks(self) -> list[Seen]:
+        """Return what each evaluator asks of every text: its name ``by``, and of label words the texts around it."""
+        return []
+
+    def seen(self, response: Tokens) -> list[Seen]:
+        """Return what each of ``asks`` saw of a response that has been scored.
+
+        That is its ``score``, the text it ``read`` and, as far as it has them, ``log_odds`` of each question (nats)
+        with the ``mass`` of all labels, or the ``logit`` of a read-out.
+        """
+        return []
 
     async def close(self) -> None:
         """Release what the search held."""
@@ -150,6 +166,14 @@ class WorstScorer(SearchScorer):
         """Tell all."""
         for scorer in self.scorers:
             scorer.commit(response)
+
+    def asks(self) -> list[Seen]:
+        """Return what all ask."""
+        return [entry for scorer in self.scorers for entry in scorer.asks()]
+
+    def seen(self, response: Tokens) -> list[Seen]:
+        """Return what all saw."""
+        return [entry for scorer in self.scorers for entry in scorer.seen(response)]
 
     async def close(self) -> None:
         """Close all."""

@@ -23,4 +23,4 @@ class RandomEvaluator(Evaluator):
         async def score(text: str) -> float:
             return random.Random(f"{self.seed}/{context.question}/{text}").uniform(-1, 1)
 
-        return TextScorer(context, score)
+        return TextScorer(context, score, f"random:{self.seed}")

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
 
 GRAM = 4
 SHORT = 8
@@ -78,6 +78,15 @@ class FluencyScorer(SearchScorer):
             asked = self.context.session.next_logprobs(prefix, ids=tokens[-1:])
             self._logprobs[tokens] = asyncio.ensure_future(asked)
         return (await self._logprobs[tokens])[tokens[-1]]
+
+    def asks(self) -> list[Seen]:
+        """Return the evaluator's name."""
+        return [{"by": "fluency"}]
+
+    def seen(self, response: Tokens) -> list[Seen]:
+        """Return the score of a response that has been scored."""
+        text = self.context.policy.visible(response)
+        return [{"score": self._scores[text].result(), "read": self.context.policy.adapter.decode(text)}]
 
     async def close(self) -> None:
         """Give up questions that nobody waits for any more."""

@@ -26,7 +26,8 @@ class FunctionEvaluator(Evaluator):
 
     def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
-        return TextScorer(context, partial(self._call, context.question))
+        name = getattr(self.function, "__name__", "function")
+        return TextScorer(context, partial(self._call, context.question), name)
 
     async def _call(self, question: str, text: str) -> float:
         function: Callable[[str, str], Any] = self.function
@@ -56,7 +57,7 @@ class PythonEvaluator(Evaluator):
 
     def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
-        return TextScorer(context, Batcher[str, float](partial(self._call, context.question)))
+        return TextScorer(context, Batcher[str, float](partial(self._call, context.question)), f"python:{self.name}")
 
     def _call(self, question: str, texts: list[str]) -> list[float]:
         """Return the function's scores; what it raises is printed and becomes an error of the prompt."""

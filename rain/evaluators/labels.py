@@ -15,7 +15,7 @@ from rain.core.engine import Engine, Session
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
 from rain.evaluators.templates import Template
 from rain.text import PROBES, TextStopPolicy, TokenizerAdapter, common_start
 
@@ -227,6 +227,22 @@ class SelfEvaluator(SearchScorer):
     def commit(self, response: Tokens) -> None:
         """Let the engine drop texts that begin otherwise."""
         self.session.commit(self.context + self.policy.visible(response))
+
+    def asks(self) -> list[Seen]:
+        """Return the texts before and after a response, with the labels."""
+        prompt, decode = self.evaluator.prompt, self.evaluator.prompt.adapter.decode
+        after = []
+        for ask in prompt.label_prompts:
+            good, bad = ([decode((label,)) for label in side] for side in (ask.positive, ask.negative))
+            after.append({"text": decode(ask.tail), "good": good, "bad": bad})
+        return [{"by": f"labels {prompt.template.name}", "before": decode(self.context), "after": after}]
+
+    def seen(self, response: Tokens) -> list[Seen]:
+        """Return the log-odds of a response that has been scored."""
+        read = self.evaluator.prompt.adapter.decode(self.visible(response))
+        log_odds, mass = self._scores[read].result()
+        score = self.evaluator.config.score(log_odds)
+        return [{"score": score, "read": read, "log_odds": log_odds, "mass": mass}]
 
     async def close(self) -> None:
         """Give up questions that nobody waits for any more, and the session."""

@@ -34,7 +34,7 @@ class OracleEvaluator(Evaluator):
 
     def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
-        return TextScorer(context, partial(self._decide, context.name, context.question))
+        return TextScorer(context, partial(self._decide, context.name, context.question), f"oracle:{self.judge.name}")
 
     async def _decide(self, name: str, question: str, text: str) -> float:
         from rain.judges.base import NoReply, Query

@@ -25,7 +25,7 @@ from rain.core.digest import digest
 from rain.core.engine import Engine, ReadOut
 from rain.core.errors import RainError
 from rain.core.types import Tokens, Vector
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
 from rain.prompts import PromptFile
 
 CHAT = "chat template"
@@ -133,12 +133,16 @@ class ReadOutEvaluator(Evaluator):
         """Return the scorer of one search, on the session in which it writes."""
         return ReadOutScorer(self, context)
 
-    def score(self, means: Any) -> float:
-        """Return the score of a text from its mean read-outs, in [-1, 1]."""
-        logit = float(np.min((1 - 2 * self.invert) * (self.biases + means)))
-        if not math.isfinite(logit):
+    def logits(self, means: Vector) -> list[float]:
+        """Return the logit of each read-out from its mean over a text."""
+        logits: list[float] = ((1 - 2 * self.invert) * (self.biases + means)).tolist()
+        if not all(map(math.isfinite, logits)):
             raise RainError("a read-out is not a finite number; the model's numbers cannot be used")
-        return math.tanh(logit / 2)
+        return logits
+
+    def score(self, means: Vector) -> float:
+        """Return the score of a text from its mean read-outs, in [-1, 1]."""
+        return math.tanh(min(self.logits(means)) / 2)
 
 
 class ReadOutScorer(SearchScorer):
@@ -148,13 +152,23 @@ class ReadOutScorer(SearchScorer):
         super().__init__()
         self.evaluator, self.session, self.prompt = evaluator, context.session, context.prompt
         self.policy = context.policy
-        self._scores: dict[Tokens, float] = {}
+        self._logits: dict[Tokens, list[float]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
         text = self.policy.visible(response)
-        if text not in self._scores:
+        if text not in self._logits:
             self.evaluations += 1
             means = await self.session.read_out(self.prompt + text, len(self.prompt)) if text else None
-            self._scores[text] = 0.0 if means is None else self.evaluator.score(means)
-        return self._scores[text]
+            self._logits[text] = [0.0] * len(self.evaluator.files) if means is None else self.evaluator.logits(means)
+        return math.tanh(min(self._logits[text]) / 2)
+
+    def asks(self) -> list[Seen]:
+        """Return the name of each read-out."""
+        return [{"by": f"readout:{file.name}"} for file in self.evaluator.files]
+
+    def seen(self, response: Tokens) -> list[Seen]:
+        """Return the logits of a response that has been scored."""
+        text = self.policy.visible(response)
+        read = self.policy.adapter.decode(text)
+        return [{"score": math.tanh(logit / 2), "read": read, "logit": logit} for logit in self._logits[text]]

@@ -36,6 +36,7 @@ class RewardEvaluator(Evaluator):
     def __init__(self, name: str) -> None:
         from rain.models.loading import load_classifier
 
+        self.name = name
         source, _, label = name.partition(",label=")
         self.model, self.tokenizer = load_classifier(source)
         self.adapter = TokenizerAdapter(self.tokenizer)
@@ -54,7 +55,7 @@ class RewardEvaluator(Evaluator):
             scorer.usage.model_seconds += found.seconds
             return found.score
 
-        scorer = TextScorer(context, score)
+        scorer = TextScorer(context, score, f"reward:{self.name}")
         return scorer
 
     def _encode(self, question: str, text: str) -> list[int]:

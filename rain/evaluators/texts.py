@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from rain.core.errors import RainError
 from rain.core.types import Tokens
-from rain.evaluators.base import SearchContext, SearchScorer
+from rain.evaluators.base import SearchContext, SearchScorer, Seen
 
 Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
@@ -17,9 +17,9 @@ Result = TypeVar("Result")
 class TextScorer(SearchScorer):
     """Scores the texts of one search with an asynchronous function, which is called once for the same text."""
 
-    def __init__(self, context: SearchContext, score_text: Callable[[str], Awaitable[float]]) -> None:
+    def __init__(self, context: SearchContext, score_text: Callable[[str], Awaitable[float]], name: str) -> None:
         super().__init__()
-        self.policy, self._score_text = context.policy, score_text
+        self.policy, self._score_text, self.name = context.policy, score_text, name
         self._scores: dict[str, asyncio.Future[float]] = {}
 
     async def score(self, response: Tokens) -> float:
@@ -29,6 +29,15 @@ class TextScorer(SearchScorer):
             self.evaluations += 1
             self._scores[text] = asyncio.ensure_future(self._score_text(text))
         return await self._scores[text]
+
+    def asks(self) -> list[Seen]:
+        """Return the evaluator's name."""
+        return [{"by": self.name}]
+
+    def seen(self, response: Tokens) -> list[Seen]:
+        """Return the score of a response that has been scored."""
+        text = self.policy.text(response)
+        return [{"score": self._scores[text].result(), "read": text}]
 
     async def close(self) -> None:
         """Give up texts that nobody waits for any more."""

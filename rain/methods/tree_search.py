@@ -10,6 +10,7 @@ from rain.core.search import Search
 from rain.core.types import Tokens
 from rain.generation import Answer, CommittedText, Generation, Parts, PreparedPrompt
 from rain.text import SpanEncoder
+from rain.trace.record import Recorder
 
 
 class TreeSearch(Generation):
@@ -36,11 +37,25 @@ class TreeSearch(Generation):
         return self._search.prefix[start : self.prompt.search.limit(start)]
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
-        async for commit in self._search.commits():
-            text = self.policy.text(commit.tokens)
-            value = round(commit.child.value, 6)
-            self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
-            yield self._commits[-1]
+        recorder = self._search.observer = self._recorder() if self.prompt.trace else None
+        try:
+            async for commit in self._search.commits():
+                text = self.policy.text(commit.tokens)
+                value = round(commit.child.value, 6)
+                self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
+                yield self._commits[-1]
+            if recorder:
+                answer = self.answer()
+                recorder.ended(answer.finish, answer.text, answer.cost)
+        finally:
+            if recorder:
+                recorder.close()
+
+    def _recorder(self) -> Recorder:
+        prompt, search = self.prompt, self._search
+        assert prompt.trace
+        about = {"id": prompt.id, "question": prompt.question, "seed": prompt.seed}
+        return Recorder(prompt.trace, about, prompt.tokens, prompt.search, search.root, self._scorer, self.policy)
 
     def answer(self) -> Answer:
         """Return the answer, or what of it is committed."""

@@ -1,0 +1,188 @@
+"""A recorded search is rebuilt to the last visit, whatever happens to its file, and recording changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from support.commands import QUICK, allocate, answers
+from support.tiny_task import make_aligner, make_task
+
+from rain import Rain
+from rain.core.errors import RainError
+from rain.engines.toy import ToyEngine
+from rain.results.run_dir import read_results
+from rain.trace import Tree, read
+from rain.trace.record import Recorder, TraceWriter, trace_file
+
+SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
+
+
+def below(root):
+    """Yield a node and all below it, in child order."""
+    yield root
+    for child in root.children:
+        yield from below(child)
+
+
+def compare(real, rebuilt):
+    """Compare two trees node by node; return how many nodes they have."""
+    pairs = list(zip(below(real), below(rebuilt), strict=True))
+    for here, there in pairs:
+        assert (here.tokens, here.step, here.visits) == (there.tokens, there.step, there.visits)
+        for name in ("n", "value", "prior"):
+            assert math.isclose(getattr(here, name), getattr(there, name), rel_tol=0, abs_tol=1e-9)
+    return len(pairs)
+
+
+@pytest.fixture
+def aligner(tmp_path):
+    return make_aligner(make_task(tmp_path), ToyEngine(), **SEARCH, similarity_threshold=0.3, variance_threshold=0.9)
+
+
+def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, tmp_path):
+    """Node additions and similarity updates are among the events, so both are rebuilt."""
+    file, seen = tmp_path / "a.jsonl.gz", []
+
+    async def run():
+        await aligner.warm_up()
+        generation = aligner.begin(aligner.prepare("a", "Why?", trace=file))
+        search, before = generation._search, generation._search.root
+        async for _ in generation.commits():
+            events = read(file).events
+            assert events[-1]["event"] == "commit", "a commit is in the file when it is made"
+            tree = Tree(events[:-1])
+            seen.append(compare(before, tree.root))
+            assert (tree.simulations, Tree(events).root.tokens) == (search.simulations, search.root.tokens)
+            before = search.root
+        return generation.answer(), search
+
+    answer, search = asyncio.run(run())
+    trace = read(file)
+    assert trace.complete and not trace.torn
+    assert len(seen) == len(answer.commits) > 3 and min(seen) > 10
+    assert compare(search.root, Tree(trace.events).root) > 0
+    kinds = [event["event"] for event in trace.events]
+    assert kinds.count("visit") == search.simulations == answer.cost["simulations"]
+    assert any(event["added"] for event in trace.events if event["event"] == "nodes")
+    assert any(event["similar"] for event in trace.events if event["event"] == "visit")
+    assert trace.events[-1]["answer"] == answer.text
+
+
+def test_a_visit_says_what_was_asked_and_what_came_back(aligner, tmp_path):
+    file = tmp_path / "a.jsonl.gz"
+    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=file)))
+    first, *events = read(file).events
+    [asked] = first["asks"]
+    template = aligner.config.template
+    assert asked["before"].endswith("Why?" + template.middle) and len(asked["after"]) == 2
+    for event in events:
+        if event["event"] == "visit":
+            [saw] = event["evidence"]
+            assert aligner.config.evaluation.score(saw["log_odds"]) == saw["score"] == event["score"]
+            assert 0 <= saw["mass"] <= 1
+
+
+def test_recording_changes_no_decision(aligner, tmp_path):
+    async def run():
+        prepared = aligner.prepare("a", "Why?")
+        plain = await aligner.generate(prepared)
+        return plain, await aligner.generate(replace(prepared, trace=tmp_path / "a.jsonl.gz"))
+
+    plain, recorded = asyncio.run(run())
+    assert (plain.tokens, plain.commits) == (recorded.tokens, recorded.commits)
+
+
+def test_a_torn_tail_leaves_everything_before_it(aligner, tmp_path):
+    file = tmp_path / "a.jsonl.gz"
+    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=file)))
+    data, whole = file.read_bytes(), read(file).events
+    for size in random.Random(0).sample(range(len(data) // 2, len(data)), 20):
+        file.write_bytes(data[:size])
+        torn = read(file)
+        assert torn.events == whole[: len(torn.events)] and not torn.complete
+        Tree(torn.events)
+    file.write_bytes(data + bytes(512))
+    assert (read(file).events, read(file).torn) == (whole, 512)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x1f\x8b\x08" + bytes(40)])
+def test_what_is_no_trace_is_refused_with_its_name(content, tmp_path):
+    file = tmp_path / "b.jsonl.gz"
+    file.write_bytes(content)
+    with pytest.raises(RainError, match="b.jsonl.gz"):
+        read(file)
+
+
+def test_events_that_do_not_fit_are_refused_with_their_number(tmp_path):
+    writer = TraceWriter(tmp_path / "c.jsonl.gz")
+    writer.write({"event": "search", "format": 1, "config": {"root_mix": 0.25}})
+    writer.write({"event": "visit", "path": [0, 7], "score": 1, "similar": []})
+    writer.close()
+    with pytest.raises(RainError, match="event 2"):
+        Tree(read(tmp_path / "c.jsonl.gz").events)
+
+
+def test_any_id_has_a_file_of_its_own_in_the_folder(tmp_path):
+    ids = ["a", "../a", "a/b", "a%2Fb", ".", "..", "", "é" * 300, "é" * 301, "\ud800", "hh-00001-ab12"]
+    files = [trace_file(tmp_path, id) for id in ids]
+    assert len(set(files)) == len(ids)
+    assert all(file.parent == tmp_path and len(file.name) < 255 and file.name[0] != "." for file in files)
+    assert files[-1].name == "hh-00001-ab12.jsonl.gz"
+
+
+def test_the_command_writes_a_trace_for_each_prompt_and_replaces_that_of_a_search_that_broke_off(tmp_path):
+    plain, traced = tmp_path / "plain", tmp_path / "traced"
+    assert allocate("--e", 2, "--outdir", plain, *QUICK).returncode == 0
+    [torn, _] = [record["id"] for record in read_results(plain)]
+    (traced / "trace").mkdir(parents=True)
+    trace_file(traced / "trace", torn).write_bytes(b"\x1f\x8b")
+    assert allocate("--e", 2, "--outdir", traced, "--trace", *QUICK).returncode == 0
+    assert answers(plain) == answers(traced) and not (plain / "trace").exists()
+    for record in read_results(traced):
+        trace = read(trace_file(traced / "trace", record["id"]))
+        tree = Tree(trace.events)
+        assert trace.events[-1]["answer"] == record["raina"]
+        assert tree.simulations == sum(move["simulations"] for move in record["moves"])
+        assert len(tree.commits) == len(record["moves"])
+    assert allocate("--e", 2, "--outdir", traced, *QUICK).returncode == 0, "--trace is not a part of what is aligned"
+
+
+def test_methods_that_do_not_search_have_no_trace(tmp_path):
+    done = allocate("--method", "greedy", "--trace", "--outdir", tmp_path / "x", *QUICK)
+    assert done.returncode == 2 and "--trace" in done.stderr and not (tmp_path / "x").exists()
+
+
+def test_the_library_records_into_a_file_or_a_folder(tmp_path):
+    with Rain(engine="toy", **SEARCH) as rain:
+        rain.generate("Why?", trace=tmp_path / "one.jsonl.gz")
+        answers = rain.generate(["Why?", "How?"], trace=tmp_path / "many")
+        with pytest.raises(RainError, match="folder"):
+            rain.generate(["Why?", "How?"], trace=tmp_path / "one.jsonl.gz")
+        with pytest.raises(RainError, match="different"):
+            rain.generate(["Why?", "Why?"], trace=tmp_path / "many")
+    said = {read(file).events[0]["question"]: read(file).events[-1]["answer"] for file in (tmp_path / "many").iterdir()}
+    assert said == {"Why?": answers[0].text, "How?": answers[1].text}
+    assert read(tmp_path / "one.jsonl.gz").events[-1]["answer"] == answers[0].text
+
+
+def test_a_trace_that_cannot_be_written_is_an_error_of_the_prompt_that_names_the_file(aligner, tmp_path):
+    from rain.data.datasets import Prompt
+
+    (tmp_path / "file").write_text("")
+    record = asyncio.run(aligner.record(Prompt("a", "Why?"), trace=tmp_path / "file" / "a.jsonl.gz"))
+    assert "a.jsonl.gz" in record["error"] and json.dumps(record)
+
+
+def test_a_space_that_a_decoder_drops_at_the_beginning_is_kept(aligner, tmp_path, monkeypatch):
+    """As with SentencePiece: the first space of whatever is decoded is lost."""
+    decode = aligner.adapter.decode
+    monkeypatch.setattr(aligner.adapter, "decode", lambda tokens: decode(tokens).removeprefix(" "))
+    recorder = Recorder.__new__(Recorder)
+    recorder._decode = aligner.adapter.decode
+    before, after = aligner.adapter.encode("Well,"), aligner.adapter.encode(" it is")
+    assert recorder._text_after(before, after) == " it is"
