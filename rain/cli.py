@@ -20,6 +20,7 @@ COMMANDS = {
     "judge": ("rain.judges.command", "have the answers of a run scored"),
     "report": ("rain.report.command", "scores and costs of runs, RAIN compared with plain answers, with intervals"),
     "annotate": ("rain.annotate.command", "have people rate answers blind, and score what they say"),
+    "export": ("rain.export.command", "write answers and verdicts as training data, or as scores for Inspect"),
     "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
