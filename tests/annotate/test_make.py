@@ -100,6 +100,7 @@ def test_equal_texts_are_asked_about_once(tmp_path):
         ("A full stop.", "A full stop."),
         ('He said "Stop!"', 'He said "Stop!"'),
         ("Cut in the mid", "Cut in the mid …"),
+        ("Cut in 🌟\ufffd", "Cut in 🌟 …"),
         ("Fine.\n\nHuman: and you?", "Fine."),
         ("Fine. USER: and you?", "Fine."),
         ("Humans: all of them.", "Humans: all of them."),
