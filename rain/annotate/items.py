@@ -72,7 +72,7 @@ def equal_form(answer: str) -> str:
     """Return an answer in the form in which all are shown, so that form does not tell who wrote it.
 
     It ends where the model begins to speak for somebody else; blank lines, blanks at the ends of lines and around the
-    text are the same everywhere; and whatever does not end like a sentence ends in an ellipsis, not in half a character.
+    text are the same everywhere; and what does not end like a sentence ends in an ellipsis, not in half a character.
     """
     lines = [line.rstrip() for line in TURN.split(answer, maxsplit=1)[0].splitlines()]
     shown = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\ufffd \n")
