@@ -12,7 +12,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -150,13 +149,15 @@ def page(data: str) -> str:
 
 
 def _write(outdir: Path, secret: Json, pages: dict[str, str]) -> None:
+    path = outdir / SECRET
+    if path.exists():
+        raise RainError(f"{outdir} has a study already ({SECRET}); give another --out")
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        with open(os.open(outdir / SECRET, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(encode_json(secret) + b"\n")
-    except FileExistsError as error:
-        raise RainError(f"{outdir} has a study already ({SECRET}); give another --out") from error
+        for rater, data in pages.items():
+            write_atomic(outdir / f"rater_{rater}.html", page(data).encode())
+        path.touch(mode=0o600)
+        path.write_bytes(encode_json(secret) + b"\n")
     except OSError as error:
-        raise write_error(outdir, error) from error
-    for rater, data in pages.items():
-        write_atomic(outdir / f"rater_{rater}.html", page(data).encode())
+        path.unlink(missing_ok=True)
+        raise write_error(path, error) from error

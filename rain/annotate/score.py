@@ -151,9 +151,8 @@ def single(secret: Json, verdicts: Mapping[int, str]) -> dict[int, dict[str, Out
 def _rates(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
     rows = []
     for number, found in single(secret, verdicts).items():
-        both = share(list(found.values()))
-        name = secret["systems"][number]["name"]
-        rows.append({"method": name, "yes": portion(both["yes"], both["of"]), "cannot_tell": both["null"]})
+        rate = share(list(found.values()))
+        rows.append({"method": secret["systems"][number]["name"], "yes": rate, "cannot_tell": rate["null"]})
     return rows
 
 
