@@ -10,7 +10,7 @@ from rain.annotate.items import QUESTIONS
 from rain.annotate.make import Json, make
 from rain.judges.queries import load_run
 from rain.report.markdown import rate
-from rain.results.files import write_atomic
+from rain.results.files import write_atomic, write_error
 from rain.results.jsonl import encode_json
 from rain.tables import text_table
 from rain.terminal import printable
@@ -82,7 +82,10 @@ def _score(files: Sequence[Path]) -> str:
     ratings = read_ratings(files, secret)
     report, verdicts = score(secret, ratings), majorities(secret, ratings)
     report["judges"], notes, folder = [], [], files[0].parent / SCORES
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
     for number, outdir in enumerate(secret["runs"]):
         found, path = human(secret, verdicts, number), folder / f"{secret['question']}_{number}.jsonl"
         report["judges"] += judge_rows(secret, found, number, f"ratings:{path.stem}")

@@ -149,15 +149,16 @@ def page(data: str) -> str:
 
 
 def _write(outdir: Path, secret: Json, pages: dict[str, str]) -> None:
-    path = outdir / SECRET
-    if path.exists():
+    if (outdir / SECRET).exists():
         raise RainError(f"{outdir} has a study already ({SECRET}); give another --out")
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         for rater, data in pages.items():
             write_atomic(outdir / f"rater_{rater}.html", page(data).encode())
-        path.touch(mode=0o600)
-        path.write_bytes(encode_json(secret) + b"\n")
+        unfinished = outdir / f".{SECRET}"
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(encode_json(secret) + b"\n")
+        unfinished.rename(outdir / SECRET)
     except OSError as error:
-        path.unlink(missing_ok=True)
-        raise write_error(path, error) from error
+        raise write_error(outdir, error) from error

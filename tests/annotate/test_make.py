@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 
@@ -41,9 +40,10 @@ def test_a_page_allows_its_own_script_and_no_network(tmp_path):
     assert not re.search(r"https?://|innerHTML|insertAdjacent|document\.write|\bsrc=|\bhref=|\bon[a-z]+=", page)
 
 
-def test_the_secret_is_the_owners_alone_and_a_study_is_never_overwritten(tmp_path):
+def test_the_secret_is_the_owners_alone_and_a_study_is_never_overwritten(tmp_path, capsys):
     run, folder = pairs_run(tmp_path / "run", 2), tmp_path / "study"
-    study(folder, run)
+    assert main(["annotate", "make", str(run), "--out", str(folder), "--prompts", "1"]) == 0
+    assert "1 items and 0 gold items; 0 come twice" in capsys.readouterr().out
     assert (folder / "secret.json").stat().st_mode & 0o777 == 0o600
     page = (folder / "rater_1.html").read_bytes()
     with pytest.raises(RainError, match="a study already"):
@@ -128,11 +128,6 @@ def test_bad_input_ends_with_a_sentence(tmp_path, capsys):
     for runs, named in (([same], "two different answers"), ([same, other], "several tasks"), ([tmp_path], "res_")):
         assert main(["annotate", "make", *map(str, runs), "--out", str(tmp_path / "study")]) == 2
         assert re.search(named, capsys.readouterr().err)
+    assert main(["annotate", "make", str(other), "--out", str(other / "config.json")]) == 2
+    assert "cannot write" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
-
-
-def test_the_command_says_what_it_made(tmp_path, capsys):
-    run = pairs_run(tmp_path / "run", 20)
-    assert main(["annotate", "make", str(run), "--out", str(tmp_path / "s"), "--prompts", "10", "--raters", "2"]) == 0
-    assert "10 items and 0 gold items; 1 come twice" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "s" / "secret.json").read_text())["items"]) == 10
