@@ -92,6 +92,8 @@ def _score(files: Sequence[Path]) -> str:
         if data := ratings_file(secret, found, number, report["raters"]):
             write_atomic(path, data)
             notes.append(f"for the tables of a run: rain judge {outdir} --judge ratings:{path}")
+        else:
+            notes.append(f"{outdir}: no file for ratings:, since judges are not asked this about {secret['task']}")
     write_atomic(folder / "score.json", encode_json(report, indent=1) + b"\n")
     head = f"{report['question']} ({report['wording']}): {report['items']} items, {report['raters']} raters"
     tables = [table(report[name]) for name in ("methods", "pairs", "agreement", "by_rater", "judges") if report[name]]
