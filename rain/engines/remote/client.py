@@ -16,14 +16,13 @@ from rain.core.concurrency import gather_or_cancel
 from rain.core.errors import RainError, WorkerFault
 from rain.engines.remote.engine import CompletionRequest, CompletionResult
 from rain.engines.remote.protocol import ProtocolError, read_reply, request_body
-from rain.keys import key_for, origin
+from rain.keys import ENGINE_KEY, key_for, origin
 from rain.terminal import one_line
 from rain.transport import MAX_REPLY_BYTES, ReplyTooLarge, http_client
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-KEY = "RAIN_API_KEY"
 LONGEST_PAUSE = 30.0
 """Seconds: the cap on one pause between tries, unless the server asks for a longer one."""
 
@@ -65,12 +64,11 @@ class RetryPolicy:
 class ServerClient:
     """One server: its address, what the probe has found out about it, and tries until a request is answered.
 
-    The key is RAIN_API_KEY, or for OpenAI's own address OPENAI_API_KEY.
-
     Args:
         url: of the server, with or without /v1.
         policy: with failures.
         vocabulary: number of token ids that the model has, at least.
+        key: the environment variable with its key; OpenAI's own address also takes that of OPENAI_API_KEY.
 
     Attributes:
         url: ends in /v1; without the credentials that it may have been given with.
@@ -82,8 +80,14 @@ class ServerClient:
         asked: when it was last tried (time.monotonic).
     """
 
-    def __init__(self, url: str, policy: RetryPolicy = RetryPolicy(), vocabulary: int = 0) -> None:  # noqa: B008 - frozen
-        self._base = _normal(url)
+    def __init__(
+        self,
+        url: str,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        vocabulary: int = 0,
+        key: str = ENGINE_KEY,
+    ) -> None:
+        self._base, self._key = _normal(url), key
         self.url = origin(self._base) + urlsplit(self._base).path
         self.policy, self.vocabulary = policy, vocabulary
         self.model, self.context = "", UNLIMITED
@@ -165,7 +169,7 @@ class ServerClient:
 
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            key = key_for(self._base, KEY) or "none"
+            key = key_for(self._base, self._key) or "none"
             client = AsyncOpenAI(api_key=key, base_url=self._base, max_retries=0, http_client=http_client())
             client.organization = client.project = client.admin_api_key = None  # they belong to another key
             self._client, self._loop = client, loop
@@ -177,7 +181,7 @@ class ServerClient:
         if status in TRANSIENT or status >= 500:
             return TransientError(f"HTTP {status} {said}".strip(), _seconds(error.response.headers.get("retry-after")))
         if status in (401, 403):
-            return WorkerFault(f"server {self.url} refuses the key (HTTP {status}); set {KEY}")
+            return WorkerFault(f"server {self.url} refuses the key (HTTP {status}); set {self._key}")
         if status == 404:
             return WorkerFault(f"server {self.url} has no such model or path; check --base-url ({said})")
         if status < 400:
