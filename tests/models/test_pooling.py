@@ -49,7 +49,9 @@ def test_the_files_of_an_encoder_say_how_it_pools(pooling, cls, tmp_path):
         ("{", "1_Pooling"),
         ("[1]", "1_Pooling"),
         ({"pooling_mode": 7}, "1_Pooling"),
+        ("[" * 200_000, "1_Pooling"),
     ],
+    ids=range(7),
 )
 def test_another_way_of_pooling_or_a_broken_file_is_refused_in_one_sentence(pooling, message, tmp_path):
     with pytest.raises(RainError, match=message) as caught:
