@@ -68,6 +68,13 @@ def left_padded(texts, **options):
     return type(batch)({name: values.flip(1) for name, values in batch.items()})
 
 
+def test_an_encoder_whose_numbers_are_none_is_an_error_and_no_similarity():
+    model = LetterEncoder().requires_grad_(False)
+    next(model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(RainError, match="--encoder"):
+        MeanPoolingEncoder(model, letter_tokenizer).embed(["axyz", "bq"])
+
+
 def test_an_encoder_of_the_first_token_takes_its_hidden_state_wherever_the_padding_is():
     model = LetterEncoder().requires_grad_(False)
     firsts = torch.nn.functional.normalize(model.vectors(torch.tensor(list(b"ab"))), dim=1).numpy()
