@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from rain.core.concurrency import gather_or_cancel
-from rain.core.errors import RainError, WorkerFault
+from rain.core.errors import RainError, UnclearFault, WorkerFault
 from rain.engines.remote.engine import CompletionRequest, CompletionResult
 from rain.engines.remote.protocol import ProtocolError, read_reply, request_body
 from rain.keys import ENGINE_KEY, key_for, origin
@@ -102,6 +102,7 @@ class ServerClient:
         Raises:
             Unreachable: no try was answered.
             WorkerFault: the server refuses every request.
+            UnclearFault: the reply is too large.
             RainError: the server refuses this request.
         """
         policy = policy or self.policy
@@ -119,7 +120,11 @@ class ServerClient:
             pause, tries = min(2 * pause, LONGEST_PAUSE), tries + 1
 
     async def complete(self, request: CompletionRequest, policy: RetryPolicy | None = None) -> CompletionResult:
-        """Have a request answered."""
+        """Have a request answered.
+
+        Raises:
+            UnclearFault: the reply makes no sense; see also ``send``.
+        """
         params, parts = request.params, [request]
         if self.one_seed_one_text:
             parts = [request._replace(params=replace(params, n=1, seed=params.seed + i)) for i in range(params.n)]
@@ -129,7 +134,7 @@ class ServerClient:
             pairs = zip(replies, parts, strict=True)
             results = [read_reply(reply, part, self.vocabulary) for reply, part in pairs]
         except ProtocolError as error:
-            raise RainError(f"server {self.url} cannot be used: {error}") from error
+            raise UnclearFault(f"server {self.url} cannot be used: {error}") from error
         return CompletionResult([sample for result in results for sample in result.samples], results[0].cached)
 
     async def close(self) -> None:
@@ -155,7 +160,7 @@ class ServerClient:
             cause = error.__cause__ or error
             if isinstance(cause, ReplyTooLarge):
                 limit = f"{MAX_REPLY_BYTES >> 20} MiB"
-                raise RainError(f"server {self.url} cannot be used: it sends more than {limit} at once") from error
+                raise UnclearFault(f"server {self.url} cannot be used: it sends more than {limit} at once") from error
             raise TransientError(f"connection failed: {_short(str(cause))}") from error
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise TransientError(f"malformed reply: {_short(str(error))}") from error
