@@ -11,7 +11,7 @@ from typing import Any
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine
-from rain.core.errors import PromptTooLong, RainError, WorkerFault
+from rain.core.errors import PromptTooLong, RainError, UnclearFault, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_engine
@@ -209,11 +209,12 @@ class Aligner:
 
         Raises:
             WorkerFault: what answers is gone.
+            UnclearFault: what answers may be broken.
             Exception: anything unexpected; the prompt may be the reason, or a device that breaks.
         """
         try:
             answers = await self._answers(prompt, on_commit, trace)
-        except WorkerFault:
+        except (UnclearFault, WorkerFault):
             raise
         except RainError as error:
             return error_record(self.config, prompt, str(error))

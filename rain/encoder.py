@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rain.core.errors import RainError
 from rain.core.types import Vector
 
 MAX_TOKENS = 256
@@ -74,7 +75,11 @@ class MeanPoolingEncoder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Embed texts now, in batches of similar length; shape (hidden size,) each."""
+        """Embed texts now, in batches of similar length; shape (hidden size,) each.
+
+        Raises:
+            RainError: a number is infinite or not a number.
+        """
         started = time.perf_counter()
         vectors: list[Vector] = []
         device = next(self.model.parameters()).device
@@ -92,4 +97,6 @@ class MeanPoolingEncoder:
             pooled = hidden.gather(1, first)[:, 0] if self.cls else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             vectors += list(np.asarray(torch.nn.functional.normalize(pooled, dim=1).cpu()))
         self.seconds += time.perf_counter() - started
+        if not np.isfinite(vectors).all():
+            raise RainError("the sentence encoder computes what is not a number; check --encoder and its files")
         return vectors

@@ -13,6 +13,9 @@ from rain.terminal import printable
 
 OPENAI = "https://api.openai.com"
 
+ENGINE_KEY, EVALUATOR_KEY, JUDGE_KEY = "RAIN_API_KEY", "RAIN_EVALUATOR_API_KEY", "RAIN_JUDGE_API_KEY"
+"""Environment variables with the keys of the servers that write, that are asked during a search, and that judge."""
+
 
 def key_for(base_url: str, own_variable: str) -> str | None:
     """Return the key for a server, None if there is none.

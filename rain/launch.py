@@ -20,8 +20,9 @@ from rain.flags import add_flags
 from rain.judges.base import Judge, JudgeConfig
 from rain.judges.command import add_judge_arguments, judge_config, judge_run, with_judge
 from rain.judges.queries import load_run
+from rain.judges.scoring import check_decides
 from rain.keys import origin
-from rain.models.loading import resolve
+from rain.models.loading import load_tokenizer, resolve
 from rain.pool.devices import cpu_cores, visible_gpus, worker_environments
 from rain.pool.launchers import Launcher, LocalLauncher
 from rain.pool.pool import Pool
@@ -37,6 +38,9 @@ from rain.tasks import load, names
 from rain.tasks.task import Task
 from rain.terminal import say
 from rain.worker import worker_main
+
+LOADED = ("hf", "similarity", "fluency")
+"""Kinds of judges whose name names a model, which is loaded for the first query."""
 
 
 class ParsedArgs(NamedTuple):
@@ -151,8 +155,6 @@ def token_counter(modelname: str) -> Callable[[str], int]:
 
     @cache
     def tokenizer() -> Any:
-        from rain.models.loading import load_tokenizer
-
         return load_tokenizer(modelname)
 
     return lambda text: len(tokenizer().encode(text))
@@ -188,16 +190,17 @@ def check_judge(name: str, args: ParsedArgs) -> None:
         RainError: it cannot judge this run.
     """
     kind, _, what = name.partition(":")
-    if name == f"hf:{args.settings.aligner.model.name}":
-        raise RainError(f"judge {name} is the model that writes the answers; choose another judge")
-    if kind == "hf" and what:
-        resolve(what)
-        return
+    writer, task = args.settings.aligner.model.name, args.settings.aligner.task.name
 
-    async def nothing(judge: Judge) -> None:
-        return None
+    async def look(judge: Judge) -> None:
+        if judge.model == writer:
+            raise RainError(f"judge {name} is the model that writes the answers; choose another judge")
+        check_decides(judge, task)
 
-    with_judge(name, args.judging, nothing)
+    dry = kind == "hf" and args.judging.judge_engine == "toy"
+    if kind in LOADED and not dry and what not in ("", writer) and isinstance(resolve(what), str):
+        load_tokenizer(what)
+    with_judge(name, args.judging, look)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

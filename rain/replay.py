@@ -183,7 +183,7 @@ def read_trace(path: Path) -> dict[str, Any]:
         trace = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RainError(f"cannot read the trace {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RainError(f"the trace {path} is not JSON: {error}") from error
     if not isinstance(trace, dict):
         raise RainError(f"the trace {path} is not a JSON object")

@@ -30,7 +30,7 @@ def smollm2_tokenizer(smollm2: tuple[Any, Any]) -> Any:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """Return a Ray cluster on this machine (``ray_nodes.Nodes``)."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     from support.ray_nodes import Nodes
 
     nodes = Nodes()

@@ -53,7 +53,7 @@ class SuffixStore:
         try:
             records = json.loads(self.path.read_bytes())
             return {Behaviour(each["goal"], each["target"]): each for each in records}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RainError(f"{self.path} was not written by an attack ({error!r}); give another --out") from error
         except OSError as error:
             raise RainError(f"cannot read {self.path}: {error.strerror}") from error

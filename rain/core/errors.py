@@ -20,5 +20,9 @@ class PromptTooLong(RainError):
         self.tokens, self.context = tokens, context
 
 
+class UnclearFault(RainError):
+    """A fault of a prompt or of what answers it, such as a reply that makes no sense: another try shows which."""
+
+
 class WorkerFault(RainError):
     """A fault of what answers, such as a server that is gone, and never of a prompt: another try may succeed."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
+from rain.keys import ENGINE_KEY
 from rain.models.loading import DTYPES, QUANTIZATIONS
 
 if TYPE_CHECKING:
@@ -77,8 +78,13 @@ def check_engine(model: ModelConfig, placement: PlacementConfig) -> None:
         )
 
 
-def open_engine(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:
+def open_engine(model: ModelConfig, placement: PlacementConfig, key: str = ENGINE_KEY) -> tuple[Engine, Any]:
     """Start an engine; return it with the model's tokenizer.
+
+    Args:
+        model: what runs.
+        placement: where.
+        key: http: the environment variable with the servers' key.
 
     Raises:
         RainError: the model cannot be loaded, or cannot run on this engine.
@@ -89,10 +95,10 @@ def open_engine(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
 
         toy = ToyEngine()
         return toy, toy.tokenizer
-    return _open_remote(model, placement) if model.engine in ("http", "vllm") else _open_local(model, placement)
+    return _open_remote(model, placement, key) if model.engine in ("http", "vllm") else _open_local(model, placement)
 
 
-def _open_remote(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine, Any]:
+def _open_remote(model: ModelConfig, placement: PlacementConfig, key: str) -> tuple[Engine, Any]:
     from rain.models.info import stored_model
     from rain.models.loading import load_tokenizer, resolve
 
@@ -103,7 +109,7 @@ def _open_remote(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine
         from rain.engines.remote.http import open_http
 
         policy, url, name = RetryPolicy(retry=placement.patience), placement.base_url, model.modelname
-        return open_http(url, tokenizer, name, eos, vocabulary=vocabulary, policy=policy), tokenizer
+        return open_http(url, tokenizer, name, eos, vocabulary=vocabulary, policy=policy, key=key), tokenizer
     from rain.engines.remote.vllm import open_vllm
 
     return open_vllm(resolve(model.modelname), tokenizer, model.dtype, eos, vocabulary), tokenizer

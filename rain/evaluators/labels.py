@@ -74,7 +74,7 @@ def read_calibration(path: Path, evaluators: Sequence[str] | None = None) -> dic
         raise RainError(f"cannot read the calibration {path}: {error.strerror}") from error
     except KeyError as error:
         raise RainError(f"the calibration {path} lacks the field {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise RainError(f"the calibration {path} is not a JSON object with the numbers offset and scale") from error
 
 

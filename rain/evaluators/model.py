@@ -10,6 +10,7 @@ from rain.core.types import Tokens
 from rain.evaluators.base import SearchContext, evidence
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt, SelfEvaluator, cut_after_full_stop
 from rain.evaluators.templates import Template
+from rain.keys import EVALUATOR_KEY
 from rain.text import TokenizerAdapter
 
 
@@ -92,6 +93,7 @@ def open_model(spec: ModelSpec, invert: bool, cut: bool) -> ModelEvaluator:
     from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 
     kind = "http" if spec.base_url else "hf"
-    engine, tokenizer = open_engine(ModelConfig(kind, spec.name), PlacementConfig(base_url=spec.base_url))
+    model, placement = ModelConfig(kind, spec.name), PlacementConfig(base_url=spec.base_url)
+    engine, tokenizer = open_engine(model, placement, EVALUATOR_KEY)
     prompt = SelfEvalPrompt(spec.template, TokenizerAdapter(tokenizer, engine.eos))
     return ModelEvaluator(engine, prompt, invert, cut)

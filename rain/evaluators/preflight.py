@@ -219,5 +219,5 @@ def read_preflight(path: Path) -> tuple[dict[str, Any], Preflight]:
         values = {field.name: data.pop(field.name) for field in dataclasses.fields(Preflight)}
         intervals = {name: Interval(*values[name]) for name in values if name.endswith("_interval")}
         return data, Preflight(**{**values, **intervals})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RainError(f"{path} was not written by rain preflight ({error!r})") from error

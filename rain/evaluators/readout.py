@@ -75,7 +75,7 @@ class ReadOutFile:
                 raise ValueError(f"its format is not {FORMAT}")
             prompt = {"prompt_file": PromptFile(*data["prompt_file"])} if "prompt_file" in data else {}
             return cls(**{**data, **prompt, "weights": tuple(map(float, data["weights"]))})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RainError(f"{name} is not a read-out file ({error}); make one with rain preflight --learn") from error
 
     def as_json(self) -> bytes:

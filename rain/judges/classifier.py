@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class ClassifierJudge(Judge):
         options = {"truncation": True, "max_length": limit, "function_to_apply": "softmax"}
         [scores] = self._pipeline([query.question + query.response], **options)
         chances = {score["label"]: score["score"] for score in scores}
+        if not all(map(math.isfinite, chances.values())):
+            raise RainError(f"judge {self.name} computes what is infinite or not a number; check its files")
         good = [name for name in chances if name.casefold().startswith("pos") or name == "LABEL_1"]
         bad = [name for name in chances if name.casefold().startswith("neg") or name == "LABEL_0"]
         if len(good) != 1 or len(bad) != 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.judges.base import Judge, JudgeConfig, NoReply, Query, Verdict
 from rain.judges.queries import FLUENCY
@@ -46,7 +48,10 @@ class FluencyJudge(Judge):
 
         if len(prompt) + len(answer) > (longest := context_length(model)):
             raise NoReply(f"{len(prompt) + len(answer)} tokens do not fit into the context of {longest}", refused=True)
-        return Verdict(nats_per_token(model, prompt, answer), f"tokens={len(answer)}")
+        nats = nats_per_token(model, prompt, answer)
+        if not math.isfinite(nats):
+            raise RainError(f"judge {self.name} computes what is infinite or not a number; check its files")
+        return Verdict(nats, f"tokens={len(answer)}")
 
     async def close(self) -> None:
         """Release the model."""

@@ -25,6 +25,7 @@ from rain.judges.base import Decision, Judge, JudgeConfig, Query, Verdict
 from rain.judges.classifier import ClassifierJudge, is_classifier
 from rain.judges.judge_model import JudgeModel
 from rain.judges.prompts import load_prompts, messages, read_reply, read_word
+from rain.keys import JUDGE_KEY
 from rain.models.embedded.catalog import CAUSAL_NAMES
 
 YES_NO: Mapping[str, Decision] = {"yes": True, "no": False}
@@ -127,7 +128,7 @@ class HFJudge(Judge):
     def _open(self) -> JudgeModel:
         engine = self._config.judge_engine
         placement = PlacementConfig(base_url=self._config.judge_base_url if engine == "http" else "")
-        return JudgeModel(self.model, *open_engine(ModelConfig(engine, self.model), placement))
+        return JudgeModel(self.model, *open_engine(ModelConfig(engine, self.model), placement, JUDGE_KEY))
 
     async def close(self) -> None:
         """Release the model."""

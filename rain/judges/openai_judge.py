@@ -8,11 +8,9 @@ from typing import Any, cast
 from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeConfig, NoReply, Query, Verdict
 from rain.judges.prompts import load_prompts, messages, read_reply
-from rain.keys import OPENAI, is_loopback, key_for
+from rain.keys import JUDGE_KEY, OPENAI, is_loopback, key_for
 from rain.terminal import one_line
 from rain.transport import ReplyTooLarge, http_client
-
-KEY = "RAIN_JUDGE_API_KEY"
 
 HIDDEN_REASONING_TOKENS = 2048
 """Reply length for models that accept only max_completion_tokens, whose hidden reasoning counts as reply."""
@@ -33,9 +31,9 @@ class OpenAIJudge(Judge):
         self.concurrency, self.max_calls = config.judge_concurrency, config.max_calls
         self._config, self._tries = config, f"{config.judge_retries + 1} tries"
         base_url = config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or f"{OPENAI}/v1"
-        key = key_for(base_url, KEY) or ("none" if is_loopback(base_url) else "")
+        key = key_for(base_url, JUDGE_KEY) or ("none" if is_loopback(base_url) else "")
         if not key:
-            own = f"{KEY}, or for OpenAI itself OPENAI_API_KEY"
+            own = f"{JUDGE_KEY}, or for OpenAI itself OPENAI_API_KEY"
             raise RainError(f"judge {self.name} needs a key: set {own} (any text if the server needs none)")
         self._client = openai.AsyncOpenAI(
             api_key=key,
@@ -114,7 +112,7 @@ class OpenAIJudge(Judge):
         if error.code == "insufficient_quota":
             return RainError(f"judge {self.name}: the account has no quota left; its verdicts are kept")
         if status in (401, 403):
-            return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check {KEY}")
+            return RainError(f"judge {self.name}: the server refused the key (HTTP {status}); check {JUDGE_KEY}")
         if 300 <= status < 400:
             return RainError(f"judge {self.name}: it redirects (HTTP {status}); name the final --judge-base-url")
         if status == 404:

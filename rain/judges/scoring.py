@@ -109,6 +109,12 @@ def count_queries(run: Run, judge: Judge) -> int:
     return sum(count for criterion, count in run.queries.items() if judge.version(criterion) is not None)
 
 
+def check_decides(judge: Judge, task: str) -> None:
+    """Raise a RainError if a judge decides nothing in a task."""
+    if all(judge.version(criterion) is None for criterion in (*CRITERIA.get(task, ()), FLUENCY)):
+        raise RainError(f"judge {judge.name} has nothing to say about task {task}; choose another")
+
+
 async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick | None = None) -> Summary:
     """Put every open query of a run to a judge, and also those whose reply could not be read if `again` is set.
 
@@ -118,8 +124,7 @@ async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick |
     """
     if judge.model and judge.model in run.models:
         raise RainError(f"judge {judge.name} is the model that wrote the answers in {run.outdir}; choose another judge")
-    if all(judge.version(criterion) is None for criterion in (*CRITERIA[run.task], FLUENCY)):
-        raise RainError(f"judge {judge.name} has nothing to say about task {run.task}; choose another")
+    check_decides(judge, run.task)
     path = run.outdir / file_name(judge.name)
     busy = f"{path} is being written by another process; wait until it finishes or stop it"
     with locked(path.with_name(f".{path.name}.lock"), busy, LOCK_WAIT_S):  # before reading: nothing is asked twice

@@ -25,7 +25,7 @@ def pools_cls(name: str | Path) -> bool:
     try:
         data = json.loads(_pooling_file(resolve(name)) or '{"pooling_mode": "mean"}')
         modes = {mode.removesuffix("_token").removesuffix("_tokens") for mode in _pooling_modes(data)}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise RainError(f"cannot read {POOLING} of {name}: {first_line(error)}") from error
     if modes not in ({"mean"}, {"cls"}):
         raise RainError(f"--encoder {name} pools by {', '.join(sorted(modes)) or 'nothing'}; RAIN knows mean and cls")

@@ -39,7 +39,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise RainError(f"--launcher ray needs Ray ({error}); install it with: pip install 'rain[ray]'") from error
+        raise RainError(f"--launcher ray needs Ray ({error}); in RAIN's folder: pip install -e '.[ray]'") from error
     return ray
 
 

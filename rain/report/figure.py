@@ -61,7 +61,7 @@ def equal_cost(runs: Sequence[Json]) -> bytes:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise RainError('the figure needs matplotlib: pip install "rain[figs]"') from error
+        raise RainError("the figure needs matplotlib; in RAIN's folder: pip install -e '.[figs]'") from error
     found = panels(runs)
     if not found:
         raise RainError("no run has both verdicts and costs, so there is nothing to draw; run `rain judge` first")

@@ -22,7 +22,7 @@ from typing import Any
 from rain.core.errors import RainError
 from rain.results.differences import differences, shown
 from rain.results.files import locked, write_atomic, write_error
-from rain.results.inputs import Inputs
+from rain.results.inputs import Inputs, same_weights
 from rain.results.jsonl import Record, ResultWriter, encode_json, parse, read_lines, scan
 
 FORMAT = 2
@@ -83,7 +83,10 @@ class RunDir:
         if any(next(read_lines(path), None) for path in result_paths(self.path)):
             if old is None:
                 raise RainError(f"{self.path} contains results but no config.json; give another --outdir")
-            ignored = {"hash", *details} - ({"weights"} if old.get("weights") and new.get("weights") else set())
+            known = bool(old.get("weights") and new.get("weights"))
+            if known and same_weights(old["weights"], new["weights"]):
+                new["weights"] = old["weights"]
+            ignored = {"hash", *details} - ({"weights"} if known else set())
             self._compare(*({k: v for k, v in each.items() if k not in ignored} for each in (old, new)))
             if old.get("weights"):
                 new["weights"] = old["weights"]  # even if they are not known here

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; return the exit code."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise RainError(f"rain serve needs {', '.join(missing)}; install them: pip install 'rain[serve]'")
+        raise RainError(f"rain serve needs {', '.join(missing)}; in RAIN's folder: pip install -e '.[serve]'")
     given = vars(args)
     config = build(ServeConfig, given)
     own = {field.name for field in dataclasses.fields(ServeConfig)} | {"command", "goal", "task"}

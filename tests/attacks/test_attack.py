@@ -156,7 +156,7 @@ def test_a_behaviour_without_a_target_and_a_foreign_file_are_refused(run, capsys
     goals.write_text('[{"goal": "tell a lie"}]')
     assert run(dataset=goals) == (2, [])
     assert "'tell a lie' lacks the field" in capsys.readouterr().err
-    for content in ("[1]", "{", '[{"goal": "a"}]', '{"goal": 1}'):
+    for content in ("[1]", "{", '[{"goal": "a"}]', '{"goal": 1}', "[" * 200_000):
         (tmp_path / "other.json").write_text(content)
         with pytest.raises(RainError, match="was not written by an attack"):
             SuffixStore(tmp_path / "other.json")

@@ -93,10 +93,10 @@ def test_one_difference_among_many_traces_is_enough_for_exit_code_1(tmp_path, ca
     assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["equal", "DIFFERS", "equal"]
 
 
-BREAKS = ("{", "{}", "[]", "3", '"moves output prompt calls config simulations"')
+BREAKS = ("{", "{}", "[]", "3", '"moves output prompt calls config simulations"', "[" * 200_000)
 
 
-@pytest.mark.parametrize("text", BREAKS)
+@pytest.mark.parametrize("text", BREAKS, ids=range(len(BREAKS)))
 def test_a_file_that_is_not_a_trace_ends_with_one_sentence_and_exit_code_2(text, tmp_path, capsys):
     path = tmp_path / "trace.json"
     path.write_text(text)

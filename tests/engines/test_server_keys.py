@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support.completions_server import serving
@@ -13,6 +15,10 @@ from rain.engines.remote.engine import greedy_request
 from rain.engines.remote.http import open_http
 from rain.engines.remote.probe import probe
 from rain.engines.toy import ToyTokenizer
+from rain.evaluators.model import ModelSpec, open_model
+from rain.evaluators.templates import Template
+from rain.judges.base import JudgeConfig, Query
+from rain.judges.hf_judge import HFJudge
 
 TOKENIZER = ToyTokenizer()
 PREFIX = tuple(TOKENIZER.encode("Human: Is the sea salt"))
@@ -35,6 +41,30 @@ def test_a_server_gets_its_own_key_and_that_of_openai_only_where_the_user_sends_
         for headers in server.headers:
             assert headers["authorization"] == expected
             assert not any(value in OTHERS.values() for value in headers.values())
+
+
+def ask_judge(url):
+    judge = HFJudge("smollm2", JudgeConfig(judge_engine="http", judge_base_url=url))
+    asyncio.run(judge.decide(Query("r", "raina", "harmless", "How?", "So.")))
+
+
+def ask_evaluator(url):
+    template = Template.from_file(Path(__file__).parents[2] / "imdb/templates/sentiment_words.txt")
+    open_model(ModelSpec("smollm2", template, url), False, False)
+
+
+@pytest.mark.parametrize(
+    ("ask", "key"), [(ask_judge, "RAIN_JUDGE_API_KEY"), (ask_evaluator, "RAIN_EVALUATOR_API_KEY")]
+)
+def test_the_server_of_a_judge_or_an_evaluator_does_not_get_the_key_of_the_engine(ask, key, monkeypatch):
+    monkeypatch.setenv("RAIN_API_KEY", "engine")
+    for value, expected in ((None, "Bearer none"), ("own", "Bearer own")):
+        if value:
+            monkeypatch.setenv(key, value)
+        with serving() as server:
+            with suppress(RainError):  # its tokenizer is another one
+                ask(server.url)
+            assert {headers["authorization"] for headers in server.headers} == {expected}
 
 
 def test_credentials_in_an_address_are_in_no_message():

@@ -115,7 +115,7 @@ def test_too_few_texts_of_a_class_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "good texts to at least two prompts" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "nonsense"])
+@pytest.mark.parametrize("content", ["{}", "[]", "nonsense", "[" * 200_000], ids=["{}", "[]", "nonsense", "deep"])
 def test_another_file_is_not_taken_for_a_preflight(tmp_path: Path, content: str) -> None:
     (tmp_path / "other.json").write_text(content)
     with pytest.raises(RainError, match="was not written by rain preflight"):

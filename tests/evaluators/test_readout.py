@@ -34,7 +34,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert ReadOutFile.load(str(path), "m").digest != read_out(bias=0.6).digest
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000], ids=len)
 def test_what_is_not_a_read_out_is_refused_by_name(content, tmp_path):
     path = tmp_path / "odd.json"
     path.write_text(content)

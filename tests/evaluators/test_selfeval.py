@@ -208,7 +208,9 @@ def test_a_calibration_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", [None, "{", "[]", "{}", '{"offset": 1}', '{"offset": "x", "scale": 1}', '{"offset": null, "scale": 1}']
+    "broken",
+    [None, "{", "[]", "{}", '{"offset": 1}', '{"offset": "x", "scale": 1}', '{"offset": null, "scale": 1}', "[" * 9999],
+    ids=range(8),
 )
 def test_a_broken_calibration_is_named(broken, tmp_path):
     path = tmp_path / "calibration.json"

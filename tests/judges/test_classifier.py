@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rain.judges.base import JudgeConfig, Query
 from rain.judges.registry import open_judge
 
 
-def tiny_classifier(folder: Path, labels: dict[int, str], favoured: int) -> str:
+def tiny_classifier(folder: Path, labels: dict[int, str], favoured: int, bias: float = 3.0) -> str:
     """Save a BERT classifier with random weights, but for a bias that makes it always choose one label; name it."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
@@ -23,7 +24,7 @@ def tiny_classifier(folder: Path, labels: dict[int, str], favoured: int) -> str:
     model = BertForSequenceClassification(BertConfig(vocab_size=7, max_position_embeddings=16, **size, **names))
     with torch.no_grad():
         model.classifier.weight.zero_()
-        model.classifier.bias.copy_(torch.tensor([3.0 if i == favoured else 0.0 for i in labels]))
+        model.classifier.bias.copy_(torch.tensor([bias if i == favoured else 0.0 for i in labels]))
     model.save_pretrained(folder)
     return f"hf:{folder}"
 
@@ -42,6 +43,12 @@ def test_the_more_likely_of_two_label_names_decides(tmp_path: Path, favoured: in
 def test_labels_that_say_nothing_about_sentiment_are_refused(tmp_path: Path) -> None:
     judge = open_judge(tiny_classifier(tmp_path, {0: "spam", 1: "ham"}, 0), JudgeConfig())
     with pytest.raises(RainError, match="spam"):
+        asyncio.run(judge.decide(Query("r", "pa", "sentiment", "fun", "dull")))
+
+
+def test_a_classifier_whose_numbers_are_none_decides_nothing(tmp_path: Path) -> None:
+    judge = open_judge(tiny_classifier(tmp_path, {0: "negative", 1: "positive"}, 0, math.nan), JudgeConfig())
+    with pytest.raises(RainError, match="not a number"):
         asyncio.run(judge.decide(Query("r", "pa", "sentiment", "fun", "dull")))
 
 

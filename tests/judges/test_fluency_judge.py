@@ -1,5 +1,6 @@
 """Fluency: nats per token, by hand, and in the report."""
 
+import asyncio
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from support.tiny_models import save_tiny_model, tiny_model
 
 from rain.cli import main
 from rain.core.errors import RainError
-from rain.judges.base import JudgeConfig
+from rain.judges.base import JudgeConfig, Query
 from rain.judges.check import criterion_of
 from rain.judges.registry import open_judge
 
@@ -56,3 +57,12 @@ def test_the_report_has_its_mean_for_both_sides(judged: tuple[Path, str], capsys
 def test_it_decides_nothing_that_a_label_says() -> None:
     with pytest.raises(RainError, match="decides nothing"):
         criterion_of(open_judge("fluency:m", JudgeConfig()), "harmless")
+
+
+def test_a_model_whose_numbers_are_none_measures_nothing(
+    judged: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rain.judges.fluency.nats_per_token", lambda *_: math.nan)
+    judge = open_judge(judged[1], JudgeConfig())
+    with pytest.raises(RainError, match="not a number"):
+        asyncio.run(judge.decide(Query("r", "pa", "fluency", "Why?", "Yes")))

@@ -49,7 +49,9 @@ def test_the_files_of_an_encoder_say_how_it_pools(pooling, cls, tmp_path):
         ("{", "1_Pooling"),
         ("[1]", "1_Pooling"),
         ({"pooling_mode": 7}, "1_Pooling"),
+        ("[" * 200_000, "1_Pooling"),
     ],
+    ids=range(7),
 )
 def test_another_way_of_pooling_or_a_broken_file_is_refused_in_one_sentence(pooling, message, tmp_path):
     with pytest.raises(RainError, match=message) as caught:
@@ -64,6 +66,13 @@ def test_the_embedded_encoder_pools_by_the_mean():
 def left_padded(texts, **options):
     batch = letter_tokenizer(texts)
     return type(batch)({name: values.flip(1) for name, values in batch.items()})
+
+
+def test_an_encoder_whose_numbers_are_none_is_an_error_and_no_similarity():
+    model = LetterEncoder().requires_grad_(False)
+    next(model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(RainError, match="--encoder"):
+        MeanPoolingEncoder(model, letter_tokenizer).embed(["axyz", "bq"])
 
 
 def test_an_encoder_of_the_first_token_takes_its_hidden_state_wherever_the_padding_is():

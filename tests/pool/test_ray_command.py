@@ -124,7 +124,7 @@ def listening(pid: int) -> set[str]:
 def test_a_ray_of_this_machines_own_listens_on_the_loopback_interface_only(
     tmp_path: Path, local: tuple[Path, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     run = start("--dataset", local[0], "--outdir", tmp_path, "--launcher", "ray", "--verbose")
     read_commits(run, 1)
@@ -140,7 +140,7 @@ def test_a_ray_of_this_machines_own_listens_on_the_loopback_interface_only(
 def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_can_be_resumed(
     tmp_path: Path, local: tuple[Path, list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch, how: int, code: int
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rain[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     prompts, expected = local
     arguments = ("--dataset", prompts, "--outdir", tmp_path, "--launcher", "ray", "--verbose")

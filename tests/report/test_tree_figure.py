@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'rain[figs]'")
+pytest.importorskip("matplotlib", reason="needs matplotlib: pip install -e '.[figs]'")
 
 FIGS = Path(__file__).parents[2] / "figs"
 sys.path.insert(0, str(FIGS))

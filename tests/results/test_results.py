@@ -389,15 +389,18 @@ def test_other_weights_under_the_same_name_are_refused_and_unknown_ones_are_not(
     with pytest.raises(RainError, match='weights: "one" there, "two" here'):
         open_with(tmp_path, "two", a="")
     open_with(tmp_path, "one", a="").close()
+    open_with(tmp_path, "one-more", a="").close()  # "one" is what earlier versions wrote of these
 
 
-@pytest.mark.parametrize("change", ["header", "end", "size", "config.json", "nothing"])
+@pytest.mark.parametrize("change", ["header", "middle", "end", "size", "config.json", "nothing"])
 def test_the_fingerprint_of_a_folder_changes_with_its_files(tmp_path: Path, change: str) -> None:
     weights = tmp_path / "model.safetensors"
     (tmp_path / "config.json").write_text("{}")
     content = bytearray((2 << 20).to_bytes(8, "little") + bytes(5 << 20))
     weights.write_bytes(content)
     before = fingerprint(tmp_path)
+    if change == "middle":  # one layer of many
+        content[5 << 19 : 6 << 19] = b"x" * (1 << 19)
     if change in ("header", "end"):
         content[(3 << 19) if change == "header" else -1] = 1
     weights.write_bytes(content + b"x" * (change == "size"))

@@ -256,8 +256,10 @@ def test_a_judge_that_cannot_be_opened_is_named_before_the_first_prompt(
 ) -> None:
     for name in ("OPENAI_API_KEY", "RAIN_JUDGE_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    for judge in ("opnai:gpt", "openai:gpt-4", "hf:./no/such/folder", "keywords:none", "hf:toy"):
+    unknown = ("opnai:gpt", "openai:gpt-4", "hf:./no/such/folder", "hf:no/such", "fluency:no/such", "keywords:none")
+    for judge in (*unknown, "hf:toy"):
         assert judge.partition(":")[2] in refusal(*QUICK, "--judge", judge, "--outdir", tmp_path / "out")
+    assert "nothing to say" in refusal(*QUICK, "--judge", "keywords:modern", "--outdir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

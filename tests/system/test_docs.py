@@ -32,3 +32,10 @@ def test_no_page_names_a_path_outside_of_the_repository(page):
 def test_every_command_that_a_page_shows_exists(page):
     shown = set(re.findall(r"(?:^|`|&& |\()rain ([a-z]+)\b", page.read_text(encoding="utf-8"), flags=re.M))
     assert shown <= set(COMMANDS)
+
+
+def test_nobody_is_told_to_install_what_has_this_name_on_pypi():
+    """It is another project's."""
+    files = [*PAGES, *(ROOT / "rain").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    advice = re.compile(r"pip install ['\"]?rain\b")
+    assert [str(file) for file in files if advice.search(file.read_text(encoding="utf-8"))] == []

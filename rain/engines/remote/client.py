@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from rain.core.concurrency import gather_or_cancel
-from rain.core.errors import RainError, WorkerFault
+from rain.core.errors import RainError, UnclearFault, WorkerFault
 from rain.engines.remote.engine import CompletionRequest, CompletionResult
 from rain.engines.remote.protocol import ProtocolError, read_reply, request_body
-from rain.keys import key_for, origin
+from rain.keys import ENGINE_KEY, key_for, origin
 from rain.terminal import one_line
 from rain.transport import MAX_REPLY_BYTES, ReplyTooLarge, http_client
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-KEY = "RAIN_API_KEY"
 LONGEST_PAUSE = 30.0
 """Seconds: the cap on one pause between tries, unless the server asks for a longer one."""
 
@@ -65,12 +64,11 @@ class RetryPolicy:
 class ServerClient:
     """One server: its address, what the probe has found out about it, and tries until a request is answered.
 
-    The key is RAIN_API_KEY, or for OpenAI's own address OPENAI_API_KEY.
-
     Args:
         url: of the server, with or without /v1.
         policy: with failures.
         vocabulary: number of token ids that the model has, at least.
+        key: the environment variable with its key; OpenAI's own address also takes that of OPENAI_API_KEY.
 
     Attributes:
         url: ends in /v1; without the credentials that it may have been given with.
@@ -82,8 +80,14 @@ class ServerClient:
         asked: when it was last tried (time.monotonic).
     """
 
-    def __init__(self, url: str, policy: RetryPolicy = RetryPolicy(), vocabulary: int = 0) -> None:  # noqa: B008 - frozen
-        self._base = _normal(url)
+    def __init__(
+        self,
+        url: str,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        vocabulary: int = 0,
+        key: str = ENGINE_KEY,
+    ) -> None:
+        self._base, self._key = _normal(url), key
         self.url = origin(self._base) + urlsplit(self._base).path
         self.policy, self.vocabulary = policy, vocabulary
         self.model, self.context = "", UNLIMITED
@@ -98,6 +102,7 @@ class ServerClient:
         Raises:
             Unreachable: no try was answered.
             WorkerFault: the server refuses every request.
+            UnclearFault: the reply is too large.
             RainError: the server refuses this request.
         """
         policy = policy or self.policy
@@ -115,7 +120,11 @@ class ServerClient:
             pause, tries = min(2 * pause, LONGEST_PAUSE), tries + 1
 
     async def complete(self, request: CompletionRequest, policy: RetryPolicy | None = None) -> CompletionResult:
-        """Have a request answered."""
+        """Have a request answered.
+
+        Raises:
+            UnclearFault: the reply makes no sense; see also ``send``.
+        """
         params, parts = request.params, [request]
         if self.one_seed_one_text:
             parts = [request._replace(params=replace(params, n=1, seed=params.seed + i)) for i in range(params.n)]
@@ -125,7 +134,7 @@ class ServerClient:
             pairs = zip(replies, parts, strict=True)
             results = [read_reply(reply, part, self.vocabulary) for reply, part in pairs]
         except ProtocolError as error:
-            raise RainError(f"server {self.url} cannot be used: {error}") from error
+            raise UnclearFault(f"server {self.url} cannot be used: {error}") from error
         return CompletionResult([sample for result in results for sample in result.samples], results[0].cached)
 
     async def close(self) -> None:
@@ -151,7 +160,7 @@ class ServerClient:
             cause = error.__cause__ or error
             if isinstance(cause, ReplyTooLarge):
                 limit = f"{MAX_REPLY_BYTES >> 20} MiB"
-                raise RainError(f"server {self.url} cannot be used: it sends more than {limit} at once") from error
+                raise UnclearFault(f"server {self.url} cannot be used: it sends more than {limit} at once") from error
             raise TransientError(f"connection failed: {_short(str(cause))}") from error
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise TransientError(f"malformed reply: {_short(str(error))}") from error
@@ -165,7 +174,7 @@ class ServerClient:
 
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            key = key_for(self._base, KEY) or "none"
+            key = key_for(self._base, self._key) or "none"
             client = AsyncOpenAI(api_key=key, base_url=self._base, max_retries=0, http_client=http_client())
             client.organization = client.project = client.admin_api_key = None  # they belong to another key
             self._client, self._loop = client, loop
@@ -177,7 +186,7 @@ class ServerClient:
         if status in TRANSIENT or status >= 500:
             return TransientError(f"HTTP {status} {said}".strip(), _seconds(error.response.headers.get("retry-after")))
         if status in (401, 403):
-            return WorkerFault(f"server {self.url} refuses the key (HTTP {status}); set {KEY}")
+            return WorkerFault(f"server {self.url} refuses the key (HTTP {status}); set {self._key}")
         if status == 404:
             return WorkerFault(f"server {self.url} has no such model or path; check --base-url ({said})")
         if status < 400:

@@ -21,6 +21,7 @@ from rain.core.errors import RainError
 from rain.engines.remote.client import RetryPolicy, ServerClient, Unreachable
 from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine
 from rain.engines.remote.probe import probe
+from rain.keys import ENGINE_KEY
 
 LOOK_S = 30.0
 """Seconds in which a lost server must answer a probe."""
@@ -171,6 +172,7 @@ def open_http(
     *,
     vocabulary: int = 0,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+    key: str = ENGINE_KEY,
 ) -> HttpEngine:
     """Return an engine on servers that a probe has found to be fit.
 
@@ -181,11 +183,12 @@ def open_http(
         eos: the model's end ids.
         vocabulary: number of token ids that the model has; the tokenizer's are known anyway.
         policy: with servers that do not answer.
+        key: the environment variable with their key.
 
     Raises:
         RainError: a URL is wrong, a server does not answer or cannot give what RAIN needs.
     """
-    servers = [ServerClient(url, policy, vocabulary) for url in base_url.split(",") if url.strip()]
+    servers = [ServerClient(url, policy, vocabulary, key) for url in base_url.split(",") if url.strip()]
 
     async def probe_all() -> None:
         await asyncio.gather(*(probe(server, tokenizer, modelname) for server in servers))
