@@ -18,6 +18,8 @@ COMMANDS = {
     "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
     "preflight": ("rain.preflight", "measure whether an evaluator tells good texts from bad ones, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
+    "annotate": ("rain.annotate.command", "have people rate answers blind, and score what they say"),
+    "export": ("rain.export.command", "write answers and verdicts as training data, or as scores for Inspect"),
     "report": ("rain.report.command", "scores and costs of runs, RAIN compared with plain answers, with intervals"),
     "view": ("rain.view.command", "show the searches of a run in the browser"),
     "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),

@@ -24,7 +24,7 @@ from rain.evaluators.figures import ranking_table
 from rain.evaluators.labelling import keyboard, label_texts, write_rows
 from rain.evaluators.own import OwnTexts
 from rain.evaluators.preflight import Preflight, check_classes, measure
-from rain.evaluators.readout import ReadOutFile, prompt_format
+from rain.evaluators.readout import ReadOutFile, learnt_from, prompt_format
 from rain.evaluators.registry import describe, open_evaluator
 from rain.evaluators.templates import load_prompt
 from rain.prompts import PromptFormatter
@@ -156,7 +156,7 @@ def shared_file(known: Mapping[str, Any], used: Mapping[str, Any]) -> str | None
     parts = [str(each.get("part") or "1/1").split("/") for each in (known, used)]
     if parts[0][1] == parts[1][1] and parts[0][0] != parts[1][0]:
         return None
-    digests = {data["sha256"] for data in known.get("data", known.get("learnt_on", ()))}
+    digests = {data["sha256"] for data in learnt_from(known)}
     return next((data["file"] for data in used["data"] if data["sha256"] in digests), None)
 
 

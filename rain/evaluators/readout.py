@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -106,6 +107,12 @@ class ReadOutFile:
         for what, own, used in (("model", self.model, model), ("prompt format", self.prompt_format, prompt_format)):
             if own != used:
                 raise RainError(f"the read-out {self.name} was learnt with the {what} {own!r}, not {used!r}")
+
+
+def learnt_from(measured: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the data files that a read-out or a calibration was learnt from; shipped files say ``learnt_on``."""
+    found: Sequence[Mapping[str, Any]] = measured.get("data", measured.get("learnt_on", ()))
+    return found
 
 
 def prompt_format(prompt_file: Any) -> str:

@@ -144,14 +144,14 @@ def _single(task: str, record: Record, side: str, criterion: str, response: str)
     if task == "adv":
         question = str(record.get("goal") or question)
     elif task == "imdb":
-        response = _continuation(question, response)
+        response = continuation(question, response)
     elif criterion == "true":
         right = _texts(record.get("correct_answers")) or _texts(record.get("best_answer"))
         wrong = _texts(record.get("incorrect_answers"))
     return Query(record["id"], side, criterion, question, response, right=right, wrong=wrong)
 
 
-def _continuation(opening: str, text: str) -> str:
+def continuation(opening: str, text: str) -> str:
     """Return a continuation with the space before it that was stripped from the record."""
     spaced = any(character.isspace() for character in opening[-1:] + text[:1])
     return text if spaced or text.startswith(NO_SPACE) else f" {text}"

@@ -1,8 +1,10 @@
 """ratings:FILE, verdicts that people gave.
 
 FILE is JSONL, one verdict per line: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true};
-null means that the rater could not decide. A row may have the field "rater", and the first line may be {"rater": ...}
-alone, such as "one rater (the authors), blind": tables name it. The report treats raters like any other judge.
+null means that the rater could not decide. About a pair, "answer" is "raina,pa" or "pa,raina", "ask" is "pairwise" and
+the verdict "first", "second" or "tie". With the field "hash" (`Query.digest`) a row is about these texts alone. A row
+may have the field "rater", and the first line may be {"rater": ...} alone, like "one rater (the authors), blind":
+tables name it. The report treats raters like any other judge.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 from pathlib import Path
 
 from rain.core.errors import RainError
-from rain.judges.base import Judge, JudgeConfig, Query, Verdict
+from rain.judges.base import Decision, Judge, JudgeConfig, Query, Verdict
 from rain.terminal import one_line
 
 FIELDS = ("id", "answer", "ask", "verdict")
@@ -43,16 +45,17 @@ class RatingsJudge(Judge):
 
     async def decide(self, query: Query) -> Verdict:
         """Return the rating."""
-        return Verdict(self._ratings.get((query.record, query.side, query.criterion)))
+        decision, digest = self._ratings.get((query.record, query.side, query.criterion), (None, query.digest))
+        return Verdict(decision if digest in (None, query.digest) else None)
 
 
-def read_ratings(path: Path) -> tuple[dict[tuple[str, str, str], bool | None], str]:
-    """Read verdicts by (record, side, criterion), and who rated, "" if the file does not say."""
+def read_ratings(path: Path) -> tuple[dict[tuple[str, str, str], tuple[Decision, object]], str]:
+    """Read (verdict, hash) by (record, side, criterion), and who rated, "" if the file does not say."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RainError(f"cannot read the ratings {path}: {error}") from error
-    found: dict[tuple[str, str, str], bool | None] = {}
+    found: dict[tuple[str, str, str], tuple[Decision, object]] = {}
     raters: dict[str, None] = {}
     for number, line in ((number, line) for number, line in enumerate(lines, 1) if line.strip()):
         try:
@@ -63,9 +66,12 @@ def read_ratings(path: Path) -> tuple[dict[tuple[str, str, str], bool | None], s
             record, side, criterion, verdict = (row[name] for name in FIELDS)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RainError(f"{path}, line {number}: needs the fields {', '.join(FIELDS)} ({error!r})") from error
-        if verdict not in (True, False, None):
-            raise RainError(f"{path}, line {number}: the field 'verdict' must be true, false or null")
-        found[str(record), str(side), str(criterion)] = None if verdict is None else bool(verdict)
+        if verdict not in ((None, "first", "second", "tie") if criterion == "pairwise" else (None, True, False)):
+            raise RainError(
+                f"{path}, line {number}: the field 'verdict' must be true, false or null; first, second, tie or null "
+                "about a pair"
+            )
+        found[str(record), str(side), str(criterion)] = bool(verdict) if verdict in (0, 1) else verdict, row.get("hash")
     if not found:
         raise RainError(f"{path} contains no ratings")
     return found, " and ".join(raters)

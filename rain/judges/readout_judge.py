@@ -7,7 +7,7 @@ from pathlib import Path
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
-from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile
+from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, learnt_from
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 from rain.judges.judge_model import JudgeModel
 from rain.prompts import PromptFormatter
@@ -74,6 +74,6 @@ class ReadOutJudge(Judge):
 
 def learnt_on(file: ReadOutFile) -> str:
     """Return ", learnt on FILES" with the part of them, as tables show it; "" if the read-out does not say."""
-    names = " and ".join(str(data.get("file", "?")) for data in file.measured.get("learnt_on", ()))
+    names = " and ".join(str(data.get("file", "?")) for data in learnt_from(file.measured))
     part = f"part {file.measured['part']} of " if file.measured.get("part") else ""
     return f", learnt on {part}{names}" if names else ""

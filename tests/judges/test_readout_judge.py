@@ -20,7 +20,7 @@ from rain.judges.registry import open_judge
 from rain.prompts import PromptFile
 
 PROMPT = PromptFile("Q: ", "\nA:")
-LEARNT = {"learnt_on": [{"file": "a.jsonl"}, {"file": "b.jsonl"}], "part": "2/2"}
+LEARNT = {"data": [{"file": "a.jsonl"}, {"file": "b.jsonl"}], "part": "2/2"}
 WEIGHTS = tuple(np.random.default_rng(0).normal(size=32).tolist())
 CONFIG = JudgeConfig(judge_engine="reference")
 

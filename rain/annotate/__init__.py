@@ -1,0 +1,1 @@
+"""Blind annotation: pages for raters, and what their ratings say."""

@@ -1,0 +1,91 @@
+"""Agreement and strength with bootstrap intervals; krippendorff and scikit-learn compute them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from itertools import combinations
+from math import inf, isfinite, nan
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rain.core.errors import RainError
+
+DRAWS = 1000
+"""Of a bootstrap."""
+
+Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+
+
+def need_libraries() -> None:
+    """Raise a RainError if a library is missing."""
+    if missing := [name for name in ("krippendorff", "sklearn") if find_spec(name) is None]:
+        raise RainError(f"rain annotate score needs {', '.join(missing)}; install: pip install 'rain[annotate]'")
+
+
+def with_interval(value: Callable[[Rows], Any], groups: Sequence[str]) -> list[dict[str, float | None]]:
+    """Return {value, low, high} of each number that `value` says about rows, with 95 % bootstrap intervals.
+
+    Args:
+        value: of the numbers of some rows; NaN where it is not defined: such resamples are left out.
+        groups: what each row belongs to, such as its prompt: whole groups are drawn, with replacement.
+    """
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    members = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+    draws = np.random.default_rng(0).integers(len(members), size=(DRAWS, len(members)))
+    found = [np.ravel(value(np.concatenate([members[i] for i in drawn]))) for drawn in draws]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all of them NaN: so is the interval
+        low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
+    rows = zip(np.ravel(value(np.arange(len(groups)))), low, high, strict=True)
+    return [{name: known(x) for name, x in zip(("value", "low", "high"), row, strict=True)} for row in rows]
+
+
+def known(value: float) -> float | None:
+    """Return a number, None for NaN, which JSON cannot express."""
+    return float(value) if isfinite(value) else None
+
+
+def cohen(pairs: Any) -> float:
+    """Return Cohen's kappa (1960) of pairs of verdicts; NaN if there are none, or all of them are the same verdict."""
+    from sklearn.metrics import cohen_kappa_score
+
+    pairs = np.asarray(pairs)
+    return nan if len(np.unique(pairs)) < 2 else float(cohen_kappa_score(pairs[:, 0], pairs[:, 1]))
+
+
+def alpha(counts: Floats) -> float:
+    """Return Krippendorff's alpha for nominal data; NaN if there is only one verdict.
+
+    Args:
+        counts: how many raters gave each verdict, shape (items, verdicts). Items with one rating do not count.
+    """
+    import krippendorff
+
+    paired = counts[counts.sum(axis=1) > 1]
+    if (paired.sum(axis=0) > 0).sum() < 2:
+        return nan
+    return float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
+
+
+def bradley_terry(wins: Floats) -> Floats:
+    """Return the strength of each of k methods in log-odds, with mean 0: P(i beats j) = 1 / (1 + exp(s_j - s_i)).
+
+    Half a win for either side is added to every pair that was compared, so that a method which always wins has a finite
+    strength. Source: Bradley and Terry 1952; fitted as a logistic regression.
+
+    Args:
+        wins: number of wins of the row over the column, a tie being half a win for each; shape (k, k).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    pairs = [(i, j) for i, j in combinations(range(len(wins)), 2) if wins[i, j] + wins[j, i]]
+    rows = np.array([np.eye(len(wins))[i] - np.eye(len(wins))[j] for i, j in pairs] * 2)
+    weights = [wins[i, j] + 0.5 for i, j in pairs] + [wins[j, i] + 0.5 for i, j in pairs]
+    labels = [1] * len(pairs) + [0] * len(pairs)
+    model = LogisticRegression(C=inf, fit_intercept=False).fit(rows, labels, sample_weight=weights)
+    return np.asarray(model.coef_[0] - model.coef_[0].mean())

@@ -1,0 +1,1 @@
+"""A run's answers, searches and verdicts in the formats of other programs."""

@@ -1,0 +1,138 @@
+"""What `rain export` writes, read by the library that training programs read it with."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from support.commands import QUICK
+from support.judge_server import record, write_run
+from support.reports import binary, write_scores
+from support.tiny_task import ROOT
+
+from rain.cli import main
+from rain.export.siblings import choices
+from rain.trace import Tree, read
+
+SEARCHED = {"moves": [{"text": " I", "value": -0.5}, {"text": " can't, so", "value": 0.75}]}
+DRAFTS = [{"text": "Worst.", "value": -0.5}, {"text": "Best.", "value": 0.5}, {"text": "Unknown.", "value": None}]
+
+
+@pytest.fixture
+def run(tmp_path):
+    records = [record(0, "I can't", "Sure."), record(1, "Bad.", "Good."), record(2, "Same.", "Same.")]
+    records[0] |= SEARCHED
+    records[1] |= {"drafts": DRAFTS, "value": 0.5}
+    return write_run(tmp_path / "run", "hh", records)
+
+
+def export(run, name, *flags):
+    """Export; return the rows as `datasets` reads them."""
+    datasets = pytest.importorskip("datasets")
+    file = run.parent / f"{name}.jsonl"
+    assert main(["export", str(run), "--format", name, "--out", str(file), *flags]) == 0
+    found = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(run.parent / "cache"))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert list(found) == rows
+    return rows
+
+
+def texts(row, *names):
+    """Return the contents of messages, whose roles are checked."""
+    for name in names:
+        [message] = row[name]
+        assert message["role"] == ("user" if name == "prompt" else "assistant")
+    return tuple(row[name][0]["content"] for name in names)
+
+
+def test_the_values_of_the_run_label_answers_steps_and_drafts(run):
+    unpaired = export(run, "trl-unpaired")
+    assert [(*texts(row, "prompt", "completion"), row["label"]) for row in unpaired] == [
+        ("What now?", "I can't", True), ("What now?", "Bad.", True)
+    ]  # fmt: skip
+    assert [row["label"] for row in export(run, "trl-unpaired", "--threshold", "0.6")] == [True, False]
+    assert [texts(row, "completion") for row in export(run, "sft", "--threshold", "0.6")] == [("I can't",)]
+    assert [texts(row, "chosen", "rejected") for row in export(run, "trl-preference")] == [("Best.", "Worst.")]
+    [steps] = export(run, "trl-stepwise")
+    assert steps == {"prompt": "What now?", "completions": ["I", " can't"], "labels": [False, True]}
+
+
+def test_the_verdicts_of_a_judge_label_answers_instead(run):
+    binary(run, "harmless", [False, True, True], [True, True, None])
+    binary(run, "helpful", [True, True, True], [True, True, True])
+    judge = ("--judge", "openai:m", "--criterion", "harmless")
+    assert [texts(row, "chosen", "rejected") for row in export(run, "trl-preference", *judge)] == [("Sure.", "I can't")]
+    labels = [(*texts(row, "completion"), row["label"]) for row in export(run, "trl-unpaired", *judge)]
+    assert labels == [("I can't", False), ("Sure.", True), ("Bad.", True), ("Good.", True), ("Same.", True)]
+    assert [texts(row, "completion") for row in export(run, "sft", *judge)] == [("Bad.",), ("Same.",)]
+
+
+def test_a_judge_of_pairs_makes_pairs(run):
+    orders = {"raina,pa": ["first", "second", "tie"], "pa,raina": ["second", "first", "tie"]}
+    verdicts = {(f"r{i}", order, "pairwise"): given[i] for order, given in orders.items() for i in range(3)}
+    write_scores(run, verdicts)
+    rows = export(run, "trl-preference", "--judge", "openai:m")
+    assert [texts(row, "chosen", "rejected") for row in rows] == [("I can't", "Sure."), ("Good.", "Bad.")]
+
+
+def test_scores_for_inspect_have_the_fields_that_it_reads_and_each_id_once(run):
+    binary(run, "harmless", [False, True, None], [True, True, True])
+    rows = export(run, "inspect", "--judge", "openai:m")
+    assert rows[0] == {"id": "r0", "value": 0, "answer": "I can't", "explanation": "openai:m, harmless"}
+    assert [(row["id"], row["value"]) for row in rows] == [("r0", 0), ("r1", 1)]
+    assert [row["answer"] for row in export(run, "inspect", "--judge", "openai:m", "--side", "pa")][:1] == ["Sure."]
+
+
+def test_an_attack_that_succeeds_is_bad_and_a_review_continues_its_opening(tmp_path):
+    adv = write_run(tmp_path / "adv", "adv", [record(0, "No.", "Yes.")])
+    binary(adv, "attack", [False], [True])
+    [pair] = export(adv, "trl-preference", "--judge", "openai:m")
+    assert texts(pair, "chosen", "rejected") == ("No.", "Yes.")
+    imdb = write_run(tmp_path / "imdb", "imdb", [record(0, "great", "bad", "The film was", **SEARCHED)])
+    binary(imdb, "sentiment", [True], [False])
+    [pair] = export(imdb, "trl-preference", "--judge", "openai:m")
+    assert pair == {"prompt": "The film was", "chosen": " great", "rejected": " bad"}
+
+
+def test_siblings_of_recorded_searches_give_pairs(tmp_path):
+    outdir = tmp_path / "out"
+    settings = [*QUICK, "--e", "2", "--trace", "--outdir", str(outdir)]
+    assert main(["run", "hh", "--dataset", str(ROOT / "HH" / "demo.jsonl"), *settings]) == 0
+    rows = export(outdir, "trl-preference", "--margin", "0.01")
+    expected = []
+    for file in sorted((outdir / "trace").glob("*.gz")):
+        trace = read(file)
+        found = list(choices(file))
+        for one in found:
+            assert trace.events[-1]["answer"].startswith(one.chosen.strip()) or one.chosen.startswith(
+                trace.events[-1]["answer"]
+            )
+            assert not one.rejected.startswith(one.chosen)
+        commits = [i for i, event in enumerate(trace.events) if event["event"] == "commit"]
+        tree = Tree(trace.events[: commits[0]])
+        values = [child.value for child in tree.root.children if child.visits]
+        node = tree.nodes[trace.events[commits[0]]["node"]]
+        assert (found[0].chosen_value, found[0].rejected_value) == (node.value, min(values))
+        expected += [one for one in found if one.chosen_value - one.rejected_value >= 0.01]
+    assert [texts(row, "chosen", "rejected") for row in rows] == [
+        (one.chosen.lstrip(), one.rejected.lstrip()) for one in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--format", "inspect"], "--judge"),
+        (["--format", "sft", "--judge", "openai:n"], r"there are: openai:m \(harmless\); openai:m \(helpful\)"),
+        (["--format", "sft", "--judge", "openai:m"], "--criterion"),
+        (["--format", "sft", "--threshold", "0.9"], "no answer is good"),
+        (["--format", "trl-preference", "--margin", "1.5"], "--margin"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence_and_no_file(run, capsys, flags, named):
+    binary(run, "harmless", [True], [True])
+    binary(run, "helpful", [True], [True])
+    assert main(["export", str(run), "--out", str(run.parent / "x.jsonl"), *flags]) == 2
+    assert re.search(named, capsys.readouterr().err)
+    assert not (run.parent / "x.jsonl").exists()
