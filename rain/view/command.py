@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 from rain.terminal import say
@@ -44,8 +45,6 @@ def _serve(path: Path, port: int, opens: bool) -> int:
     if opens:
         webbrowser.open(url)
     with server:
-        try:
+        with suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
     return 0

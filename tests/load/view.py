@@ -94,8 +94,8 @@ def search(path: Path) -> None:
         return logprobs
 
     toy.log_distribution = endless
-    many = {"candidates": 40, "max_draws": 39, "candidate_temperature": 2.0}
-    config = RainConfig(max_simulations=200, extra_simulations=200, min_visits=199, max_new_tokens=220, **many)
+    many = {"candidates": 24, "max_draws": 48, "candidate_temperature": 2.0}
+    config = RainConfig(max_simulations=200, extra_simulations=200, min_visits=199, max_new_tokens=350, **many)
     with Rain(engine="toy", search=config, evaluator=["random"], preset="none") as model:
         model.generate("Why?", trace=path)
 

@@ -17,7 +17,7 @@ from rain.cli import main
 from rain.judges.queries import queries_for
 from rain.results.run_dir import read_results
 from rain.trace import Tree, read
-from rain.trace.record import FORMAT, TraceWriter, trace_file
+from rain.trace.record import FORMAT, TraceWriter
 from rain.view.page import assemble
 from rain.view.server import make_server
 
@@ -288,8 +288,3 @@ def test_the_server_answers_its_own_address_only(recorded):
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(url + "events?prompt=../x&from=0")
         assert urllib.request.urlopen(url).headers["content-type"].startswith("text/html")
-
-
-def test_the_trace_of_a_prompt_is_found_by_its_id(outdir):
-    for record in read_results(outdir):
-        assert read(trace_file(outdir / "trace", record["id"])).events[0]["id"] == record["id"]
