@@ -332,6 +332,14 @@ def test_a_server_that_stays_away_ends_the_run_in_one_sentence(tmp_path: Path) -
     assert run.written() == ["job-0"]
 
 
+def test_a_device_that_has_failed_costs_its_worker_and_no_prompt(tmp_path: Path) -> None:
+    """After an error of the GPU's own every pass of that process fails, whatever the prompt."""
+    run = Run(tmp_path, "ok", *["device"] * 9, nump=1, pause_s=0.0, concurrency=3)
+    with pytest.raises(RainError, match="no worker can continue.*CUDA error"):
+        run.go()
+    assert run.written() == ["job-0"] and not run.errors()
+
+
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
     run = Run(tmp_path, "ok", "suspend once", "ok", "ok", stall_s=3.0, nump=1).go()
     assert run.summary == (4, 0, 1, False)
