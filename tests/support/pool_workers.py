@@ -72,8 +72,8 @@ FAULTS = {
 
 
 def obey(job: Job, args: WorkerArgs, link: WorkerLink) -> Exception | None:
-    """Follow a payload: kill, suspend, fault or server or device (once), wait (for a named pipe), raise, nan, half (of a
-    message), hang, stop (when asked to) or deaf (to that), signals (of a process started here)."""
+    """Follow a payload: kill, suspend, fault, server or device (once), wait (for a named pipe), raise, nan, half
+    (of a message), hang, stop (when asked to) or deaf (to that), signals (of a process started here)."""
     folder = Path(args.settings)
     marker = folder / f"{job.id}.marker"
     what, _, once = str(job.payload).partition(" ")
