@@ -88,6 +88,7 @@ class HfEngine(Engine):
         for task in self._prefixes.values():
             task.cancel()
         self._prefixes.clear()
+        self.scheduler.pinned_tokens = 0
         self.scheduler.trees.clear()
         restore_model(self.scheduler.runner)
 
