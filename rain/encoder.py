@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 
 from rain.core.errors import RainError
 from rain.core.types import Vector
+from rain.terminal import say
 
 MAX_TOKENS = 256
 
@@ -73,30 +75,38 @@ class MeanPoolingEncoder:
                 if not future.done():  # one that was cancelled must not end the loop for the others
                     future.set_result({text: fresh[text] for text in group})
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> list[Vector]:
         """Embed texts now, in batches of similar length; shape (hidden size,) each.
+
+        Where the GPU has no memory left beside the language model, the encoder moves to the CPU for good.
 
         Raises:
             RainError: a number is infinite or not a number.
         """
         started = time.perf_counter()
         vectors: list[Vector] = []
-        device = next(self.model.parameters()).device
         for start in range(0, len(texts), self.batch):
-            inputs = self.tokenizer(
-                list(texts[start : start + self.batch]),
-                padding=True,
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            ).to(device)
-            hidden = self.model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            first = mask.argmax(1, keepdim=True).expand(-1, 1, hidden.shape[2])  # not 0 where padding is on the left
-            pooled = hidden.gather(1, first)[:, 0] if self.cls else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-            vectors += list(np.asarray(torch.nn.functional.normalize(pooled, dim=1).cpu()))
+            batch = list(texts[start : start + self.batch])
+            try:
+                found = self._embed(batch)
+            except torch.OutOfMemoryError:
+                found = None  # and not embedded here, where the exception still holds the failed pass
+            if found is None:
+                say("rain: out of memory: the sentence encoder moves to the CPU", sys.stderr)
+                self.model.to("cpu")
+                found = self._embed(batch)
+            vectors += found
         self.seconds += time.perf_counter() - started
         if not np.isfinite(vectors).all():
             raise RainError("the sentence encoder computes what is not a number; check --encoder and its files")
         return vectors
+
+    @torch.inference_mode()
+    def _embed(self, texts: list[str]) -> list[Vector]:
+        options = {"padding": True, "truncation": True, "max_length": MAX_TOKENS, "return_tensors": "pt"}
+        inputs = self.tokenizer(texts, **options).to(next(self.model.parameters()).device)
+        hidden = self.model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        first = mask.argmax(1, keepdim=True).expand(-1, 1, hidden.shape[2])  # not 0 where padding is on the left
+        pooled = hidden.gather(1, first)[:, 0] if self.cls else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return list(np.asarray(torch.nn.functional.normalize(pooled, dim=1).cpu()))

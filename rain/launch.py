@@ -74,7 +74,8 @@ def open_launcher(settings: Settings) -> Launcher:
     run = settings.run
     if run.launcher == "ray":
         return RayLauncher(worker_main, settings, run.nump, run.ray_address)
-    return LocalLauncher(worker_main, settings, worker_environments(run.nump, visible_gpus(), cpu_cores()))
+    environments = worker_environments(run.nump, visible_gpus(), cpu_cores(), run.gpu_share)
+    return LocalLauncher(worker_main, settings, environments)
 
 
 class Run:

@@ -65,6 +65,7 @@ class RunConfig:
     e: int | None = setting(None, "one past the last prompt (default: all)", basic=True)
     outdir: str = setting("outdir", "output folder; run the same command again to resume", basic=True)
     nump: int = setting(1, "worker processes; they share the GPUs, or the CPU cores, evenly", low=1, basic=True)
+    gpu_share: int = setting(1, "worker processes that may share one GPU and its memory (local launcher)", low=1)
     concurrency: int = setting(4, "maximum searches at once in each worker", low=1, basic=True)
     launcher: str = setting(
         "local",
@@ -83,6 +84,8 @@ class RunConfig:
         validate(self)
         if self.ray_address and self.launcher != "ray":
             raise RainError("--ray-address needs --launcher ray")
+        if self.gpu_share > 1 and self.launcher == "ray":
+            raise RainError(f"--gpu-share is {self.gpu_share}, but --launcher ray gives every worker whole GPUs")
 
 
 @dataclass(frozen=True)

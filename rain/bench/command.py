@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.aligner import open_encoder
-from rain.bench.rows import Bench, run_greedy, run_searches
+from rain.bench.rows import Bench, machine, run_greedy, run_searches
 from rain.core.config import RainConfig
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
@@ -87,6 +87,7 @@ def with_search(bench: Bench, **changes: Any) -> Bench:
 def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that was asked for, and say how far it is."""
     result: dict[str, Any] = {"settings": bench.config.as_dict(), "rain": {}, "engines": {}, "plain": {}}
+    result["machine"] = machine()
     for name, found in follow(steps(bench, args)):
         key, _, part = name.partition("/")
         if part:
@@ -106,6 +107,8 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     paper = {"max_simulations": PAPER_SIMULATIONS, "extra_simulations": PAPER_EXTRA}
     whole = with_search(bench, max_new_tokens=args.whole_tokens, **paper)
     found = [] if args.no_published else [Step("published", 13 * short, partial(measure_published, bench))]
+    if found and not bench.in_float32:
+        found.append(Step("decisions", 5 * short, partial(measure_decisions, bench, widths)))
     found += [Step(f"rain/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, bench, w)) for w in widths]
     for name in args.engines:
         found.append(Step(f"engines/{name}", short * sum(widths), partial(measure_engine, bench, name, args)))
@@ -136,6 +139,18 @@ def measure_published(bench: Bench) -> dict[str, Any]:
     model, tokenizer = bench.load()
     aligner = bench.aligner(ReferenceEngine(model, tokenizer), tokenizer, eager=True)
     return asyncio.run(run_searches(bench, aligner, 1, 1))
+
+
+def measure_decisions(bench: Bench, widths: Sequence[int]) -> dict[str, Any]:
+    """Return what the first prompt is answered in float32 in both ways; in fewer bits, rounding alone decides at times.
+
+    The searches are short; their times do not count.
+    """
+    model = replace(bench.config.model, dtype="float32")
+    exact = with_search(bench, max_simulations=4, extra_simulations=1, max_new_tokens=4)
+    exact = replace(exact, config=replace(exact.config, model=model))
+    rows = {str(width): measure_rain(exact, width) for width in widths}
+    return {"published": measure_published(exact)["answers"], "rain": {w: row["answers"] for w, row in rows.items()}}
 
 
 def measure_rain(bench: Bench, width: int) -> dict[str, Any]:
@@ -195,7 +210,9 @@ def ratios(result: dict[str, Any]) -> dict[str, Any]:
         base = result["published"]
         for width, row in result["rain"].items():
             found[f"speedup_{width}"] = base["seconds_per_simulation"] / row["seconds_per_simulation"]
-        found["same_decisions"] = all(row["answers"][0] == base["answers"][0] for row in result["rain"].values())
+        exact = {"published": base["answers"], "rain": {w: row["answers"] for w, row in result["rain"].items()}}
+        exact = result.get("decisions", exact)
+        found["same_decisions"] = all(answers[0] == exact["published"][0] for answers in exact["rain"].values())
     if "whole" in result:
         each = result["whole"]["seconds"] / result["whole"]["prompts"]
         for name in ("uncached", "cached"):
@@ -225,5 +242,8 @@ def table(result: dict[str, Any]) -> str:
         )
     values = {f"greedy {name.replace('_', ' ')}": value for name, value in result["plain"].items()} | result["ratio"]
     lines = [f"{name}: {value if isinstance(value, bool) else f'{value:.2f}'}" for name, value in values.items()]
+    if "decisions" in result:
+        lines.append("decisions were compared in short searches in float32")
+    lines.append(f"number format: {', '.join({row['dtype'] for _, row in rows})}; {result['machine']}")
     lines.append(f"paper: RAIN takes {PAPER_RATIO[0]}-{PAPER_RATIO[1]} times the greedy answer without a KV cache")
     return "\n".join([text_table(cells), *lines])

@@ -18,9 +18,12 @@ from rain.costs import total
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
-from rain.models.loading import load_model
+from rain.models.loading import auto_dtype, cpu_features, load_model
+from rain.pool.devices import cpu_cores
 from rain.settings import AlignerConfig
 from rain.text import SentenceEncoder
+
+NUMBER_FEATURES = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"}
 
 
 @dataclass
@@ -38,6 +41,15 @@ class Bench:
     placement: PlacementConfig
     prompts: list[Prompt]
     encoder: SentenceEncoder
+
+    @property
+    def in_float32(self) -> bool:
+        """Whether the model computes in float32 here."""
+        import torch
+
+        chosen = self.config.model.dtype
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return chosen == "float32" or (chosen == "auto" and auto_dtype(device) is torch.float32)
 
     def load(self) -> tuple[Any, Any]:
         """Load the model anew: an engine changes the attention of the one it gets."""
@@ -86,6 +98,7 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     answers = await run_all(bench, aligner, aligner.generate, count, width)
     wall, busy = time.perf_counter() - started, time.thread_time() - busy
     row, after = summarise(answers, wall), aligner.engine.stats()
+    row["dtype"] = aligner.engine.dtype
     row["embedding_share"] = (getattr(bench.encoder, "seconds", 0.0) - embedded) / wall
     if after.passes:
         row["model_share"] = (after.model_seconds - before.model_seconds) / wall
@@ -140,3 +153,9 @@ def peak_memory_mib() -> float:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def machine() -> str:
+    """Return how many CPU cores this process has, and what decides how fast they multiply."""
+    found = sorted(cpu_features() & NUMBER_FEATURES)
+    return f"{cpu_cores()} CPU cores, {' '.join(found) or 'features unknown'}"

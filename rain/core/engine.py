@@ -17,6 +17,9 @@ from rain.core.types import Tokens, Vector
 Decode = Callable[[Sequence[int]], str]
 """Turns token ids into text, special tokens left out."""
 
+SHARERS = "RAIN_MEMORY_SHARERS"
+"""Environment variable: how many workers share the memory of an engine's device."""
+
 Purpose = Literal["baseline", "expand", "add", "rollout"]
 
 BYTES_PER_CHARACTER = 4

@@ -26,3 +26,8 @@ class UnclearFault(RainError):
 
 class WorkerFault(RainError):
     """A fault of what answers, such as a server that is gone, and never of a prompt: another try may succeed."""
+
+
+def is_broken_device(error: Exception) -> bool:
+    """Tell whether no later pass can succeed: after an error of the GPU's own, every call fails until a new start."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.keys import ENGINE_KEY
 from rain.models.loading import DTYPES, QUANTIZATIONS
+from rain.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,9 +52,7 @@ class PlacementConfig:
     )
     max_batch_tokens: int = setting(1024, "hf: maximum tokens of one forward pass", low=1)
     cache_tokens: int = setting(
-        120_000,
-        "hf: approximate KV-cache budget of a worker, in tokens; beyond it the least recently used are evicted",
-        low=1,
+        0, "hf: tokens that a worker caches; beyond, the least recently used go (0: what its memory allows)", low=0
     )
 
     def __post_init__(self) -> None:
@@ -128,7 +128,10 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
         from rain.engines.reference import ReferenceEngine
 
         return ReferenceEngine(loaded, tokenizer), tokenizer
-    return open_loaded(loaded, tokenizer, placement), tokenizer
+    engine = open_loaded(loaded, tokenizer, placement)
+    if not placement.cache_tokens:
+        say(f"rain: {engine.scheduler.cache_tokens} tokens may be cached (--cache-tokens)", sys.stderr)
+    return engine, tokenizer
 
 
 def open_loaded(model: PreTrainedModel, tokenizer: Any, placement: PlacementConfig) -> HfEngine:

@@ -123,19 +123,21 @@ def auto_dtype(device: str | torch.device) -> torch.dtype:
     import torch
 
     if torch.device(device).type == "cpu":
-        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+        has_bfloat16 = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_features()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
     if torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
 
 
-def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Return the names of what the CPU can do, as Linux lists them, such as avx2; empty elsewhere."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
+        return set()
     flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+    return set(flags.split()[1:])
 
 
 def _prepare_embedded(model: Embedded, fetch: Fetch) -> Path:

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from rain.core.engine import SHARERS
 from rain.core.errors import RainError
 
 
@@ -43,24 +44,33 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_environments(nump: int, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
+def worker_environments(nump: int, gpus: Sequence[str], cores: int, share: int = 1) -> list[dict[str, str]]:
     """Return the environment variables that give each worker its share of the machine.
 
-    With GPUs, worker i of p gets GPUs i*k to (i+1)*k - 1, where k = len(gpus) // p; a remainder stays unused. Without
-    GPUs, every worker gets cores // p threads, at least one. The variables must be set before torch is imported.
+    With GPUs, worker i of p gets GPUs i*k to (i+1)*k - 1, where k = len(gpus) // p; a remainder stays unused. If there
+    are more workers than GPUs, the first ``share`` are on the first GPU, and so on. Without GPUs, every worker gets
+    cores // p threads, at least one. The variables must be set before torch is imported.
 
     Args:
         nump: number of worker processes, at least 1 (count).
         gpus: names as in CUDA_VISIBLE_DEVICES, in order; may be empty.
         cores: CPU cores to share (count).
+        share: workers that may be on one GPU (count).
 
     Raises:
-        RainError: there are more processes than GPUs.
+        RainError: there are more processes than the GPUs take.
     """
     if not gpus:
-        return [{"OMP_NUM_THREADS": str(max(1, cores // nump))} for _ in range(nump)]
-    if nump > len(gpus):
-        raise RainError(f"--nump is {nump}, too many processes for {len(gpus)} visible GPUs; use at most {len(gpus)}")
-    share = len(gpus) // nump
+        return [{"OMP_NUM_THREADS": str(max(1, cores // nump)), SHARERS: str(nump)} for _ in range(nump)]
+    if nump > len(gpus) * share:
+        raise RainError(
+            f"--nump is {nump}, too many processes for {len(gpus)} visible GPUs with --gpu-share {share}; use at most "
+            f"{len(gpus) * share}"
+        )
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the order that nvidia-smi counts in
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * share : (i + 1) * share]), **order} for i in range(nump)]
+    each = max(1, len(gpus) // nump)
+    places = [i // share if nump > len(gpus) else i * each for i in range(nump)]
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[place : place + each]), SHARERS: str(places.count(place)), **order}
+        for place in places
+    ]

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from rain.core.errors import RainError, WorkerFault
+from rain.core.errors import RainError, WorkerFault, is_broken_device
 from rain.results.jsonl import encode_json
 
 BEAT_S = 1.0
@@ -157,8 +157,8 @@ class WorkerLink:
 
     def fault(self, job: str, error: Exception) -> None:
         """Report that a job (at start-up: an empty text) could not be done, though not because of what it asks."""
-        sure = isinstance(error, WorkerFault)
-        what = str(error) if sure else f"{type(error).__name__}: {error}"
+        sure = isinstance(error, WorkerFault) or is_broken_device(error)
+        what = str(error) if isinstance(error, WorkerFault) else f"{type(error).__name__}: {error}"
         self._send("fault", job, Fault(f"failed ({what})", sure))
 
     def fatal(self, message: str) -> None:

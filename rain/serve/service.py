@@ -10,7 +10,7 @@ from time import monotonic, time
 from typing import Any
 
 from rain.core.config import Budget
-from rain.core.errors import PromptTooLong, RainError, WorkerFault
+from rain.core.errors import PromptTooLong, RainError, WorkerFault, is_broken_device
 from rain.events import Event
 from rain.library import Rain
 from rain.serve.admission import Admission
@@ -135,11 +135,6 @@ class Service:
             return unavailable(self.broken)
         what = str(error) if isinstance(error, RainError) else f"the model failed ({type(error).__name__})"
         return ApiError(500, what, "engine_error")
-
-
-def is_broken_device(error: Exception) -> bool:
-    """Tell whether no later pass can succeed: after an error of the GPU's own, every call fails until a new start."""
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 def _within(budget: Budget, deadline: float | None) -> Budget:

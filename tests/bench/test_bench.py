@@ -33,7 +33,8 @@ def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
     assert result["ratio"]["rain_over_plain_uncached"] == pytest.approx(whole)
     assert result["plain"]["uncached_tokens"] == result["plain"]["cached_tokens"] == 4
     printed = capsys.readouterr()
-    assert "baseline implementation" in printed.out
+    assert "baseline implementation" in printed.out and "number format: float32; " in printed.out
+    assert "CPU cores, " in result["machine"] and "decisions" not in result
     assert "min left" in printed.err
 
 
@@ -42,3 +43,14 @@ def test_more_searches_than_prompts_are_refused(tmp_path: Path, capsys: pytest.C
     prompts.write_text('{"question": "a"}\n{"question": "b"}\n')
     assert main(["bench", "--dataset", str(prompts), "--concurrency", "3", "--whole", "0"]) == 2
     assert "go up to 2, the number of prompts" in capsys.readouterr().err
+
+
+def test_in_bfloat16_decisions_are_compared_in_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, found = str(save_tiny_model(tmp_path / "tiny", 8192)), tmp_path / "bench.json"
+    flags = ["--modelname", model, "--dtype", "bfloat16", "--concurrency", "1", "--whole", "0", *SHORT]
+    assert main(["bench", *flags, "--json", str(found)]) == 0
+    result = json.loads(found.read_text())
+    assert (result["published"]["dtype"], result["rain"]["1"]["dtype"]) == ("bfloat16", "bfloat16")
+    assert result["decisions"]["rain"]["1"] == result["decisions"]["published"] != result["rain"]["1"]["answers"]
+    assert result["ratio"]["same_decisions"] is True
+    assert "compared in short searches in float32" in capsys.readouterr().out

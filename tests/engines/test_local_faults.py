@@ -198,3 +198,13 @@ def test_linear_layers_stay_as_they_are_where_pytorch_has_no_onednn(monkeypatch)
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(torch.ops, "mkldnn", object())
         assert not can_pack(torch.nn.Linear(4, 4).to(dtype))
+
+
+def test_a_model_on_several_gpus_is_refused_on_the_tree_cache_and_one_that_is_offloaded_in_part_is_not():
+    model = tiny_model()
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu", "lm_head": 0}
+    HfEngine(model, ToyTokenizer())
+    model = tiny_model()
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    with pytest.raises(RainError, match="on 2 GPUs.*--engine vllm"):
+        HfEngine(model, ToyTokenizer())

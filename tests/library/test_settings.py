@@ -35,6 +35,7 @@ OTHER_VALUES = {
     "e": 7,
     "outdir": "x",
     "nump": 7,
+    "gpu_share": 7,
     "concurrency": 7,
     "launcher": "ray",
     "skip_bad": True,
@@ -49,7 +50,7 @@ OTHER_VALUES = {
     "max_new_tokens": 7,
 }
 NOT_HASHED = {*"max_batch_tokens cache_tokens device_map dataset s e outdir nump concurrency launcher".split()}
-NOT_HASHED |= {"skip_bad", "verbose", "preset"}
+NOT_HASHED |= {"gpu_share", "skip_bad", "verbose", "preset"}
 GIVEN = {"modelname": "none", "templates": str(HH.path(HH.template))}
 
 

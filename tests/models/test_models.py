@@ -3,6 +3,7 @@
 import http.server
 import os
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -230,11 +231,13 @@ def test_the_hub_counts_as_reachable_if_it_answers_at_all(no_hub, monkeypatch):
     assert not hub_reachable()
 
 
-def test_automatic_number_format_follows_the_processor(tmp_path):
+def test_automatic_number_format_follows_the_processor(tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx2 avx512f\n")
-    assert not models._cpu_has_bfloat16(cpuinfo)
+    assert "avx2" in models.cpu_features(cpuinfo)
+    monkeypatch.setattr(models, "cpu_features", partial(models.cpu_features, cpuinfo))
+    assert auto_dtype("cpu") is torch.float32
     cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n")
-    assert models._cpu_has_bfloat16(cpuinfo)
-    assert not models._cpu_has_bfloat16(tmp_path / "missing")
-    assert auto_dtype("cpu") in (torch.float32, torch.bfloat16)
+    assert auto_dtype("cpu") is torch.bfloat16
+    cpuinfo.unlink()
+    assert auto_dtype("cpu") is torch.float32

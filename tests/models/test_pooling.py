@@ -83,3 +83,28 @@ def test_an_encoder_of_the_first_token_takes_its_hidden_state_wherever_the_paddi
         assert np.allclose(found, firsts)
     mean = MeanPoolingEncoder(model, letter_tokenizer).embed(["axyz"])[0]
     assert not np.allclose(mean, firsts[0])
+
+
+class CrowdedEncoder(LetterEncoder):
+    """An encoder that finds no memory where it is."""
+
+    moved = ""
+
+    def forward(self, input_ids, attention_mask):
+        if not self.moved:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return super().forward(input_ids, attention_mask)
+
+    def to(self, device):
+        assert not self.moved, "it moves once, for good"
+        self.moved = device
+        return super().to(device)
+
+
+def test_an_encoder_that_finds_no_memory_beside_the_model_goes_on_on_the_cpu(capsys):
+    crowded, roomy = (kind().requires_grad_(False) for kind in (CrowdedEncoder, LetterEncoder))
+    texts = ["axyz", "bq", "c"]
+    encoder = MeanPoolingEncoder(crowded, letter_tokenizer, batch=2)
+    assert np.allclose(encoder.embed(texts), MeanPoolingEncoder(roomy, letter_tokenizer).embed(texts))
+    assert crowded.moved == "cpu"
+    assert capsys.readouterr().err == "rain: out of memory: the sentence encoder moves to the CPU\n"

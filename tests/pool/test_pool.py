@@ -332,6 +332,14 @@ def test_a_server_that_stays_away_ends_the_run_in_one_sentence(tmp_path: Path) -
     assert run.written() == ["job-0"]
 
 
+def test_a_device_that_has_failed_costs_its_worker_and_no_prompt(tmp_path: Path) -> None:
+    """After an error of the GPU's own every pass of that process fails, whatever the prompt."""
+    run = Run(tmp_path, "ok", *["device"] * 9, nump=1, pause_s=0.0, concurrency=3)
+    with pytest.raises(RainError, match="no worker can continue.*CUDA error"):
+        run.go()
+    assert run.written() == ["job-0"] and not run.errors()
+
+
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
     run = Run(tmp_path, "ok", "suspend once", "ok", "ok", stall_s=3.0, nump=1).go()
     assert run.summary == (4, 0, 1, False)
@@ -456,14 +464,34 @@ def test_gpus_are_shared_evenly_and_in_order(nump: int, gpus: str, expected: lis
     assert [share["CUDA_VISIBLE_DEVICES"] for share in worker_environments(nump, list(gpus), 64)] == expected
 
 
-def test_without_gpus_the_cores_are_shared() -> None:
-    threads = [worker_environments(nump, [], 8)[-1]["OMP_NUM_THREADS"] for nump in (1, 3, 8, 9)]
-    assert threads == ["8", "2", "1", "1"]
+@pytest.mark.parametrize(
+    ("nump", "expected", "sharers"),
+    [
+        (1, ["0,1"], [1]),
+        (2, ["0", "1"], [1, 1]),
+        (3, ["0", "0", "1"], [2, 2, 1]),
+        (4, ["0", "0", "1", "1"], [2] * 4),
+    ],
+)
+def test_a_gpu_may_have_several_workers_which_share_its_memory(
+    nump: int, expected: list[str], sharers: list[int]
+) -> None:
+    found = worker_environments(nump, ["0", "1"], 64, share=2)
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == expected
+    assert [int(each["RAIN_MEMORY_SHARERS"]) for each in found] == sharers
+
+
+def test_without_gpus_the_cores_and_the_memory_are_shared() -> None:
+    found = [worker_environments(nump, [], 8)[-1] for nump in (1, 3, 8, 9)]
+    assert [each["OMP_NUM_THREADS"] for each in found] == ["8", "2", "1", "1"]
+    assert [each["RAIN_MEMORY_SHARERS"] for each in found] == ["1", "3", "8", "9"]
 
 
 def test_more_processes_than_gpus_are_refused() -> None:
     with pytest.raises(RainError, match="--nump is 3.* 2 visible GPUs"):
         worker_environments(3, ["0", "1"], 4)
+    with pytest.raises(RainError, match="--nump is 7.* --gpu-share 3; use at most 6"):
+        worker_environments(7, ["0", "1"], 4, share=3)
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,16 @@ def broken(args: WorkerArgs, link: WorkerLink) -> None:
         link.fault(job.id, RuntimeError("device lost"))
 
 
-FAULTS = {"fault": KeyError("a fault"), "server": WorkerFault("server http://x is gone")}
+FAULTS = {
+    "fault": KeyError("a fault"),
+    "server": WorkerFault("server http://x is gone"),
+    "device": RuntimeError("CUDA error: an illegal memory access was encountered"),
+}
 
 
 def obey(job: Job, args: WorkerArgs, link: WorkerLink) -> Exception | None:
-    """Follow a payload: kill, suspend, fault or server (once), wait (for a named pipe), raise, nan, half (of a
-    message), hang, stop (when asked to) or deaf (to that), signals (of a process started here)."""
+    """Follow a payload: kill, suspend, fault, server or device (once), wait (for a named pipe), raise, nan, half
+    (of a message), hang, stop (when asked to) or deaf (to that), signals (of a process started here)."""
     folder = Path(args.settings)
     marker = folder / f"{job.id}.marker"
     what, _, once = str(job.payload).partition(" ")

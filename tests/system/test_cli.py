@@ -193,7 +193,8 @@ def test_a_broken_data_set_is_named_in_one_sentence(what: str, tmp_path: Path) -
         (["--preset", "fast"], "--preset is 'fast'"),
         (["--templates", "none.txt"], "none.txt"),
         (["--calibration", "none.json"], "none.json"),
-        (["--cache-tokens", 0], "--cache-tokens is 0"),
+        (["--gpu-share", 2, "--launcher", "ray"], "--gpu-share is 2"),
+        (["--cache-tokens", -1], "--cache-tokens is -1"),
         (["--modelname", "./no/such/model", "--engine", "hf", "--e", 1], "./no/such/model"),
     ],
 )

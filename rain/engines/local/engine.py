@@ -14,6 +14,7 @@ from rain.core.errors import RainError
 from rain.core.types import Tokens, Vector
 from rain.engines.local import sequence
 from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.memory import measured_cache
 from rain.engines.local.scheduler import Scheduler
 from rain.engines.local.self_check import restore_model, verified_model
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
@@ -27,18 +28,20 @@ class HfEngine(Engine):
         model, tokenizer: loaded; the model's attention is replaced by the packed tree attention.
         max_batch_tokens: query tokens of one forward pass, at most.
         cache_tokens: approximate number of cached tokens of all sessions together (a token takes 2 x layers x
-            key-value heads x head size numbers).
+            key-value heads x head size numbers); 0: as many as the free memory allows, see ``measured_cache``.
 
     Raises:
         RainError: the model cannot run on the tree cache.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, *, max_batch_tokens: int = 1024, cache_tokens: int = 120_000
+        self, model: PreTrainedModel, tokenizer: Any, *, max_batch_tokens: int = 1024, cache_tokens: int = 0
     ) -> None:
         self.model, self.tokenizer, self.decode = model, tokenizer, decoder(tokenizer)
-        self.scheduler = Scheduler(verified_model(model), max_batch_tokens, cache_tokens)
         self.context = context_length(model)
+        runner = verified_model(model)
+        cache_tokens = cache_tokens or measured_cache(runner, min(max_batch_tokens, self.context))
+        self.scheduler = Scheduler(runner, max_batch_tokens, cache_tokens)
         self.eos = end_ids(model.generation_config, tokenizer)
         self.dtype = dtype_name(model)
         self.vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -60,6 +63,7 @@ class HfEngine(Engine):
     async def _compute(self, tokens: Tokens) -> KvTree:
         tree = KvTree()  # not one of the scheduler's trees: those may be evicted
         await self.scheduler.run([LogprobsSequence(tree, list(tokens), Usage(), 1)])
+        self.scheduler.pinned_tokens += len(tree)
         return tree
 
     def cached_prefix(self, prefix: Sequence[int]) -> KvTree | None:
@@ -84,6 +88,7 @@ class HfEngine(Engine):
         for task in self._prefixes.values():
             task.cancel()
         self._prefixes.clear()
+        self.scheduler.pinned_tokens = 0
         self.scheduler.trees.clear()
         restore_model(self.scheduler.runner)
 

@@ -14,9 +14,12 @@ ROOT = -1
 NOTHING_READ = np.zeros(0)
 
 
+SPARE = 1.5
+
+
 def capacity_for(slots: int) -> int:
     """Return the capacity to allocate for so many slots, so that growing copies each slot a few times at most."""
-    return max(256, slots + slots // 2)
+    return max(256, int(SPARE * slots))
 
 
 class LayerStore:

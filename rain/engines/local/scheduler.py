@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 import torch
@@ -14,11 +15,18 @@ from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
 from rain.engines.local.sampling import NextTokenDistribution, read_rows
 from rain.engines.local.sequence import Sequence
+from rain.terminal import say
 
 EVENT_LOOP_YIELDS = 8
 """Turns of the event loop between two passes. A result wakes its search through nested gathers, a turn each, and the
 search then makes its next requests; a pass that started earlier would go out half full. Eight are more than any chain
 takes, and a turn costs microseconds."""
+
+KEPT = 0.8
+"""Share of the cache that stays when memory runs out."""
+
+LEAST_PASSES = 4
+"""Full passes whose tokens the cache may hold even then; it was the pass that was too large, if that is too much."""
 
 
 class Scheduler:
@@ -28,11 +36,12 @@ class Scheduler:
         runner: runs the passes.
         max_batch_tokens: query tokens of one pass, at most.
         cache_tokens: approximate number of slots of all trees together; beyond it the least recently used trees are
-            evicted, and recomputed if they are needed again.
+            evicted, and recomputed if they are needed again. It becomes less after memory ran out.
 
     Attributes:
         batch_limit: query tokens of the next pass, at most: less than ``max_batch_tokens`` after memory ran out.
         trees: of all sessions.
+        pinned_tokens: slots of cached prefixes, which are never evicted.
     """
 
     def __init__(self, runner: ModelRunner, max_batch_tokens: int, cache_tokens: int) -> None:
@@ -41,7 +50,8 @@ class Scheduler:
         self.cache_tokens = cache_tokens
         self.trees: list[KvTree] = []
         self.requests: list[Request] = []
-        self._steps = self._evictions = 0
+        self._warned = False
+        self.pinned_tokens = self._steps = self._evictions = 0
         self._model_seconds = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -73,27 +83,39 @@ class Scheduler:
     def step(self) -> None:
         """Run one pass and hand out its results.
 
-        If memory runs out, the pass is halved until it has one token; then the oldest request is tried without the
-        caches of all others, and fails if it cannot be computed even so.
+        If memory runs out, a fifth of the cache is evicted (from then on it holds no more) and the pass halved, again
+        until it has one token; then the oldest request is tried without the caches of all others, and fails if it
+        cannot be computed even so.
         """
         self._steps += 1
-        admitted = self._admitted()
+        admitted, alone = self._admitted(), False
         active = _unfinished(admitted)
         # A pass adds at most batch_limit slots, so that the cache stays within its budget after it.
         self._make_room(active, self.cache_tokens - self.batch_limit)
+        budget = self._used()
         while not self._try_batch(active):
+            budget = int(KEPT * budget)
+            self._learn(budget)
             if self.batch_limit > 1:
                 self.batch_limit //= 2
-            elif len(admitted) > 1:
-                admitted = admitted[:1]
+            elif not alone:
+                admitted, alone, budget = admitted[:1], True, 0
                 active = _unfinished(admitted)
             else:
                 admitted[0].fail(RainError("out of memory with a single token; use a smaller model or --dtype"))
                 break
-            self._make_room(active, 0)
+            self._make_room(active, budget)
         self.batch_limit = min(self.max_batch_tokens, self.batch_limit * 2)
         for request in self.requests:
             request.settle()
+
+    def _learn(self, budget: int) -> None:
+        """Hold no more tokens than this from now on, though at least some passes' worth: memory has run out."""
+        if not self._warned:
+            kept = "rain: out of memory: some cached tokens are dropped, and fewer kept from now on (--cache-tokens)"
+            say(kept, sys.stderr)
+        self._warned = True
+        self.cache_tokens = min(self.cache_tokens, max(budget, LEAST_PASSES * self.max_batch_tokens))
 
     def _try_batch(self, active: list[Sequence]) -> bool:
         """Plan and run one pass; return False if memory ran out."""
@@ -115,13 +137,16 @@ class Scheduler:
         total = 0
         for place, request in enumerate(requests):
             total += request.size
-            if place and total > self.cache_tokens:
+            if place and total > self.cache_tokens - self.pinned_tokens:
                 return requests[:place]
         return requests
 
+    def _used(self) -> int:
+        return self.pinned_tokens + sum(map(len, self.trees))
+
     def _make_room(self, active: list[Sequence], budget: int) -> None:
         """Evict idle trees, the least recently used first, then whatever no active sequence needs."""
-        used = sum(map(len, self.trees))
+        used = self._used()
         if used <= budget:
             return
         busy = {item.tree for item in active}

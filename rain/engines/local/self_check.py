@@ -45,6 +45,9 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
             f"{kind} has {', '.join(sorted(lengths))} rotary positions, which change with the length of a text; use "
             "--engine reference"
         )
+    gpus = set(getattr(model, "hf_device_map", {}).values()) - {"cpu", "disk"}
+    if len(gpus) > 1:
+        raise RainError(f"{kind} lies on {len(gpus)} GPUs, and the tree cache needs it on one; use --engine vllm")
     tokens = check_tokens(model)
     plain = plain_logits(model, tokens[:COMMON] + tokens[-BRANCH:])
     try:

@@ -1,0 +1,105 @@
+"""How many tokens the cache may hold: what is free on each device of the model, divided by what a token takes there."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from rain.core.engine import SHARERS
+from rain.engines.local.attention import TreeBatch
+from rain.engines.local.kv_cache import ROOT, SPARE, KvTree
+from rain.engines.local.model_runner import ModelRunner
+
+GPU_SHARE, CPU_SHARE = 0.9, 0.5
+"""Of the memory that is free beside the weights, and on a GPU beside the activations of a full pass, too."""
+
+
+
+def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
+    """Return how many tokens may be cached, at least one; on several GPUs the fullest decides.
+
+    Args:
+        runner: with the model in place; on a GPU, a full pass is run, and what that leaves free is counted.
+        batch_tokens: query tokens of a full pass.
+    """
+    size = _bytes_per_token(runner, batch_tokens if runner.device.type == "cuda" else 1)
+    return max(1, int(min(_free(device) / (SPARE * each) for device, each in size.items())))
+
+
+def _bytes_per_token(runner: ModelRunner, count: int) -> Counter[torch.device]:
+    """Run a pass of ``count`` tokens, or of fewer if these do not fit; return what one takes on each device."""
+    while True:
+        tree = KvTree()
+        chain = [tree.append(slot - 1 if slot else ROOT, 0)[0] for slot in range(count)]
+        batch = TreeBatch(tree)
+        batch.add(chain, count)
+        try:
+            runner.forward([batch], [count - 1])
+            break
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+        count //= 2
+    found: Counter[torch.device] = Counter()
+    for layer in tree.layers:
+        for held in (layer.keys, layer.values):
+            found[held.device] += held[:, 0].numel() * held.element_size()
+    return found
+
+
+def _free(device: torch.device) -> float:
+    """Return the bytes of a device that this worker's cache may take."""
+    sharers = int(os.environ.get(SHARERS, 1))
+    if device.type != "cuda":
+        return CPU_SHARE / sharers * free_cpu_memory()
+    free, total = torch.cuda.mem_get_info(device)
+    return GPU_SHARE * max(0, min(free, total // sharers - torch.cuda.memory_reserved(device)))
+
+
+def free_cpu_memory(root: Path = Path("/")) -> int:
+    """Return the bytes of main memory that this process may still take: of the machine, and of its control groups.
+
+    Args:
+        root: where ``proc`` and ``sys`` are (Linux); elsewhere 8 GiB are taken to be free.
+    """
+    found = [_number(root / "proc/meminfo", "MemAvailable:", 1024)]
+    found += [_left(folder) for folder in _control_groups(root)]
+    return min((bytes for bytes in found if bytes is not None), default=8 << 30)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's memory groups, of either version, and of those around them."""
+    mounts = {"": root / "sys/fs/cgroup", "memory": root / "sys/fs/cgroup/memory"}
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, kinds, path in (line.split(":", 2) for line in lines):
+        if kinds in mounts:
+            inside = Path(path.lstrip("/"))
+            yield from (mounts[kinds] / part for part in (inside, *inside.parents))
+
+
+def _left(group: Path) -> int | None:
+    """Return a group's limit less what it holds, files that the kernel can drop not counted; None: no limit."""
+    for limit, used, files in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        most, held = _number(group / limit), _number(group / used)
+        if most is not None and held is not None:
+            return max(0, most - held + (_number(group / "memory.stat", files) or 0))
+    return None
+
+
+def _number(file: Path, name: str = "", unit: int = 1) -> int | None:
+    """Return the number in a file, or the one after a name, times its unit; None if there is none."""
+    try:
+        words = file.read_text().split()
+        return int(words[words.index(name) + 1 if name else 0]) * unit
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,145 @@
+"""The cache follows the memory of its device: measured at start-up, learnt when memory runs out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_models import tiny_model
+
+from rain.core.engine import SamplingParams
+from rain.engines.local import memory
+from rain.engines.local.engine import HfEngine
+from rain.engines.toy import ToyTokenizer
+
+TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes. ")
+LAYERS, HEADS, SIZE = 2, 2, 8  # of the tiny model's keys and values
+
+
+def opened(dtype=torch.float32, **limits):
+    torch.set_num_threads(1)
+    return HfEngine(tiny_model().to(dtype), ToyTokenizer(), **limits)
+
+
+@pytest.mark.parametrize(("dtype", "bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
+@pytest.mark.parametrize("sharers", [1, 3])
+def test_the_budget_is_half_of_the_free_memory_by_what_a_token_takes_with_room_to_grow(
+    dtype, bytes, sharers, monkeypatch
+):
+    monkeypatch.setattr(memory, "free_cpu_memory", lambda: 1 << 20)
+    monkeypatch.setenv(memory.SHARERS, str(sharers))
+    token = 2 * LAYERS * HEADS * SIZE * bytes
+    assert opened(dtype).scheduler.cache_tokens == int((1 << 20) / 2 / sharers / (1.5 * token))
+    assert opened(dtype, cache_tokens=77).scheduler.cache_tokens == 77
+
+
+def test_no_free_memory_at_all_still_leaves_an_engine_that_answers(monkeypatch):
+    monkeypatch.setattr(memory, "free_cpu_memory", lambda: 0)
+    engine = opened()
+    assert engine.scheduler.cache_tokens == 1
+    asyncio.run(engine.session("s").next_logprobs(TEXT, top=1))
+
+
+def test_on_a_gpu_what_is_free_after_a_full_pass_counts_and_a_shared_gpu_counts_in_parts(monkeypatch):
+    free, total, held = 30 << 30, 80 << 30, 15 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held)
+    gpu = torch.device("cuda", 0)
+    assert memory._free(gpu) == 0.9 * free
+    monkeypatch.setenv(memory.SHARERS, "4")
+    assert memory._free(gpu) == pytest.approx(0.9 * (total / 4 - held))
+    monkeypatch.setenv(memory.SHARERS, "8")
+    assert memory._free(gpu) == 0
+
+
+def machine(root: Path, groups: str, **files: str) -> Path:
+    """Make the files of a machine with 8,000 KiB of memory available."""
+    files = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n", "proc/self/cgroup": groups, **files}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+KIB = 1024
+GROUPS = {
+    "none": ("", {}, 8000),
+    "version 2, the group around": (
+        "0::/a/b\n",
+        {
+            "sys/fs/cgroup/a/memory.max": f"{5000 * KIB}",
+            "sys/fs/cgroup/a/memory.current": f"{3000 * KIB}",
+            "sys/fs/cgroup/a/memory.stat": f"anon 7\ninactive_file {1000 * KIB}\n",
+            "sys/fs/cgroup/a/b/memory.max": "max",
+            "sys/fs/cgroup/a/b/memory.current": f"{3000 * KIB}",
+        },
+        3000,
+    ),
+    "version 1, seen from inside": (
+        "4:memory:/elsewhere\n2:cpu:/\n",
+        {
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{600 * KIB}",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{500 * KIB}",
+        },
+        100,
+    ),
+    "version 1, unlimited": (
+        "4:memory:/\n",
+        {
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1",
+        },
+        8000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_process_may_take_what_machine_and_control_groups_leave(name, tmp_path):
+    groups, files, kib = GROUPS[name]
+    assert memory.free_cpu_memory(machine(tmp_path, groups, **files)) == kib * KIB
+
+
+def test_without_such_files_some_memory_is_taken_to_be_free(tmp_path):
+    assert memory.free_cpu_memory(tmp_path) == 8 << 30
+
+
+def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
+    """A cache of 400 tokens fits; without learning, every few passes would run out of memory anew."""
+    engine, room, failures, left = opened(max_batch_tokens=16, cache_tokens=10_000), 400, [], []
+
+    def fail(module, inputs):
+        used = sum(map(len, engine.scheduler.trees))
+        left.append(used)
+        if used > room:
+            failures.append(used)
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    engine.model.model.layers[1].register_forward_pre_hook(fail)
+
+    async def run():
+        sessions = [engine.session(str(i)) for i in range(12)]
+        for turn in range(4):
+            for number, session in enumerate(sessions):
+                await session.generate((*TEXT, number), SamplingParams(n=3, max_tokens=6, seed=turn))
+
+    asyncio.run(run())
+    assert 0 < len(failures) < 5
+    assert 0.6 * room < engine.scheduler.cache_tokens <= 0.8 * (room + 16)
+    assert min(left[len(left) // 2 :]) > 0.5 * room, "what fits stays cached"
+    assert capsys.readouterr().err.count("out of memory") == 1
+
+
+def test_cached_prefixes_count():
+    engine = opened(cache_tokens=100, max_batch_tokens=10)
+
+    async def run():
+        await engine.cache_prefix(TEXT)
+        for number in range(6):
+            await engine.session(str(number)).next_logprobs((*TEXT, number, *TEXT[:15]), top=1)
+
+    asyncio.run(run())
+    assert engine.scheduler.pinned_tokens == len(TEXT)
+    assert sum(map(len, engine.scheduler.trees)) <= 100 - len(TEXT)
