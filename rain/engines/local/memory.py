@@ -18,7 +18,6 @@ GPU_SHARE, CPU_SHARE = 0.9, 0.5
 """Of the memory that is free beside the weights, and on a GPU beside the activations of a full pass, too."""
 
 
-
 def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
     """Return how many tokens may be cached, at least one; on several GPUs the fullest decides.
 
