@@ -313,6 +313,10 @@ def test_a_budget_ends_an_answer_with_what_is_committed(library, ask):
         reply = response.json()
         assert content(response) == expected
         assert (reply["choices"][0]["finish_reason"], reply["rain"]["finish"]) == ("length", "budget")
+    tokens = whole.prompt_tokens + 5
+    plain = ask(model="toy", rain={"budget": {"tokens": tokens}})
+    assert content(plain) == library.baseline("What now?", budget=Budget(tokens=tokens)).text
+    assert plain.json()["rain"]["finish"] == "budget" and plain.json()["usage"]["completion_tokens"] == 5
 
 
 @pytest.mark.parametrize("header", ["simulations", "hours=3", "seconds=nan", "seconds=1e999", "tokens=1,tokens=2", "="])
