@@ -222,7 +222,7 @@ class Rain:
             else:
                 prepared, budget = self._prepare(prompt, **rest)
             if plain:
-                begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE)
+                begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE, budget)
             else:
                 begun = self.aligner.begin(prepared, budget, evaluator, method)
             await send_events(begun, budget.seconds if budget else 0, put)

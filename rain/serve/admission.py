@@ -44,9 +44,12 @@ class Admission:
         """Refuse so many further searches if there is no room for them.
 
         Raises:
-            ApiError: 429 with the time after which there may be room.
+            ApiError: 429 with the time after which there may be room; 400 if there never is.
         """
-        if self.admitted + searches > self.concurrency + self.max_queue:
+        places = self.concurrency + self.max_queue
+        if searches > places:
+            raise ApiError(400, f"n: this server takes {places} at most", "invalid_value", "n")
+        if self.admitted + searches > places:
             wait = min(LONGEST_WAIT, math.ceil(self._seconds * max(1, self.waiting) / self.concurrency))
             message = f"{self.running} searches are running and {self.waiting} are waiting; try again in {wait} s"
             raise ApiError(429, message, "rate_limit_exceeded", headers={"Retry-After": str(wait)})

@@ -105,7 +105,8 @@ class Routes:
         return self.service
 
     def _card(self, rain: Rain, id: str) -> dict[str, object]:
-        created, limit = int(self.service.started), rain.aligner.engine.context
+        created = int(self.service.started)
+        limit = min(rain.aligner.engine.context, rain.aligner.config.search.maxlen)
         return {"id": id, "object": "model", "created": created, "owned_by": "rain", "max_model_len": limit}
 
     async def _answer(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:

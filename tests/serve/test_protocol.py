@@ -262,7 +262,7 @@ def test_the_models_are_listed_and_described(client):
         cards = client.get(f"{prefix}/models").json()
         assert [card["id"] for card in cards["data"]] == ["rain/toy", "toy", "best-of-16/toy"]
         assert client.get(f"{prefix}/models/rain/toy").json() == cards["data"][0]
-        assert cards["data"][0]["max_model_len"] == 1 << 16
+        assert cards["data"][0]["max_model_len"] == 2048, "as n_ctx of a prompt that is too long"
         assert refusal(client.get(f"{prefix}/models/rain/other"), 404)["code"] == "model_not_found"
     assert client.get("/version").json()["version"]
     assert client.get("/health").json() == {"status": "ok"}
@@ -313,6 +313,10 @@ def test_a_budget_ends_an_answer_with_what_is_committed(library, ask):
         reply = response.json()
         assert content(response) == expected
         assert (reply["choices"][0]["finish_reason"], reply["rain"]["finish"]) == ("length", "budget")
+    tokens = whole.prompt_tokens + 5
+    plain = ask(model="toy", rain={"budget": {"tokens": tokens}})
+    assert content(plain) == library.baseline("What now?", budget=Budget(tokens=tokens)).text
+    assert plain.json()["rain"]["finish"] == "budget" and plain.json()["usage"]["completion_tokens"] == 5
 
 
 @pytest.mark.parametrize("header", ["simulations", "hours=3", "seconds=nan", "seconds=1e999", "tokens=1,tokens=2", "="])
