@@ -23,7 +23,7 @@ from tree_drawing import GREY, INK, colour, draw_tree, tree_size
 from rain.core.errors import RainError
 from rain.core.tree import Node
 from rain.core.types import Tokens
-from rain.generation import Generation
+from rain.methods.base import Generation
 from rain.report.paper import load_paper
 from rain.stats import wilson
 
