@@ -88,7 +88,7 @@ def rewound(answer: Answer) -> int:
 
 def price(answer: Answer) -> Json:
     """Return what one answer cost, and how sure the search was of it."""
-    value = answer.commits[-1].value if answer.commits else None
+    value = answer.commits[-1].value if answer.commits else answer.value
     counts = {name: answer.cost.get(name, 0) for name in COUNTS}
     own = {"finish": answer.finish, "value": value, "commits": len(answer.commits), "seconds": answer.cost["seconds"]}
     return {**own, **counts}

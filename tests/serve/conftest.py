@@ -11,7 +11,8 @@ import pytest
 def server():
     from support.toy_server import served
 
-    with served("--keep-alive", "0.2", "--max-budget", "simulations=100000,seconds=600") as server:
+    flags = "--keep-alive 0.2 --max-budget simulations=100000,seconds=600 --allow-host Box.example".split()
+    with served(*flags) as server:
         yield server
 
 
@@ -23,7 +24,7 @@ def guarded_server(tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys.txt"
     keys.write_text(f"# who may ask\nanna {KEY}\nben sha256:{hashlib.sha256(b'second-key-of-ben').hexdigest()}\n")
     flags = "--concurrency 1 --max-queue 2 --keep-alive 0.2 --cors https://chat.example --strict --page".split()
-    with served("--api-key-file", keys, *flags) as server:
+    with served("--api-key-file", keys, *flags, "--log-text") as server:
         yield server
 
 

@@ -90,7 +90,10 @@ def test_an_error_in_a_stream_reaches_openais_client_and_silence_does_not_distur
             break
     else:
         pytest.fail("the model never broke")
-    slow = openai_client.chat.completions.create(model="toy", messages=[_user("SLOW")], stream=True, timeout=2)
+    silent = {"model": "rain/toy", "messages": [_user("SLOW")], "stream": True, "timeout": 2}
+    with openai_client.chat.completions.with_streaming_response.create(**silent) as raw:
+        assert ": keep-alive" in list(raw.iter_lines())
+    slow = openai_client.chat.completions.create(**silent)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in slow)
 
 

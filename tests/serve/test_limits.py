@@ -71,7 +71,7 @@ def test_other_hosts_and_origins_are_refused(server, guarded_server):
         for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil.example", "[::2]"):
             assert code(client.get("/v1/models", headers={"host": host})) == (403, "forbidden_host")
             assert code(client.get("/health", headers={"host": host})) == (403, "forbidden_host")
-        for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:80", "[::1]"):
+        for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:80", "[::1]", "box.example:80"):
             assert client.get("/health", headers={"host": host}).status_code == 200
         for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
             assert code(client.get("/v1/models", headers={"origin": origin})) == (403, "forbidden_origin")
@@ -89,7 +89,9 @@ def test_other_hosts_and_origins_are_refused(server, guarded_server):
 
 def test_a_strict_server_refuses_what_has_no_effect(guarded_server):
     with guarded_server.client(headers=BEARER) as client:
-        assert client.post("/v1/chat/completions", json=body("Hi", temperature=1)).status_code == 200
+        answer = client.post("/v1/chat/completions", json=body("Hi", temperature=1), headers={"x-request-id": "texts"})
+        line, [choice] = json.loads(guarded_server.wait_for_log("texts")), answer.json()["choices"]
+        assert (line["prompt"], line["answers"]) == ("Hi", [choice["message"]["content"]]), "with --log-text"
         refused = client.post("/v1/chat/completions", json=body("Hi", temperature=0.7))
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "temperature"
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 pytest.importorskip("starlette")
+from rain.serve.config import ServeConfig  # noqa: E402
 from rain.serve.page import page_response  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -20,6 +21,11 @@ def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
     assert page.text == page_response().body.decode()
     assert not re.search(r"https?://|innerHTML|insertAdjacent|document\.write|\bsrc=|\bhref=|\bon[a-z]+=", page.text)
+
+
+def test_the_page_is_for_this_machine_unless_it_is_asked_for():
+    far = {"host": "0.0.0.0", "api_key_file": "keys"}
+    assert [ServeConfig(**kind).has_page for kind in ({}, {**far, "page": True}, far)] == [True, True, False]
 
 
 @pytest.fixture(scope="module")

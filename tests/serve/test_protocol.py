@@ -273,7 +273,7 @@ def test_best_of_n_is_a_model_and_says_what_it_cost(ask):
         expected = best.generate("Why not?")
     reply = ask("Why not?", model="best-of-4/toy").json()
     assert reply["choices"][0]["message"]["content"] == expected.text
-    assert reply["rain"]["simulations"] == 4
+    assert (reply["rain"]["simulations"], reply["rain"]["value"]) == (4, expected.value)
     for number in (0, 65, "x"):
         refusal(ask(model=f"best-of-{number}/toy"), 404)
 
