@@ -114,7 +114,7 @@ def test_a_stream_is_the_plain_answer_in_pieces(model, ask):
         assert "".join(texts) == whole["choices"][0]["message"]["content"]
         emojis += "".join(texts).count("\U0001f600")
         assert all(texts[1:-1]), "no chunk without a text, but the first and the last"
-        assert len(texts) > 3 or model == "toy"
+        assert (len(texts) > 3) == (model == "rain/toy") or model == "toy", "the best draft is known at the end only"
         assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + [
             whole["choices"][0]["finish_reason"]
         ]
@@ -124,9 +124,10 @@ def test_a_stream_is_the_plain_answer_in_pieces(model, ask):
         assert all(choice["index"] == 0 for choice in choices)
         assert not any("usage" in chunk for chunk in chunks)
         commits = [commit for chunk in chunks[1:] for commit in chunk["rain"]["committed"]]
-        assert sum(commit["simulations"] for commit in commits) == whole["rain"]["simulations"]
+        searched = whole["rain"]["simulations"] if model == "rain/toy" else 0
+        assert sum(commit["simulations"] for commit in commits) == searched
         assert len(commits) == whole["rain"]["commits"]
-    assert emojis or model == "toy", "four bytes each, which commits of one and two tokens split"
+    assert emojis or model != "rain/toy", "four bytes each, which commits of one and two tokens split"
 
 
 def test_the_usage_of_a_stream_comes_only_if_it_is_asked_for(ask):
