@@ -510,7 +510,9 @@ def test_kills_at_random_moments_leave_every_prompt_exactly_once(tmp_path: Path)
         run = start(tmp_path, payloads, 3, 3, 1 + kills["parents"], 11)
         out, err = run.communicate()
         code = run.returncode
-        assert code in (0, 1, -signal.SIGKILL) and err == "", err  # 1: a prompt was given up, to be tried again
+        assert code in (0, 1, -signal.SIGKILL), err  # 1: a prompt was given up, to be tried again
+        if code != -signal.SIGKILL or "in spawn_main" not in err:  # Python's word on a parent that dies as it starts it
+            assert err == ""
         kills["workers"] += sum(line.startswith("died ") for line in out.splitlines())
         kills["parents"] += code == -signal.SIGKILL
     assert kills["workers"] + kills["parents"] >= 50 and kills["parents"] >= 1, kills
