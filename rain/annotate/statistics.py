@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 def need_libraries() -> None:
     """Raise a RainError if a library is missing."""
     if missing := [name for name in ("krippendorff", "sklearn") if find_spec(name) is None]:
-        raise RainError(f"rain annotate score needs {', '.join(missing)}; install: pip install 'rain[annotate]'")
+        raise RainError(f"rain annotate score needs {', '.join(missing)}; install: pip install -e \".[annotate]\"")
 
 
 def with_interval(value: Callable[[Rows], Any], groups: Sequence[str]) -> list[dict[str, float | None]]:

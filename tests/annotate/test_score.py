@@ -208,5 +208,5 @@ def test_judges_of_a_run_are_compared_with_the_raters(tmp_path):
 
 def test_a_missing_library_is_named_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "find_spec", lambda name: None)
-    with pytest.raises(RainError, match=r"krippendorff.*pip install 'rain\[annotate\]'"):
+    with pytest.raises(RainError, match=r"krippendorff.*\.\[annotate\]"):
         statistics.need_libraries()
