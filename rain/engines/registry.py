@@ -130,7 +130,7 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
         return ReferenceEngine(loaded, tokenizer), tokenizer
     engine = open_loaded(loaded, tokenizer, placement)
     if not placement.cache_tokens:
-        say(f"rain: {engine.scheduler.cache_tokens} tokens may be cached (--cache-tokens)", sys.stderr)
+        say(f"rain: room for {engine.scheduler.cache_tokens:,} tokens in the cache (--cache-tokens)", sys.stderr)
     return engine, tokenizer
 
 
