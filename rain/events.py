@@ -13,6 +13,7 @@ from rain.plain import PlainGeneration
 Event = tuple[str, CommittedText | None] | Answer
 """Text that has become final (it may be empty), with its commit if there is one; or, at last, the whole answer."""
 
+
 async def send_events(
     generation: Generation | PlainGeneration, seconds: float, put: Callable[[Event], None]
 ) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 
 pytest.importorskip("starlette")
 from rain.serve.config import ServeConfig  # noqa: E402
 from rain.serve.page import page_response  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
@@ -26,17 +23,6 @@ def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
 def test_the_page_is_for_this_machine_unless_it_is_asked_for():
     far = {"host": "0.0.0.0", "api_key_file": "keys"}
     assert [ServeConfig(**kind).has_page for kind in ({}, {**far, "page": True}, far)] == [True, True, False]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, server, tmp_path):
