@@ -12,9 +12,8 @@ from rain.engines.local.sampling import NextTokenDistribution
 
 ROOT = -1
 NOTHING_READ = np.zeros(0)
-
-
 SPARE = 1.5
+"""Slots allocated for each that is needed: the cache's memory is measured with it."""
 
 
 def capacity_for(slots: int) -> int:
