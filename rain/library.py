@@ -162,15 +162,12 @@ class Rain:
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
         """Yield the answer's text as it becomes final; leaving the loop ends the search."""
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        future = self._thread.submit(self._pump(prompt, options, events.put))
-        try:
+        with self._thread.running(self._pump(prompt, options, events.put)):
             while (event := events.get()) is not None:
                 if isinstance(event, BaseException):
                     raise event
                 if not isinstance(event, Answer) and event[0]:
                     yield event[0]
-        finally:
-            future.cancel()
 
     async def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[str]:
         """Yield like ``stream``; closing the iterator ends the search."""

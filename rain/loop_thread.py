@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rain.core.errors import RainError
@@ -23,21 +24,40 @@ class LoopThread:
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine in the loop."""
+        self._check_open(coroutine)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def _check_open(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         if self.loop.is_closed():
             coroutine.close()
             raise RainError("this Rain object is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    @contextmanager
+    def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[Future[T]]:
+        """Start a coroutine in the loop; what of it still runs when the block is left is cancelled.
+
+        Ctrl-C may come at any moment, even before the future of what has just been started is known here. So the
+        coroutine begins only after that, and whatever comes before ends it unbegun.
+        """
+        self._check_open(coroutine)
+        known: Future[None] = Future()
+        future = None
+        try:
+            future = self.submit(_after(known, coroutine))
+            known.set_result(None)
+            yield future
+        finally:
+            known.cancel()
+            if future:
+                future.cancel()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and wait for it; an exception here (Ctrl-C) cancels it."""
-        future = self.submit(coroutine)
         try:
-            return future.result()
+            with self.running(coroutine) as future:
+                return future.result()
         except CancelledError:
             raise RainError("this Rain object was closed while it was answering") from None
-        except BaseException:
-            future.cancel()
-            raise
 
     def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
         """Cancel what is running, run a last coroutine, then stop the loop and its thread."""
@@ -54,3 +74,12 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+async def _after(known: Future[None], coroutine: Coroutine[Any, Any, T]) -> T:
+    try:
+        await asyncio.wrap_future(known)
+    except asyncio.CancelledError:
+        coroutine.close()
+        raise
+    return await coroutine

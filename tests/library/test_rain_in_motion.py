@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing
 
 import pytest
 from support.tiny_task import WORDS, saved
 
 from rain import RainError
+from rain.loop_thread import LoopThread
 
 QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
 
@@ -178,6 +179,24 @@ def test_an_interrupt_from_the_keyboard_closes_the_sessions(call, open_rain, eng
     with pytest.raises(KeyboardInterrupt):
         calls[call]()
     assert engine.idle.wait(60)
+    assert rain.baseline("Why?").text, "the object is still usable"
+
+
+@pytest.mark.parametrize("call", ["generate", "stream"])
+def test_an_interrupt_before_the_search_is_known_here_leaves_nothing_running(call, open_rain, engine, monkeypatch):
+    rain, submit, started = open_rain(), LoopThread.submit, []
+
+    def interrupted(self, coroutine):
+        started.append(submit(self, coroutine))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopThread, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(getattr(rain, call)("Why?"))
+    with pytest.raises(CancelledError):
+        started[0].result(60)
+    assert not engine.active
     assert rain.baseline("Why?").text, "the object is still usable"
 
 
