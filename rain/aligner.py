@@ -189,7 +189,7 @@ class Aligner:
         """Yield the answer's text as it becomes final; the pieces together are ``Answer.text``."""
         generation = self.begin(prompt, budget)
         async with aclosing(generation.pieces()) as pieces:
-            async for piece, _ in pieces:
+            async for piece, _, _ in pieces:
                 if piece:
                     yield piece
 

@@ -59,7 +59,7 @@ def show(rain: Rain, question: str, *, plain: bool) -> None:
     generation = rain.aligner.begin(prepared)
 
     async def search() -> Answer:
-        async for piece, commit in generation.pieces():
+        async for piece, commit, _ in generation.pieces():
             text = printable(piece)
             print(paint(text, commit.value) if colours and commit else text, end="", flush=True)
         print()

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from rain.generation import Answer, CommittedText
+from rain.generation import Answer, Piece
 from rain.methods.base import Generation
 from rain.plain import PlainGeneration
 
-Event = tuple[str, CommittedText | None] | Answer
-"""Text that has become final (it may be empty), with its commit if there is one; or, at last, the whole answer."""
+Event = Piece | Answer
+"""Text that has become final; or, at last, the whole answer."""
 
 
 async def send_events(
@@ -24,7 +24,7 @@ async def send_events(
         nonlocal sent
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
-                sent += len(piece[0])
+                sent += len(piece.text)
                 put(piece)
 
     task = asyncio.ensure_future(run())
@@ -37,5 +37,5 @@ async def send_events(
         await asyncio.gather(task, return_exceptions=True)
     answer = generation.answer()
     if answer.text[sent:]:
-        put((answer.text[sent:], None))
+        put(Piece(answer.text[sent:], None, len(answer.tokens)))
     put(answer)

@@ -28,6 +28,20 @@ class CommittedText(NamedTuple):
     simulations: int
 
 
+class Piece(NamedTuple):
+    """What an answer gains while it is made.
+
+    Attributes:
+        text: that has become final; empty where all of a commit's text is held back.
+        commit: that brought it; None: there is none, or the text was held back until the end.
+        tokens: of the answer that are final so far (count).
+    """
+
+    text: str
+    commit: CommittedText | None
+    tokens: int
+
+
 class Draft(NamedTuple):
     """One whole answer of a method that writes several, or of one that does not search.
 

@@ -42,7 +42,7 @@ from rain.evaluators.function import FunctionEvaluator, TextFunction
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.registry import describe
 from rain.events import Event, send_events
-from rain.generation import Answer, PreparedPrompt
+from rain.generation import Answer, Piece, PreparedPrompt
 from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
 from rain.methods.base import Generation
@@ -166,15 +166,15 @@ class Rain:
             while (event := events.get()) is not None:
                 if isinstance(event, BaseException):
                     raise event
-                if not isinstance(event, Answer) and event[0]:
-                    yield event[0]
+                if isinstance(event, Piece) and event.text:
+                    yield event.text
 
     async def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[str]:
         """Yield like ``stream``; closing the iterator ends the search."""
         async with aclosing(self.aevents(prompt, **options)) as events:
             async for event in events:
-                if not isinstance(event, Answer) and event[0]:
-                    yield event[0]
+                if isinstance(event, Piece) and event.text:
+                    yield event.text
 
     async def aevents(
         self, prompt: Prompt | PreparedPrompt, *, plain: bool = False, **options: Any

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from rain.core.config import Budget
 from rain.core.engine import Engine, SamplingParams
 from rain.core.types import Tokens
-from rain.generation import Answer, PreparedPrompt
+from rain.generation import Answer, Piece, PreparedPrompt
 from rain.text import TextStopPolicy
 
 PIECE = 16
@@ -38,16 +38,16 @@ class PlainGeneration:
         self._tokens: Tokens = ()
         self._finish: str | None = None
 
-    async def pieces(self) -> AsyncGenerator[tuple[str, None], None]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Decode; yield text that has become final. The cache is freed when it ends, fails or is closed."""
         shown = 0
         try:
             while self._finish is None and not (self._tokens and self._out_of_budget()):
                 await self._extend()
-                text = self.answer().text if self._finish else self.policy.final_text(self._tokens)
-                if text[shown:]:
-                    yield text[shown:], None
-                    shown = len(text)
+                answer = self.answer()
+                if answer.text[shown:]:
+                    yield Piece(answer.text[shown:], None, len(answer.tokens))
+                    shown = len(answer.text)
         finally:
             await self._session.close()
 

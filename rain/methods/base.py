@@ -13,7 +13,7 @@ from rain.core.config import Budget
 from rain.core.engine import Engine, Session
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
-from rain.generation import Answer, CommittedText, OnCommit, PreparedPrompt
+from rain.generation import Answer, CommittedText, OnCommit, Piece, PreparedPrompt
 from rain.methods.config import MethodConfig
 from rain.prompts import PromptFormatter
 from rain.text import SentenceEncoder, TextStopPolicy
@@ -108,20 +108,17 @@ class Generation(ABC):
                 on_commit(commit)
         return self.answer()
 
-    async def pieces(self) -> AsyncGenerator[tuple[str, CommittedText | None], None]:
-        """Run; yield text that has become final, with its commit (None: what was held back until the end).
-
-        A piece may be empty, where all of a commit's text is held back.
-        """
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Run; yield text that has become final, with its commit."""
         shown = 0
         async with aclosing(self.commits()) as commits:
             async for commit in commits:
                 text = self.policy.final_text(self.tokens)
-                yield text[shown:], commit
+                yield Piece(text[shown:], commit, len(self.policy.up_to_end(self.tokens)))
                 shown = max(shown, len(text))
-        rest = self.answer().text[shown:]
-        if rest:
-            yield rest, None
+        answer = self.answer()
+        if answer.text[shown:]:
+            yield Piece(answer.text[shown:], None, len(answer.tokens))
 
     def cost(self) -> dict[str, Any]:
         """Return what it has cost so far."""

@@ -100,7 +100,7 @@ class AnswerResponse(Response):
                     if isinstance(event, Answer):
                         answers[index] = event
                         await push(_event(chunks.end(index, event)))
-                    elif chunk := chunks.text(index, *event):
+                    elif chunk := chunks.text(index, event):
                         await push(_event(chunk))
             ordered = [answers[index] for index in sorted(answers)]
             self._finished(ordered)
@@ -112,7 +112,7 @@ class AnswerResponse(Response):
 
     def _note(self, event: Any) -> None:
         """Take the time of the first text."""
-        if not self.trace.spoken and (isinstance(event, Answer) or event[0]):
+        if not self.trace.spoken and (isinstance(event, Answer) or event.text):
             self.trace.spoken = True
             self.service.metrics.first_commit.observe(monotonic() - self.trace.started)
         if self.service.config.log_text and isinstance(event, Answer):

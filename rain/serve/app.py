@@ -22,7 +22,7 @@ from rain.serve.errors import ApiError
 from rain.serve.page import page_response
 from rain.serve.prompts import Asked, chat_prompt
 from rain.serve.replies import Job
-from rain.serve.schema import ChatRequest, CompletionRequest, parse
+from rain.serve.schema import ChatRequest, CompletionRequest, StreamOptions, parse
 from rain.serve.service import Service
 from rain.serve.trace import trace_of
 
@@ -138,6 +138,7 @@ class Routes:
         if service.config.log_text:
             trace.fields["prompt"] = prepared.question
         patience, silence = _patience(request), service.config.keep_alive
+        streaming = asked.stream_options or StreamOptions()
         job = Job(
             id=f"{'chatcmpl' if kind is ChatRequest else 'cmpl'}-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -151,7 +152,8 @@ class Routes:
             budget=budget,
             deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
             silence=min(silence, patience / 2) if patience else silence,
-            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            include_usage=bool(streaming.include_usage),
+            continuous_usage=bool(streaming.continuous_usage_stats),
             ignored=ignored,
         )
         return AnswerResponse(service, job, trace, bool(asked.stream))

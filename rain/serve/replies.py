@@ -8,7 +8,7 @@ from typing import Any
 
 from rain.core.config import Budget
 from rain.evaluators.base import Evaluator
-from rain.generation import Answer, CommittedText, PreparedPrompt
+from rain.generation import Answer, Piece, PreparedPrompt
 from rain.serve.models import Served
 
 Json = dict[str, Any]
@@ -37,6 +37,7 @@ class Job:
         deadline: when the client's patience ends (``time.monotonic``); None: never.
         silence: after so many seconds without text a stream gets a comment.
         include_usage: whether a stream ends with the usage.
+        continuous_usage: whether its other chunks have the usage so far.
         ignored: names of fields that had no effect.
     """
 
@@ -53,6 +54,7 @@ class Job:
     deadline: float | None
     silence: float
     include_usage: bool
+    continuous_usage: bool
     ignored: Sequence[str]
 
     def head(self, kind: str) -> Json:
@@ -71,12 +73,14 @@ def usage(answers: Sequence[Answer]) -> Json:
     prompt, completion = answers[0].prompt_tokens, sum(len(answer.tokens) for answer in answers)
     reused = max(int(answer.cost["tokens_reused"]) for answer in answers)
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
+        **_count(prompt, completion),
         "prompt_tokens_details": {"cached_tokens": min(prompt, reused)},
         "completion_tokens_details": {"reasoning_tokens": 0, "rejected_prediction_tokens": sum(map(rewound, answers))},
     }
+
+
+def _count(prompt: int, completion: int) -> Json:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def rewound(answer: Answer) -> int:
@@ -124,15 +128,16 @@ class Chunks:
         self._head = job.head("chat.completion.chunk" if job.chat else "text_completion")
         if job.include_usage:
             self._head["usage"] = None
+        self._tokens = [0] * job.choices
         self._held: list[list[Json]] = [[] for _ in range(job.choices)]
 
     def begin(self, index: int) -> Json:
         """Return the first chunk of a choice."""
         return self._chunk(index, {"role": "assistant", "content": ""}, "", None)
 
-    def text(self, index: int, text: str, commit: CommittedText | None) -> Json | None:
+    def text(self, index: int, piece: Piece) -> Json | None:
         """Return the chunk of a commit, None if its text is held back."""
-        held = self._held[index]
+        held, (text, commit, self._tokens[index]) = self._held[index], piece
         if commit:
             held.append({"visits": commit.visits, "value": commit.value, "simulations": commit.simulations})
         if not text:
@@ -142,6 +147,7 @@ class Chunks:
 
     def end(self, index: int, answer: Answer) -> Json:
         """Return the last chunk of a choice."""
+        self._tokens[index] = len(answer.tokens)
         chunk = self._chunk(index, {}, "", FINISHED.get(answer.finish, "length"))
         rest = {"committed": self._held[index], "ignored": list(self.job.ignored)}
         return {**chunk, "rain": {**price(answer), **rest}}
@@ -152,4 +158,7 @@ class Chunks:
 
     def _chunk(self, index: int, delta: Json, text: str, finish: str | None) -> Json:
         content = {"delta": delta} if self.job.chat else {"text": text}
-        return {**self._head, "choices": [{"index": index, **content, "logprobs": None, "finish_reason": finish}]}
+        choices = [{"index": index, **content, "logprobs": None, "finish_reason": finish}]
+        if not self.job.continuous_usage:
+            return {**self._head, "choices": choices}
+        return {**self._head, "choices": choices, "usage": _count(len(self.job.prompt.tokens), sum(self._tokens))}

@@ -77,9 +77,10 @@ class ChatMessage(Wire):
 
 
 class StreamOptions(Wire):
-    """How a stream ends."""
+    """Whether the usage is sent: at the end of a stream, and so far with each chunk (vLLM's name)."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class RainFields(BaseModel):

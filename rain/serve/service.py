@@ -12,6 +12,7 @@ from typing import Any
 from rain.core.config import Budget
 from rain.core.errors import PromptTooLong, RainError, WorkerFault, is_broken_device
 from rain.events import Event
+from rain.generation import Answer
 from rain.library import Rain
 from rain.serve.admission import Admission
 from rain.serve.budgets import BudgetRules
@@ -84,7 +85,7 @@ class Service:
                     continue
                 if isinstance(item, Exception):
                     raise item
-                left -= not isinstance(item[1], tuple)
+                left -= isinstance(item[1], Answer)
                 yield item
         finally:
             self._live.discard(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,15 @@ from support.toy_server import KEY, events, served
 
 from rain.cli import main
 from rain.core.errors import RainError
+from rain.library import Rain
+from rain.serve.admission import Admission
+from rain.serve.app import make_app
+from rain.serve.budgets import BudgetRules
+from rain.serve.config import ServeConfig
+from rain.serve.gate import Gate
 from rain.serve.keys import Keys
+from rain.serve.metrics import Metrics
+from rain.serve.service import Service
 
 BEARER = {"authorization": f"Bearer {KEY}"}
 
@@ -223,6 +232,26 @@ def test_a_broken_device_ends_the_server_with_a_sentence():
         assert client.post("/v1/chat/completions", json=body("DEVICE")).status_code == 503
         assert server.process.wait(10) == 1
         server.wait_for_log("rain: error: the device has failed")
+
+
+def test_health_says_that_a_device_has_failed():
+    admission, ended = Admission(1, 1), []
+    rules, keys, metrics = BudgetRules.from_texts("", ""), Keys({}), Metrics(admission)
+    service = Service(ServeConfig(), rules, keys, admission, metrics, log=print)
+    service.ending = lambda: ended.append(True)
+    there = httpx.ASGITransport(Gate(make_app(service), service))
+
+    async def health():
+        async with httpx.AsyncClient(transport=there, base_url="http://127.0.0.1") as client:
+            return await client.get("/health")
+
+    with Rain(engine="toy") as service.rain:
+        assert asyncio.run(health()).status_code == 200
+        assert service.failure(ValueError("of one request")).status == 500
+        assert (asyncio.run(health()).status_code, ended) == (200, [])
+        service.failure(RuntimeError("CUDA error: an illegal memory access was encountered"))
+        assert code(asyncio.run(health())) == (503, "unavailable")
+        assert ended == [True]
 
 
 def test_the_server_listens_while_the_model_is_loading_and_ends_at_once_without_work(tmp_path):

@@ -142,6 +142,19 @@ def test_the_usage_of_a_stream_comes_only_if_it_is_asked_for(ask):
     assert usage["completion_tokens_details"]["rejected_prediction_tokens"] > usage["completion_tokens"]
 
 
+@pytest.mark.parametrize("model", ["rain/toy", "toy"])
+def test_the_usage_so_far_comes_with_each_chunk_if_that_is_asked_for(ask, model):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = events(ask(model=model, n=2, stream=True, stream_options=options).text)
+    last = chunks[-1]["usage"]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts) and counts[:2] == [0, 0] and len(set(counts)) > 4
+    assert counts[-2] == counts[-1] == last["completion_tokens"]
+    for chunk in chunks:
+        assert chunk["usage"]["prompt_tokens"] == last["prompt_tokens"]
+        assert chunk["usage"]["total_tokens"] == last["prompt_tokens"] + chunk["usage"]["completion_tokens"]
+
+
 def test_the_price_of_an_answer_is_the_librarys(library, ask):
     answer = library.generate("What now?")
     rain = ask().json()["rain"]
