@@ -33,6 +33,15 @@ def opened(browser):
     assert problems == []
 
 
+def reload(page):
+    """Load the page again, until it finds what was kept: the browser stores that in another process, a little later."""
+    for _ in range(20):
+        page.reload()
+        if page.text_content("#count"):
+            return
+        page.wait_for_timeout(100)
+
+
 def save(page, path):
     with page.expect_download() as download:
         page.click("#save")
@@ -63,7 +72,7 @@ def test_a_session_with_keys_undo_and_a_reload_in_the_middle_is_scored_as_it_was
             page.keyboard.press("u")
             assert page.locator("[aria-pressed=true]").get_attribute("data-verdict") == "bad"
         if place == 6:
-            page.reload()
+            reload(page)
         page.keyboard.press("x")  # means nothing
         if place == 7:
             page.locator("#choices button", has_text=key(item)).first.click()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.completions_server import engine_on, serving
+from support.completions_server import QUICK, engine_on, serving
 from support.tiny_models import LetterEncoder, letter_tokenizer, tiny_model
 from support.tiny_task import decisions, make_task
 from support.witness import Log, Witness, WitnessSession
@@ -136,7 +136,7 @@ def test_a_few_searches_on_the_reference_engine(task):
 
 def test_fifty_searches_on_two_servers(task):
     with serving(context=2048) as first, serving(context=2048) as second:
-        survive(task, engine_on(first, second), 50, SEEDS)
+        survive(task, engine_on(first, second, policy=replace(QUICK, reply=60.0, retry=60.0)), 50, SEEDS)
 
 
 def test_a_cancelled_text_does_not_keep_the_encoder_from_the_others():
