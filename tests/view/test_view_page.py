@@ -17,7 +17,7 @@ from rain.cli import main
 from rain.judges.queries import queries_for
 from rain.results.run_dir import read_results
 from rain.trace import Tree, read
-from rain.trace.record import FORMAT, TraceWriter
+from rain.trace.record import FORMAT, TraceWriter, to_file
 from rain.view.page import assemble
 from rain.view.server import make_server
 
@@ -66,7 +66,7 @@ def until(page, condition):
 
 def hostile_trace(path, text):
     """Write a search in which everything that can be text is this text."""
-    writer = TraceWriter(path)
+    writer = TraceWriter(to_file(path))
     about = {"id": text[:50], "question": text, "asks": [{"by": text, "before": text, "after": [{"text": text}]}]}
     config = {"root_mix": 0.25, "min_visits": 1, "value_threshold": 0.5}
     writer.write({"event": "search", "t": 0, "format": FORMAT, "config": config, **about})
@@ -78,7 +78,7 @@ def hostile_trace(path, text):
         writer.write({"event": "visit", "t": 0, **visit})
     writer.write({"event": "commit", "t": 0, "node": 1, "simulations": 3, "finish": None})
     writer.write({"event": "end", "t": 1, "finish": "length", "answer": text, "cost": {}})
-    writer.close()
+    writer.flush()
 
 
 def test_the_page_is_one_file_that_asks_nobody_and_writes_no_markup(outdir):
@@ -258,7 +258,7 @@ def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(rec
     whole, file = read(recorded).events, tmp_path / "live.jsonl.gz"
 
     def write(events, writer=None):
-        writer = writer or TraceWriter(file)
+        writer = writer or TraceWriter(to_file(file))
         for event in events:
             writer.write(event)
         writer.flush()
@@ -269,11 +269,11 @@ def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(rec
     with serving(file) as url:
         page = visit(url)
         assert page.evaluate("app.trace.events") == half - 1
-        write(whole[half:], writer).close()
+        write(whole[half:], writer)
         until(page, "app.trace.end !== null")
         assert page.evaluate("[...app.state.n]") == pytest.approx([node.n for node in Tree(whole).nodes], abs=1e-9)
         page.evaluate("app.trace.end = null")
-        write(whole[:3]).close()
+        write(whole[:3])
         until(page, "app.trace && app.trace.events === 2")
 
 
