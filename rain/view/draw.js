@@ -32,11 +32,11 @@ function fitted(text, width, bold = false) {
   return text.length <= most ? text : text.slice(0, Math.max(0, most - 1)) + "…";
 }
 
-/** What a box says: its text, cut before it is cleaned, since it may be long. */
+/** What a box says: its text, cut before it is cleaned, since it may be long; of blanks alone, how many. */
 function label(trace, node) {
   if (node === 0) return "the answer begins";
   const text = trace.text[node].slice(0, 400);
-  return visible(text.trim() || text) || "(end)";
+  return visible(text.trim() || text.replaceAll(" ", "␣")) || "(end)";
 }
 
 /**

@@ -143,7 +143,7 @@ const isCommitted = (app, node) => app.trace.commitOf[node] >= 0 && app.trace.co
 /** Tell why a child was committed instead of the second, and what was given up with that. */
 function showWhy(app) {
   const {trace, state, selected} = app, path = trace.path(selected);
-  const fork = path.find(node => node && !isCommitted(app, node)) ?? selected;
+  const fork = path.find(node => node && !isCommitted(app, node)) ?? (selected || trace.commits[0]?.node);
   const commit = trace.commits.slice(0, state.committed).findIndex(each => trace.parent[each.node] === trace.parent[fork]);
   if (commit < 0) { $("why").replaceChildren("Nothing has been committed here yet."); return; }
   const {node, simulations, event, finish} = trace.commits[commit], then = app.stateAt(event), config = trace.head.config;
