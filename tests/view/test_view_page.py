@@ -155,6 +155,9 @@ def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
     again = visit(address(outdir / "view.html") + link)
     assert again.evaluate(where) == [id, node, root, at, link]
     assert again.text_content("#when").startswith(f"simulation {at} of")
+    for key in ("/", "n", "Escape"):
+        again.keyboard.press(key)
+    assert again.input_value("#search") == "n" and again.evaluate("document.activeElement.id") == "tree"
     again.keyboard.press("Backspace")
     assert again.evaluate("app.view.root") == again.evaluate(f"app.trace.parent[{root}]")
     again.evaluate("app.at(0)")
@@ -174,6 +177,7 @@ def test_the_record_and_its_simulations_can_be_saved(outdir, visit):
 
 def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recorded, visit):
     page = visit(address(recorded.with_name("one.html")))
+    assert page.text_content("#why").startswith("Commit 1 of"), "at the root, too"
     box = page.evaluate("app.boxes.find(box => box.node === app.trace.commits[0].node)")
     page.click("#tree", position={"x": box["x"] + box["w"] / 2, "y": box["y"] * 22 + 10})
     events = read(recorded).events
@@ -210,6 +214,12 @@ def test_hostile_text_is_shown_as_text(text, tmp_path, visit):
     assert "[U+202E]txt.exe" in page.text_content("#rain")
     page.keyboard.press("Enter")
     page.screenshot(path=tmp_path / "h.png")
+
+
+def test_a_token_set_of_blanks_can_be_seen(recorded, visit):
+    page = visit(address(recorded.with_name("one.html")))
+    texts = ["", " a ", "  ", "", "\n "]
+    assert page.evaluate("text => [1, 2, 3, 4].map(node => label({text}, node))", texts) == ["a", "␣␣", "(end)", "↵␣"]
 
 
 def test_dark_light_and_print(outdir, visit):
