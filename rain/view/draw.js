@@ -68,7 +68,7 @@ function paint(context, boxes, state, mark, size, theme) {
     if (w > 16) {
       if (bold !== committed) { context.font = (committed ? "bold " : "") + font; bold = committed; }
       context.fillStyle = tone.ink;
-      context.fillText(fitted(label(trace, box.node), w - 6, committed), x + 4, y + ROW / 2 - (committed ? 1 : 0));
+      context.fillText(fitted(label(trace, box.node), w - 6, committed), x + 4, y + ROW / 2 - (committed ? 1 : 0), w - 6);
     }
     if (mark.playing.has(box.node) || box.node === mark.selected) {
       context.strokeStyle = box.node === mark.selected ? "#e01e8c" : colours.ink;
