@@ -189,7 +189,7 @@ def main() -> None:
             trace = args.folder / f"{name}.jsonl.gz"
             if not trace.exists():
                 make(trace)
-            assert len(Tree(read(trace).events).nodes) >= 0.9 * NODES, trace
+            assert len(Tree(read(trace).events).nodes) >= NODES, trace
             page_file = args.folder / f"{name}.html"
             write_page(load(trace), page_file)
             browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
