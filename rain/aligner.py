@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
@@ -25,6 +24,7 @@ from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
 from rain.settings import AlignerConfig
 from rain.text import Message, SentenceEncoder, TokenizerAdapter
+from rain.trace.record import Append
 
 LONGEST_TOKEN = 16
 """Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
@@ -82,7 +82,7 @@ class Aligner:
         question: str | None = None,
         stop: tuple[str, ...] = (),
         raw: bool = False,
-        trace: Path | None = None,
+        trace: Append | None = None,
     ) -> PreparedPrompt:
         """Return a prompt's ids, and limits that leave room for answer and evaluation in the model's context.
 
@@ -94,7 +94,7 @@ class Aligner:
             question: what the evaluator is told that was asked; None: the prompt's text.
             stop: strings before which the answer ends, besides those of the task.
             raw: continue the text itself, without prompt file and chat template.
-            trace: the file in which the search is recorded; None: it is not.
+            trace: takes what is recorded of the search; None: nothing is.
 
         Raises:
             RainError: the prompt is empty or too long.
@@ -198,14 +198,14 @@ class Aligner:
         return await self.begin_baseline(prompt, budget=budget).complete()
 
     async def record(
-        self, prompt: Prompt, on_commit: OnCommit = lambda commit: None, trace: Path | None = None
+        self, prompt: Prompt, on_commit: OnCommit = lambda commit: None, trace: Append | None = None
     ) -> dict[str, Any]:
         """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.
 
         Args:
             prompt: of a data set.
             on_commit: called for each committed token set.
-            trace: the file in which the search is recorded; None: it is not.
+            trace: takes what is recorded of the search; None: nothing is.
 
         Raises:
             WorkerFault: what answers is gone.
@@ -220,7 +220,7 @@ class Aligner:
             return error_record(self.config, prompt, str(error))
         return {"id": prompt.id, "question": prompt.question, **answers, **prompt.extra, **_origin(self.config)}
 
-    async def _answers(self, prompt: Prompt, on_commit: OnCommit, trace: Path | None) -> dict[str, Any]:
+    async def _answers(self, prompt: Prompt, on_commit: OnCommit, trace: Append | None) -> dict[str, Any]:
         """Answer by the method of the settings and plainly, at the same time."""
         prepared = self.prepare(prompt.id, prompt.question, trace=trace)
         rain, plain = await gather_or_cancel(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.config import RainConfig
 from rain.core.types import Tokens
 from rain.text import Message
+from rain.trace.record import Append
 
 
 class CommittedText(NamedTuple):
@@ -111,7 +111,7 @@ class PreparedPrompt:
         search: the constants, with limits that fit the context.
         seed: of the run.
         stop: strings before which the response ends, besides those of the task.
-        trace: the file in which the search is recorded; None: it is not.
+        trace: takes what is recorded of the search; None: nothing is.
     """
 
     id: str
@@ -121,4 +121,4 @@ class PreparedPrompt:
     search: RainConfig
     seed: int
     stop: tuple[str, ...] = ()
-    trace: Path | None = None
+    trace: Append | None = None

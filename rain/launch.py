@@ -28,7 +28,7 @@ from rain.pool.launchers import Launcher, LocalLauncher
 from rain.pool.pool import Pool
 from rain.pool.ray_launcher import RayLauncher
 from rain.pool.state import PoolConfig, PoolSummary
-from rain.pool.worker import Job
+from rain.pool.worker import Event, Job
 from rain.progress import Progress, example_answers
 from rain.results.inputs import Inputs, fingerprint
 from rain.results.jsonl import Record
@@ -37,6 +37,7 @@ from rain.settings import CONFIGS, Settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
 from rain.terminal import say
+from rain.trace.record import TRACES, append_to_file, trace_file
 from rain.worker import worker_main
 
 LOADED = ("hf", "similarity", "fluency")
@@ -120,13 +121,20 @@ class Run:
         """Answer prompts in worker processes; this process writes their records."""
         run = self.settings.run
         progress = Progress(len(self.prompts), len(self.prompts) - len(left), run.verbose)
+        traces = run_dir.path / TRACES
+
+        def heard(event: Event) -> None:
+            if event.kind == "trace":
+                append_to_file(trace_file(traces, event.job), *event.data)
+            else:
+                progress.event(event)
 
         def lost(job: Job, reason: str) -> dict[str, Any]:
             return error_record(self.settings.aligner, job.payload, reason)
 
         with closing(self.launcher), closing(progress):
             config = PoolConfig(run.nump, run.concurrency, stall_s=run.stall_timeout)
-            pool = Pool(self.launcher, config, run_dir.write, lost, progress.event)
+            pool = Pool(self.launcher, config, run_dir.write, lost, heard)
             return pool.run([Job(prompt.id, prompt) for prompt in left])
 
     def report(self, outdir: Path) -> None:

@@ -51,7 +51,7 @@ from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
 from rain.text import Message
-from rain.trace.record import SUFFIX, trace_file
+from rain.trace.record import SUFFIX, Append, to_file, trace_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -319,13 +319,13 @@ class Rain:
             raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
         id = _id(prompt)
         limits: dict[str, Any] = {"seed": seed, "max_new_tokens": max_new_tokens, "raw": raw}
-        limits["trace"] = None if trace is None else self._trace_file(Path(trace), id)
+        limits["trace"] = None if trace is None else self._trace(Path(trace), id)
         return self.aligner.prepare(id, prompt, **limits, question=question, stop=tuple(stop)), budget
 
-    def _trace_file(self, given: Path, id: str) -> Path:
+    def _trace(self, given: Path, id: str) -> Append:
         if (method := self.settings.aligner.method.method) != "rain":
             raise RainError(f"trace records searches, and method {method!r} does not search; leave trace out")
-        return given if given.name.endswith(SUFFIX) else trace_file(given, id)
+        return to_file(given if given.name.endswith(SUFFIX) else trace_file(given, id))
 
 
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Any, **settings: Any) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 from rain.aligner import Aligner, open_aligner
 from rain.generation import CommittedText
 from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
 from rain.settings import Settings
-from rain.trace.record import TRACES, trace_file
 
 
 class WorkerLoop:
@@ -19,11 +18,11 @@ class WorkerLoop:
     Args:
         aligner: answers.
         link: to the parent.
-        traces: the folder in which searches are recorded; None: they are not.
+        traced: whether searches are recorded.
     """
 
-    def __init__(self, aligner: Aligner, link: WorkerLink, traces: Path | None = None) -> None:
-        self.aligner, self.link, self.traces = aligner, link, traces
+    def __init__(self, aligner: Aligner, link: WorkerLink, traced: bool = False) -> None:
+        self.aligner, self.link, self.traced = aligner, link, traced
         self._thread = ThreadPoolExecutor(1, "jobs")  # not asyncio's own: asyncio.run would wait for it
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -56,7 +55,7 @@ class WorkerLoop:
         def on_commit(commit: CommittedText) -> None:
             self.link.progress(job.id, {"simulations": commit.simulations, "text": commit.text})
 
-        trace = trace_file(self.traces, job.id) if self.traces else None
+        trace = partial(self.link.trace, job.id) if self.traced else None
         try:
             self.link.record(job.id, await self.aligner.record(job.payload, on_commit, trace))
         except Exception as error:
@@ -75,5 +74,4 @@ def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
     """Run a worker of a pool; ``args.settings`` are the ``Settings`` of the run."""
     settings: Settings = args.settings
     aligner = open_aligner(settings.aligner, settings.placement)
-    traces = Path(settings.run.outdir) / TRACES if settings.run.trace else None
-    asyncio.run(WorkerLoop(aligner, link, traces).run())
+    asyncio.run(WorkerLoop(aligner, link, settings.run.trace).run())

@@ -137,7 +137,7 @@ class Pool:
                 raise RainError(str(event.data))
             if slot.faults and not slot.jobs and not ending:
                 slot.handle.kill()
-            if event.kind in ("ready", "progress"):
+            if event.kind in ("ready", "progress", "trace"):
                 self._on_event(event)
 
     def _finish(self, worker: int, file: int | str, job: str, record: Record) -> None:

@@ -23,7 +23,7 @@ from rain.results.jsonl import encode_json
 BEAT_S = 1.0
 """Seconds between two signs of life."""
 
-EventKind = Literal["ready", "alive", "progress", "record", "fault", "fatal", "exit", "done", "failed", "died"]
+EventKind = Literal["ready", "alive", "progress", "trace", "record", "fault", "fatal", "exit", "done", "failed", "died"]
 
 
 class Job(NamedTuple):
@@ -38,9 +38,10 @@ class Event(NamedTuple):
 
     Attributes:
         kind: from a worker: "ready" (it takes jobs now), "alive" (nothing else), "progress" (of a job; data: any),
-            "record" (of a job; data: dict), "fault" (of a job or at start-up; data: `Fault`), "fatal" (no worker can
-            continue; data: the reason). From a launcher: "exit", the last event of each worker. From the pool: "done"
-            (the record is on disk), "failed" (likewise, an error record; data: the reason), "died" (data: the reason).
+            "trace" (of a job; data: a part of its recorded search, and whether it is the first), "record" (of a job;
+            data: dict), "fault" (of a job or at start-up; data: `Fault`), "fatal" (no worker can continue; data: the
+            reason). From a launcher: "exit", the last event of each worker. From the pool: "done" (the record is on
+            disk), "failed" (likewise, an error record; data: the reason), "died" (data: the reason).
         worker: number of the worker, from 0.
         job: id of the job it is about, or an empty text.
         data: what belongs to the kind.
@@ -145,6 +146,10 @@ class WorkerLink:
     def progress(self, job: str, data: Any) -> None:
         """Report anything about a job in progress."""
         self._send("progress", job, data)
+
+    def trace(self, job: str, member: bytes, first: bool) -> None:
+        """Send a part of a job's recorded search (``rain.trace.record.Append``); the parent writes it."""
+        self._send("trace", job, (member, first))
 
     def record(self, job: str, record: Mapping[str, Any]) -> None:
         """Report the outcome of a job, an answer or an error; the parent writes it.

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ TRACES = "trace"
 FLUSH_S, FLUSH_BYTES = 2.0, 1 << 18
 """A member is written at each commit, and before that after so many seconds or bytes."""
 
+Append = Callable[[bytes, bool], None]
+"""Takes a member, and whether it is the first of a search: then it replaces a search that is there."""
+
 LONGEST_NAME = 150
 CONTEXT = 4
 """Tokens in front of a text that are decoded with it: some decoders drop the space that a text begins with."""
@@ -53,50 +57,50 @@ def trace_file(folder: Path, id: str) -> Path:
     return folder / (name + SUFFIX)
 
 
-class TraceWriter:
-    """Appends events to a new file; one that is there is replaced.
+def append_to_file(path: Path, member: bytes, first: bool) -> None:
+    """Append a member to the file of a search.
 
     Raises:
-        RainError: the file cannot be written.
+        RainError: it cannot be written.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb" if first else "ab") as file:
+            file.write(member)
+    except OSError as error:
+        raise write_error(path, error) from error
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._buffer, self._flushed = path, bytearray(), time.monotonic()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "wb", buffering=0)
-        except OSError as error:
-            raise write_error(path, error) from error
+
+def to_file(path: Path) -> Append:
+    """Return what records a search in a file."""
+    return partial(append_to_file, path)
+
+
+class TraceWriter:
+    """Collects events into members, and hands these on."""
+
+    def __init__(self, append: Append) -> None:
+        self._append, self._first, self._buffer, self._flushed = append, True, bytearray(), time.monotonic()
 
     def write(self, event: dict[str, Any], *, flush: bool = False) -> None:
-        """Append an event; it is in the file at the next flush."""
+        """Add an event; it is handed on with the next flush."""
         self._buffer += encode_json(event) + b"\n"
         if flush or len(self._buffer) > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting as one member."""
-        data, self._buffer, self._flushed = bytes(self._buffer), bytearray(), time.monotonic()
-        rest = memoryview(gzip.compress(data, 6, mtime=0) if data else b"")
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
-        except OSError as error:
-            raise write_error(self.path, error) from error
-
-    def close(self) -> None:
-        """Write what is waiting, and close the file."""
-        try:
-            self.flush()
-        finally:
-            self._file.close()
+        """Hand on what is waiting as one member."""
+        data, first = bytes(self._buffer), self._first
+        self._buffer, self._first, self._flushed = bytearray(), False, time.monotonic()
+        if data:
+            self._append(gzip.compress(data, 6, mtime=0), first)
 
 
 class Recorder:
     """The observer of one search (``rain.core.observer.Observer``).
 
     Args:
-        path: of the file.
+        append: takes what is recorded.
         about: fields of the first event.
         prompt: ids of the prompt.
         config: of the search.
@@ -107,7 +111,7 @@ class Recorder:
 
     def __init__(
         self,
-        path: Path,
+        append: Append,
         about: dict[str, Any],
         prompt: Tokens,
         config: RainConfig,
@@ -119,7 +123,7 @@ class Recorder:
         self._decode = policy.adapter.decode
         self._nodes = {root: (0, "")}  # number and text; also keeps them alive, so that identities stay unique
         self._count, self._committed, self._started = 1, "", time.perf_counter()
-        self._writer = TraceWriter(path)
+        self._writer = TraceWriter(append)
         self._write(
             "search",
             format=FORMAT,
@@ -129,6 +133,7 @@ class Recorder:
             config=asdict(config),
             asks=scorer.asks(),
             started=time.time(),
+            flush=True,
         )
 
     def added(self, parent: Node, prefix: Tokens, children: Sequence[Node]) -> None:
@@ -180,8 +185,8 @@ class Recorder:
         self._write("end", finish=finish, answer=answer, cost=cost)
 
     def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
+        """Hand on what is waiting."""
+        self._writer.flush()
 
     def _write(self, event: str, *, flush: bool = False, **fields: Any) -> None:
         t = round(time.perf_counter() - self._started, 4)

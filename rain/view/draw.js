@@ -32,11 +32,11 @@ function fitted(text, width, bold = false) {
   return text.length <= most ? text : text.slice(0, Math.max(0, most - 1)) + "…";
 }
 
-/** What a box says: its text, cut before it is cleaned, since it may be long. */
+/** What a box says: its text, cut before it is cleaned, since it may be long; of blanks alone, how many. */
 function label(trace, node) {
   if (node === 0) return "the answer begins";
   const text = trace.text[node].slice(0, 400);
-  return visible(text.trim() || text) || "(end)";
+  return visible(text.trim() || text.replaceAll(" ", "␣")) || "(end)";
 }
 
 /**
@@ -68,7 +68,7 @@ function paint(context, boxes, state, mark, size, theme) {
     if (w > 16) {
       if (bold !== committed) { context.font = (committed ? "bold " : "") + font; bold = committed; }
       context.fillStyle = tone.ink;
-      context.fillText(fitted(label(trace, box.node), w - 6, committed), x + 4, y + ROW / 2 - (committed ? 1 : 0));
+      context.fillText(fitted(label(trace, box.node), w - 6, committed), x + 4, y + ROW / 2 - (committed ? 1 : 0), w - 6);
     }
     if (mark.playing.has(box.node) || box.node === mark.selected) {
       context.strokeStyle = box.node === mark.selected ? "#e01e8c" : colours.ink;

@@ -250,6 +250,7 @@ for (const key of ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]) KEYS[key]
 
 function onKey(event) {
   const writes = event.target.closest("input, select, textarea"), presses = event.target.closest("button, summary, a");
+  if (writes && event.key === "Escape") { event.preventDefault(); $("tree").focus(); }
   if (!app.trace || event.ctrlKey || event.metaKey || event.altKey || writes || !KEYS[event.key]) return;
   if (presses && (event.key === "Enter" || event.key === " ")) return;
   event.preventDefault();

@@ -84,7 +84,7 @@ function chips(prompt) {
   return shown;
 }
 
-/** The answer piece by piece, coloured by value; what the answer does not keep (after a stop string) is struck out. */
+/** The answer piece by piece, coloured by value; what the answer does not keep (after a stop string or its limit) is struck out. */
 function showAnswers(app) {
   const {prompt, trace, state} = app, pieces = [];
   if (trace) for (let c = 0; c < state.committed; c++) {
@@ -93,13 +93,12 @@ function showAnswers(app) {
   } else for (const [text, , worth] of prompt.moves || []) pieces.push([text, worth, null]);
   const whole = pieces.map(each => each[0]).join("").trimStart(), final = prompt.raina ?? (trace && trace.end ? trace.end.answer : null);
   let left = final !== null && whole.startsWith(final) ? final.length + (pieces.map(each => each[0]).join("").length - whole.length) : Infinity;
-  const spans = pieces.map(([text, worth, node]) => {
+  const spans = pieces.flatMap(([text, worth, node]) => {
+    const kept = Math.max(0, Math.min(left, text.length)), here = node !== null && node === app.selected ? " here" : "";
     const attributes = node === null ? {} : {onclick: () => app.select(node), title: `value ${fixed(worth)}`};
-    const span = tint(make("span", attributes, body(text)), worth);
-    if (left <= 0) span.className = "cut";
-    if (node !== null && node === app.selected) span.className += " here";
     left -= text.length;
-    return span;
+    return [[text.slice(0, kept), ""], [text.slice(kept), "cut"]].filter(([part]) => part).map(([part, name]) =>
+      tint(make("span", {...attributes, class: name + here}, body(part)), worth));
   });
   if (spans.length) $("rain").replaceChildren(...spans);
   else put($("rain"), prompt.error ? "failed: " + prompt.error : trace ? "" : prompt.raina || "");
@@ -143,7 +142,7 @@ const isCommitted = (app, node) => app.trace.commitOf[node] >= 0 && app.trace.co
 /** Tell why a child was committed instead of the second, and what was given up with that. */
 function showWhy(app) {
   const {trace, state, selected} = app, path = trace.path(selected);
-  const fork = path.find(node => node && !isCommitted(app, node)) ?? selected;
+  const fork = path.find(node => node && !isCommitted(app, node)) ?? (selected || trace.commits[0]?.node);
   const commit = trace.commits.slice(0, state.committed).findIndex(each => trace.parent[each.node] === trace.parent[fork]);
   if (commit < 0) { $("why").replaceChildren("Nothing has been committed here yet."); return; }
   const {node, simulations, event, finish} = trace.commits[commit], then = app.stateAt(event), config = trace.head.config;

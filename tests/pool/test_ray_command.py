@@ -17,6 +17,8 @@ from support.ray_nodes import Nodes, children, command
 
 from rain.results.jsonl import scan
 from rain.results.run_dir import read_results, result_paths
+from rain.trace import Tree, read
+from rain.trace.record import trace_file
 
 pytestmark = pytest.mark.ray
 
@@ -83,7 +85,7 @@ def test_the_command_survives_a_lost_node_and_answers_as_without_ray(
 def test_workers_need_no_disk_of_the_command(
     tmp_path: Path, nodes: Nodes, local: tuple[Path, list[tuple[Any, ...]]]
 ) -> None:
-    """The command sees a folder that nobody else does: with its template, its data and its results."""
+    """The command sees a folder that nobody else does: with its template, its data, its results and its traces."""
     private = ("unshare", "--mount", "--map-root-user", "sh", "-c")
     if subprocess.run([*private, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
         pytest.skip("this machine permits no private mounts")
@@ -93,7 +95,7 @@ def test_workers_need_no_disk_of_the_command(
     template = ROOT / "HH" / "templates" / "harmless_letters.txt"
     begin = f"mount -t tmpfs none {hidden}; cp {template} {prompts} {hidden}; " + '"$@"; code=$?; '
     script = begin + f"cp -r {hidden}/out {tmp_path}/out; exit $code"
-    options = ("--launcher", "ray", "--ray-address", nodes.grow(2).cluster.address, "--nump", 2)
+    options = ("--launcher", "ray", "--ray-address", nodes.grow(2).cluster.address, "--nump", 2, "--trace")
     run = start(
         *("--dataset", hidden / prompts.name, "--outdir", hidden / "out", "--templates", hidden / template.name),
         *options,
@@ -103,6 +105,9 @@ def test_workers_need_no_disk_of_the_command(
     assert run.returncode == 0, out
     assert not list(hidden.iterdir())
     assert answers(tmp_path / "out") == expected
+    for record in read_results(tmp_path / "out"):
+        events = read(trace_file(tmp_path / "out" / "trace", record["id"])).events
+        assert Tree(events).simulations == sum(move["simulations"] for move in record["moves"])
 
 
 def descendants(pid: int) -> list[int]:

@@ -18,7 +18,7 @@ from rain.data.datasets import Prompt
 from rain.engines.toy import ToyEngine
 from rain.results.run_dir import read_results
 from rain.trace import Tree, read
-from rain.trace.record import Recorder, TraceWriter, trace_file
+from rain.trace.record import Recorder, TraceWriter, to_file, trace_file
 
 SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
 
@@ -51,7 +51,7 @@ def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, tmp_path):
 
     async def run():
         await aligner.warm_up()
-        generation = aligner.begin(aligner.prepare("a", "Why?", trace=file))
+        generation = aligner.begin(aligner.prepare("a", "Why?", trace=to_file(file)))
         search, before = generation._search, generation._search.root
         async for _ in generation.commits():
             events = read(file).events
@@ -76,7 +76,7 @@ def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, tmp_path):
 
 def test_a_visit_says_what_was_asked_and_what_came_back(aligner, tmp_path):
     file = tmp_path / "a.jsonl.gz"
-    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=file)))
+    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=to_file(file))))
     first, *events = read(file).events
     [asked] = first["asks"]
     template = aligner.config.template
@@ -92,7 +92,7 @@ def test_recording_changes_no_decision(aligner, tmp_path):
     async def run():
         prepared = aligner.prepare("a", "Why?")
         plain = await aligner.generate(prepared)
-        return plain, await aligner.generate(replace(prepared, trace=tmp_path / "a.jsonl.gz"))
+        return plain, await aligner.generate(replace(prepared, trace=to_file(tmp_path / "a.jsonl.gz")))
 
     plain, recorded = asyncio.run(run())
     assert (plain.tokens, plain.commits) == (recorded.tokens, recorded.commits)
@@ -100,7 +100,7 @@ def test_recording_changes_no_decision(aligner, tmp_path):
 
 def test_a_torn_tail_leaves_everything_before_it(aligner, tmp_path):
     file = tmp_path / "a.jsonl.gz"
-    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=file)))
+    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=to_file(file))))
     data, whole = file.read_bytes(), read(file).events
     for size in random.Random(0).sample(range(len(data) // 2, len(data)), 20):
         file.write_bytes(data[:size])
@@ -120,10 +120,10 @@ def test_what_is_no_trace_is_refused_with_its_name(content, tmp_path):
 
 
 def test_events_that_do_not_fit_are_refused_with_their_number(tmp_path):
-    writer = TraceWriter(tmp_path / "c.jsonl.gz")
+    writer = TraceWriter(to_file(tmp_path / "c.jsonl.gz"))
     writer.write({"event": "search", "format": 1, "id": "c", "question": "", "asks": [], "config": {"root_mix": 0.25}})
     writer.write({"event": "visit", "path": [0, 7], "score": 1, "similar": []})
-    writer.close()
+    writer.flush()
     with pytest.raises(RainError, match="event 2"):
         Tree(read(tmp_path / "c.jsonl.gz").events)
 
@@ -176,7 +176,7 @@ def test_a_trace_that_cannot_be_written_is_an_error_of_the_prompt_that_names_the
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.jsonl.gz").symlink_to("/dev/full")
-    record = asyncio.run(aligner.record(Prompt("a", "Why?"), trace=tmp_path / place))
+    record = asyncio.run(aligner.record(Prompt("a", "Why?"), trace=to_file(tmp_path / place)))
     assert "a.jsonl.gz" in record["error"] and json.dumps(record)
 
 

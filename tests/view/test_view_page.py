@@ -17,7 +17,7 @@ from rain.cli import main
 from rain.judges.queries import queries_for
 from rain.results.run_dir import read_results
 from rain.trace import Tree, read
-from rain.trace.record import FORMAT, TraceWriter
+from rain.trace.record import FORMAT, TraceWriter, to_file
 from rain.view.page import assemble
 from rain.view.server import make_server
 
@@ -66,7 +66,7 @@ def until(page, condition):
 
 def hostile_trace(path, text):
     """Write a search in which everything that can be text is this text."""
-    writer = TraceWriter(path)
+    writer = TraceWriter(to_file(path))
     about = {"id": text[:50], "question": text, "asks": [{"by": text, "before": text, "after": [{"text": text}]}]}
     config = {"root_mix": 0.25, "min_visits": 1, "value_threshold": 0.5}
     writer.write({"event": "search", "t": 0, "format": FORMAT, "config": config, **about})
@@ -78,7 +78,7 @@ def hostile_trace(path, text):
         writer.write({"event": "visit", "t": 0, **visit})
     writer.write({"event": "commit", "t": 0, "node": 1, "simulations": 3, "finish": None})
     writer.write({"event": "end", "t": 1, "finish": "length", "answer": text, "cost": {}})
-    writer.close()
+    writer.flush()
 
 
 def test_the_page_is_one_file_that_asks_nobody_and_writes_no_markup(outdir):
@@ -138,7 +138,9 @@ def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir,
     page.fill("#filter", "harmless:yes")
     assert page.locator("#prompts li").count() == 1
     said = page.text_content("#rain")
-    assert first["raina"] in said and page.text_content("#plain") == first["pa"]
+    kept = "".join(page.locator("#rain span:not(.cut)").all_text_contents())
+    assert kept.strip() == first["raina"] != said.strip(), "what is beyond the limit is struck out"
+    assert page.text_content("#plain") == first["pa"]
     assert f"{first['cost']['rain']['tokens_computed']:,} tokens" in page.text_content("#rain-cost")
 
 
@@ -155,6 +157,9 @@ def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
     again = visit(address(outdir / "view.html") + link)
     assert again.evaluate(where) == [id, node, root, at, link]
     assert again.text_content("#when").startswith(f"simulation {at} of")
+    for key in ("/", "n", "Escape"):
+        again.keyboard.press(key)
+    assert again.input_value("#search") == "n" and again.evaluate("document.activeElement.id") == "tree"
     again.keyboard.press("Backspace")
     assert again.evaluate("app.view.root") == again.evaluate(f"app.trace.parent[{root}]")
     again.evaluate("app.at(0)")
@@ -174,6 +179,7 @@ def test_the_record_and_its_simulations_can_be_saved(outdir, visit):
 
 def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recorded, visit):
     page = visit(address(recorded.with_name("one.html")))
+    assert page.text_content("#why").startswith("Commit 1 of"), "at the root, too"
     box = page.evaluate("app.boxes.find(box => box.node === app.trace.commits[0].node)")
     page.click("#tree", position={"x": box["x"] + box["w"] / 2, "y": box["y"] * 22 + 10})
     events = read(recorded).events
@@ -210,6 +216,12 @@ def test_hostile_text_is_shown_as_text(text, tmp_path, visit):
     assert "[U+202E]txt.exe" in page.text_content("#rain")
     page.keyboard.press("Enter")
     page.screenshot(path=tmp_path / "h.png")
+
+
+def test_a_token_set_of_blanks_can_be_seen(recorded, visit):
+    page = visit(address(recorded.with_name("one.html")))
+    texts = ["", " a ", "  ", "", "\n "]
+    assert page.evaluate("text => [1, 2, 3, 4].map(node => label({text}, node))", texts) == ["a", "␣␣", "(end)", "↵␣"]
 
 
 def test_dark_light_and_print(outdir, visit):
@@ -258,7 +270,7 @@ def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(rec
     whole, file = read(recorded).events, tmp_path / "live.jsonl.gz"
 
     def write(events, writer=None):
-        writer = writer or TraceWriter(file)
+        writer = writer or TraceWriter(to_file(file))
         for event in events:
             writer.write(event)
         writer.flush()
@@ -269,11 +281,11 @@ def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(rec
     with serving(file) as url:
         page = visit(url)
         assert page.evaluate("app.trace.events") == half - 1
-        write(whole[half:], writer).close()
+        write(whole[half:], writer)
         until(page, "app.trace.end !== null")
         assert page.evaluate("[...app.state.n]") == pytest.approx([node.n for node in Tree(whole).nodes], abs=1e-9)
         page.evaluate("app.trace.end = null")
-        write(whole[:3]).close()
+        write(whole[:3])
         until(page, "app.trace && app.trace.events === 2")
 
 
