@@ -25,6 +25,7 @@ from rain.bench.measure import (
 )
 from rain.bench.report import ratios, table
 from rain.bench.rows import Bench, machine
+from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
 from rain.engines.toy import ToyEncoder
 from rain.models.random_weights import shape_names
@@ -81,8 +82,11 @@ def run(args: argparse.Namespace) -> int:
 def open_bench(args: argparse.Namespace) -> Bench:
     """Load prompts, settings and encoder."""
     task = load("hh")
-    options = {"modelname": args.modelname, "dtype": args.dtype, "max_simulations": args.simulations}
-    options |= {"extra_simulations": max(1, args.simulations // 3), "max_new_tokens": args.new_tokens}
+    if args.bandwidth <= 0:
+        raise RainError(f"--bandwidth is {args.bandwidth:g}; it must be above 0")
+    options = {"modelname": args.random_weights or args.modelname, "dtype": args.dtype}
+    options |= {"max_simulations": args.simulations, "extra_simulations": max(1, args.simulations // 3)}
+    options["max_new_tokens"] = args.new_tokens
     settings = make_settings(task, {**options, "preset": args.preset, "encoder": args.encoder})
     prompts = load_prompts(args.dataset or task.path(task.dataset), task.reader)
     encoder = ToyEncoder() if args.encoder == "toy" else open_encoder(settings.aligner)

@@ -14,9 +14,8 @@ from rain.engines.local.engine import HfEngine
 
 def weight_bytes(model: Any) -> int:
     """Return the bytes of weights that a pass reads: all but an embedding of its own, of which it reads a few rows."""
-    read = {id(weight): weight.nbytes for weight in model.parameters()}
-    embedding = model.get_input_embeddings().weight
-    return sum(read.values()) - (0 if embedding is model.get_output_embeddings().weight else embedding.nbytes)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return sum(weight.nbytes for weight in model.parameters() if weight is head or weight is not embedding)
 
 
 def kv_bytes(model: Any) -> int:

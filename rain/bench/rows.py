@@ -90,8 +90,9 @@ class Bench:
         from rain.bench.passes import PassMeter
         from rain.engines.local.engine import HfEngine
 
-        measured = self.random and isinstance(engine, HfEngine)
-        return PassMeter(engine, self.weights, self.bandwidth) if measured else None
+        if self.random and isinstance(engine, HfEngine):
+            return PassMeter(engine, self.weights, self.bandwidth)
+        return None
 
     def tree_aligner(self) -> Aligner:
         """Return an aligner on the tree cache, which is empty."""
