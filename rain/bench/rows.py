@@ -8,9 +8,9 @@ import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rain.aligner import Aligner
 from rain.core.engine import Engine
@@ -18,10 +18,14 @@ from rain.costs import total
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
-from rain.models.loading import auto_dtype, cpu_features, load_model
+from rain.models.loading import auto_dtype, cpu_features, load_model, load_tokenizer
+from rain.models.random_weights import HashTokenizer, random_model, read_shape
 from rain.pool.devices import cpu_cores
 from rain.settings import AlignerConfig
 from rain.text import SentenceEncoder
+
+if TYPE_CHECKING:
+    from rain.bench.passes import PassMeter
 
 NUMBER_FEATURES = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"}
 
@@ -33,14 +37,20 @@ class Bench:
     Attributes:
         config: of the searches.
         placement: of the model.
-        prompts: a row takes as many of them as it runs at once.
+        prompts: a row takes as many of them as it runs at once, see ``first``.
         encoder: the sentence encoder.
+        random: architecture of a model with random weights, see ``random_model``; "": the configuration's model.
+        bandwidth: of the memory of the model's device (bytes a second).
+        weights: bytes of the model's weights that a pass reads, known once it is loaded.
     """
 
     config: AlignerConfig
     placement: PlacementConfig
     prompts: list[Prompt]
     encoder: SentenceEncoder
+    random: str = ""
+    bandwidth: float = 0.0
+    weights: int = field(default=0, init=False)
 
     @property
     def in_float32(self) -> bool:
@@ -53,8 +63,36 @@ class Bench:
 
     def load(self) -> tuple[Any, Any]:
         """Load the model anew: an engine changes the attention of the one it gets."""
-        model = self.config.model
-        return load_model(model.modelname, dtype=model.dtype, device_map=self.placement.device_map or None)
+        from rain.bench.passes import weight_bytes
+
+        free_memory()
+        config, device_map = self.config.model, self.placement.device_map or None
+        if self.random:
+            loaded = random_model(self.random, config.dtype, device_map)
+            self.weights = weight_bytes(loaded[0])
+            return loaded
+        return load_model(config.modelname, dtype=config.dtype, device_map=device_map)
+
+    def tokenizer(self) -> Any:
+        """Return the model's tokenizer alone."""
+        if self.random:
+            return HashTokenizer(read_shape(self.random).vocab_size)
+        return load_tokenizer(self.config.model.modelname)
+
+    def first(self, count: int) -> list[Prompt]:
+        """Return so many prompts; where they begin again, they have other ids, and so other random numbers."""
+        size = len(self.prompts)
+        rounds = [f"/{number // size}" if number >= size else "" for number in range(count)]
+        return [replace(self.prompts[i % size], id=self.prompts[i % size].id + rounds[i]) for i in range(count)]
+
+    def meter(self, engine: Engine) -> PassMeter | None:
+        """Return what measures each pass of the tree cache, with random weights; None elsewhere."""
+        from rain.bench.passes import PassMeter
+        from rain.engines.local.engine import HfEngine
+
+        if self.random and isinstance(engine, HfEngine):
+            return PassMeter(engine, self.weights, self.bandwidth)
+        return None
 
     def tree_aligner(self) -> Aligner:
         """Return an aligner on the tree cache, which is empty."""
@@ -80,7 +118,7 @@ async def run_all(
         async with gate:
             return await answer(aligner.prepare(prompt.id, prompt.question))
 
-    return await asyncio.gather(*map(one, bench.prompts[:count]))
+    return await asyncio.gather(*map(one, bench.first(count)))
 
 
 async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -> dict[str, Any]:
@@ -89,15 +127,17 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     Returns:
         the row: see ``summarise``; of engines in this process also the shares of the time in the model, in the search
         (with batching and sampling), idle (waiting, for embeddings mostly) and, at the same time, in the embedding
-        thread.
+        thread; with random weights, what single passes take (``PassMeter``).
     """
     forget_peak_memory()
     await aligner.warm_up()
+    meter, processor = bench.meter(aligner.engine), time.process_time()
     embedded, before = getattr(bench.encoder, "seconds", 0.0), aligner.engine.stats()
     busy, started = time.thread_time(), time.perf_counter()
     answers = await run_all(bench, aligner, aligner.generate, count, width)
     wall, busy = time.perf_counter() - started, time.thread_time() - busy
     row, after = summarise(answers, wall), aligner.engine.stats()
+    row["cpu_seconds_per_simulation"] = (time.process_time() - processor) / row["simulations"]
     row["dtype"] = aligner.engine.dtype
     row["embedding_share"] = (getattr(bench.encoder, "seconds", 0.0) - embedded) / wall
     if after.passes:
@@ -105,7 +145,11 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
         row["outside_model_share"] = 1 - row["model_share"]
         row["idle_share"] = min(row["outside_model_share"], max(0.0, 1 - busy / wall))
         row["search_share"] = row["outside_model_share"] - row["idle_share"]
-        row["evictions"], row["passes"] = after.evictions, after.passes
+        row["evictions"], row["passes"] = after.evictions, after.passes - before.passes
+    calls = row.get("passes") or row["forward_passes"]  # a pass that several searches share is one call
+    row["calls_per_simulation"] = calls / row["simulations"]
+    if meter:
+        row["pass"] = meter.summary()
     return row
 
 
@@ -139,9 +183,18 @@ async def run_greedy(bench: Bench, aligner: Aligner, count: int, width: int) -> 
     return {"seconds": seconds, "tokens": sum(len(answer.tokens) for answer in answers) / len(answers)}
 
 
+def free_memory() -> None:
+    """Free what earlier rows left, on a GPU too."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def forget_peak_memory() -> None:
     """Free what earlier rows left, and have the kernel count the peak from here (Linux)."""
-    gc.collect()
+    free_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
-from rain.core.types import Vector
+from rain.core.types import Tokens, Vector
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sampling import read_rows
 from rain.engines.local.self_check import check_tokens, plain_logits
@@ -39,13 +39,19 @@ class ReferenceEngine(Engine):
         model, tokenizer: loaded; any causal model, with the attention that it came with.
         keep_cache: keep keys and values while one continuation is generated (the published search does, its baseline
             does not).
+        published: compute as the published code does: a search keeps the last logits of every text that it generates
+            from (a continuation that comes from there computes its whole prefix again, once it has to), and every
+            pass computes the logits of all positions. It changes no answer.
 
     Raises:
         RainError: the model's numbers are not finite.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, keep_cache: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, *, keep_cache: bool = True, published: bool = False
+    ) -> None:
         self.model, self.tokenizer, self.decode = model, tokenizer, decoder(tokenizer)
+        self.published = published
         self.keep_cache = keep_cache and "past_key_values" in inspect.signature(model.forward).parameters
         self.context = context_length(model)
         self.eos = end_ids(model.generation_config, tokenizer)
@@ -67,6 +73,10 @@ class ReferenceEngine(Engine):
         check_read_outs(self.model, read_outs)
         self.read_outs = list(read_outs)
 
+    def new_cache(self) -> DynamicCache | None:
+        """Return an empty cache for one continuation, None where none is kept."""
+        return DynamicCache(config=self.model.config) if self.keep_cache else None
+
     @torch.inference_mode()
     def hidden_states(self, tokens: Sequence[int], usage: Usage) -> tuple[torch.Tensor, ...]:
         """Return the output of each decoder layer, the embeddings first: (1, tokens, hidden size) each."""
@@ -81,9 +91,9 @@ class ReferenceEngine(Engine):
     def forward(self, tokens: Sequence[int], cache: DynamicCache | None, usage: Usage) -> torch.Tensor:
         """Return the logits after the last of the tokens, which follow those in the cache: (1, vocabulary)."""
         inputs = torch.tensor([list(tokens)], device=self.model.device)
-        started = time.perf_counter()
-        output = self.model(inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
-        logits: torch.Tensor = output.logits[0]
+        started, kept = time.perf_counter(), 0 if self.published else 1
+        output = self.model(inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=kept)
+        logits: torch.Tensor = output.logits[0, -1:].clone()  # the others are not to stay in memory
         seconds = time.perf_counter() - started
         for counted in (usage, self._total):
             counted.forward_passes += 1
@@ -93,11 +103,12 @@ class ReferenceEngine(Engine):
 
 
 class ReferenceSession(Session):
-    """Nothing is kept between requests."""
+    """Nothing is kept between requests but, in the published way, last logits by the tokens before them."""
 
     def __init__(self, engine: ReferenceEngine) -> None:
         self.engine = engine
         self.usage = Usage()
+        self._last_logits: dict[Tokens, torch.Tensor] = {}
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``: one continuation after the other, each from the start of the prefix."""
@@ -106,15 +117,26 @@ class ReferenceSession(Session):
         return [self._continue(list(prefix), params, index) for index in range(params.n)]
 
     def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
-        engine, known = self.engine, 0
+        engine = self.engine
         item = GenerationSequence(KvTree(), prefix, self.usage, params, index, engine.decode)
-        cache = DynamicCache(config=engine.model.config) if engine.keep_cache else None
+        cache, known = engine.new_cache(), 0
         while not item.done:
-            logits = engine.forward(item.tokens[known:], cache, self.usage)
-            known = len(item.tokens) if cache is not None else 0
+            logits = self._last_logits.get(tuple(item.tokens))
+            if logits is None:
+                logits = self._forward(item.tokens, known, cache)
+                known = len(item.tokens) if cache is not None else 0
+            else:
+                cache, known = engine.new_cache(), 0
             [row], [drawn] = read_rows(logits, [item.whole_draw(0)], [], item.top)
             item.advance(row, drawn)
         return item.continuation()
+
+    def _forward(self, tokens: Sequence[int], known: int, cache: DynamicCache | None) -> torch.Tensor:
+        """Return the logits after the tokens, of which the cache has the first ``known``; keep them if need be."""
+        logits = self.engine.forward(tokens[known:], cache, self.usage)
+        if self.engine.published:
+            logits = self._last_logits[tuple(tokens)] = logits.float().cpu()
+        return logits
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
@@ -124,7 +146,9 @@ class ReferenceSession(Session):
         check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
         self.usage.requests += 1
         question = LogprobsSequence(KvTree(), list(prefix), self.usage, top, ids)
-        logits = self.engine.forward(prefix, None, self.usage)
+        logits = self._last_logits.get(tuple(prefix))
+        if logits is None:
+            logits = self._forward(prefix, 0, None)
         [row], _ = read_rows(logits, [], [(0, token) for token in ids], question.top)
         question.advance(row, None)
         return question.logprobs

@@ -82,7 +82,7 @@ def load_model(
 
     if str(name) in EMBEDDED and not EMBEDDED[str(name)].causal:
         raise RainError(f"{name} is a sentence encoder, not a language model; {_HINT}")
-    options = _placement(dtype, device_map)
+    options = placement_options(dtype, device_map)
     options |= _quantization(quantization, options["dtype"])
     if attn is not None:
         options["attn_implementation"] = attn
@@ -95,14 +95,14 @@ def load_encoder(
     """Return a sentence encoder, in evaluation mode and without gradients, and its tokenizer; see `load_model`."""
     import transformers
 
-    return _load(name, transformers.AutoModel, _placement(dtype, device_map))
+    return _load(name, transformers.AutoModel, placement_options(dtype, device_map))
 
 
 def load_classifier(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a sequence classification model and its tokenizer; see `load_model`."""
     import transformers
 
-    model, tokenizer = _load(name, transformers.AutoModelForSequenceClassification, _placement("auto", None))
+    model, tokenizer = _load(name, transformers.AutoModelForSequenceClassification, placement_options("auto", None))
     if not any(kind.endswith("ForSequenceClassification") for kind in model.config.architectures or ()):
         raise RainError(f"{name} is not a sequence classification model; its classifier would be random")
     return model, tokenizer
@@ -176,7 +176,7 @@ def _key(text: str) -> str:
     return hashlib.sha256(f"{_FORMAT} {text}".encode()).hexdigest()[:12]
 
 
-def _placement(dtype: str, device_map: str | None) -> dict[str, Any]:
+def placement_options(dtype: str, device_map: str | None) -> dict[str, Any]:
     """Return the options of from_pretrained that say in which format the weights are, and where."""
     import torch
 

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 from support.tiny_models import save_tiny_model
 
+from rain.bench.lengths import PUBLISHED_LENGTHS
+from rain.bench.rows import Bench
 from rain.cli import main
+from rain.data.datasets import Prompt
+from rain.engines.registry import PlacementConfig
+from rain.engines.toy import ToyEncoder
+from rain.settings import AlignerConfig
 
-SHORT = ("--simulations", "4", "--new-tokens", "6", "--whole-tokens", "4")
+SHORT = ("--simulations", "4", "--new-tokens", "6", "--whole-tokens", "4", "--long", "0")
 
 
 def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
@@ -18,7 +24,7 @@ def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
 ) -> None:
     model, found = str(save_tiny_model(tmp_path / "tiny", 8192)), tmp_path / "bench.json"
     flags = ["--modelname", model, "--dtype", "float32", "--concurrency", "1", "2", "--whole", "1", *SHORT]
-    assert main(["bench", *flags, "--json", str(found)]) == 0
+    assert main(["bench", *flags, "--long", "2", "--json", str(found)]) == 0
     result = json.loads(found.read_text())
     published, one, two = result["published"], result["rain"]["1"], result["rain"]["2"]
     assert result["ratio"]["same_decisions"] is True
@@ -32,17 +38,23 @@ def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
     whole = result["whole"]["seconds"] / result["plain"]["uncached_seconds"]
     assert result["ratio"]["rain_over_plain_uncached"] == pytest.approx(whole)
     assert result["plain"]["uncached_tokens"] == result["plain"]["cached_tokens"] == 4
+    long = result["long"]
+    assert result["ratio"]["long_same_decisions"] is True and long["published"]["answers"] == long["1"]["answers"]
+    judged = 2 * PUBLISHED_LENGTHS[1]  # each text is judged by two prompts of this length
+    assert judged < long["published"]["tokens_per_simulation"] and long["1"]["tokens_per_simulation"] < judged / 10
+    assert one["calls_per_simulation"] == one["passes"] / one["simulations"]
+    assert published["calls_per_simulation"] > 2 * one["calls_per_simulation"]
     printed = capsys.readouterr()
     assert "baseline implementation" in printed.out and "number format: float32; " in printed.out
     assert "CPU cores, " in result["machine"] and "decisions" not in result
     assert "min left" in printed.err
 
 
-def test_more_searches_than_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prompts = tmp_path / "two.jsonl"
-    prompts.write_text('{"question": "a"}\n{"question": "b"}\n')
-    assert main(["bench", "--dataset", str(prompts), "--concurrency", "3", "--whole", "0"]) == 2
-    assert "go up to 2, the number of prompts" in capsys.readouterr().err
+def test_more_searches_than_prompts_repeat_the_prompts_with_other_random_numbers() -> None:
+    prompts = [Prompt("x-0", "a"), Prompt("x-1", "b")]
+    found = Bench(AlignerConfig, PlacementConfig(), prompts, ToyEncoder()).first(5)
+    assert [prompt.question for prompt in found] == ["a", "b", "a", "b", "a"]
+    assert found[:2] == prompts and len({prompt.id for prompt in found}) == 5
 
 
 def test_in_bfloat16_decisions_are_compared_in_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,29 @@ class TestReferenceEngine(EngineContract):
         return Subject(ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
 
 
+class TestPublishedEngine(EngineContract):
+    @pytest.fixture
+    def subject(self):
+        engine = ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer(), published=True)
+        return Subject(engine, ToyTokenizer())
+
+
+def test_the_published_way_keeps_last_logits_and_computes_the_whole_text_again_where_it_lacks_them():
+    session = ReferenceEngine(tiny_model(), ToyTokenizer(), published=True).session("s")
+
+    def greedy(count):
+        [answer] = asyncio.run(session.generate(b"abcde", SamplingParams(max_tokens=count, greedy_first=True)))
+        return answer.tokens, session.usage.forward_passes, session.usage.tokens_computed
+
+    first, again, longer = greedy(4), greedy(4), greedy(6)
+    assert first[1:] == again[1:] == (4, 5 + 3)
+    assert longer[1:] == (4 + 2, 5 + 3 + 9 + 1)  # four texts are known; the fifth has 9 tokens
+    assert first[0] == again[0] == longer[0][:4]
+    plain = ReferenceEngine(tiny_model(), ToyTokenizer()).session("s")
+    params = SamplingParams(max_tokens=6, n=5, temperature=2.0, top_k=3)
+    assert asyncio.run(plain.generate(b"abcde", params)) == asyncio.run(session.generate(b"abcde", params))
+
+
 @pytest.mark.parametrize("name", ["hf", "reference", "http"])
 def test_a_model_with_two_end_ids_ends_at_either_on_every_engine(name, tmp_path):
     save_tiny_model(tmp_path, CONTEXT, eos=[EOS, SECOND_END])

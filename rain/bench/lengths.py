@@ -1,0 +1,44 @@
+"""Prompts as long as one likes, of neutral text: what is computed depends on their length, hardly on what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle
+
+from rain.prompts import PromptFile
+from rain.settings import AlignerConfig
+
+PUBLISHED_LENGTHS = (370, 1200)
+"""Tokens of the published code's prompts: in front of the question, and in front of the text that is judged."""
+
+SENTENCES = (
+    "The river runs past the old mill and under two bridges. ",
+    "A bus leaves for the station every ten minutes. ",
+    "The library keeps maps of the town in a long drawer. ",
+    "In the morning the baker opens her shop at seven. ",
+    "It rained in the afternoon, and the market closed early.\n",
+)
+
+
+def filler(encode: Callable[[str], Sequence[int]], tokens: int) -> str:
+    """Return a text of at least this many tokens, and of fewer than a sentence more."""
+    text = ""
+    for sentence in cycle(SENTENCES):
+        if len(encode(text)) >= tokens:
+            return text
+        text += sentence
+    raise AssertionError("sentences never end")
+
+
+def with_lengths(
+    config: AlignerConfig, encode: Callable[[str], Sequence[int]], chat: int, evaluation: int
+) -> AlignerConfig:
+    """Return a configuration whose prompts are about this long in front of the question (tokens).
+
+    Examples give way to filler text; what stands around question and answer stays.
+    """
+    opening = f"\n\n{config.template.head.rpartition(chr(10))[2]}"  # such as "Human: "
+    before, head = (filler(encode, count - len(encode(opening))) + opening for count in (chat, evaluation))
+    after = config.prompt_file.after if config.prompt_file else config.template.middle
+    return replace(config, prompt_file=PromptFile(before, after), template=replace(config.template, head=head))

@@ -1,0 +1,98 @@
+"""What ``rain bench`` measures; each function makes rows (see ``rain.bench.rows``)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rain.bench.lengths import with_lengths
+from rain.bench.rows import Bench, run_greedy, run_searches
+from rain.core.config import RainConfig
+from rain.engines.reference import ReferenceEngine
+from rain.engines.registry import open_engine
+
+
+def with_search(bench: Bench, **changes: Any) -> Bench:
+    """Return a benchmark with other constants of the search."""
+    search: RainConfig = replace(bench.config.search, **changes)
+    return replace(bench, config=replace(bench.config, search=search))
+
+
+def with_prompts(bench: Bench, chat: int, evaluation: int) -> Bench:
+    """Return a benchmark with neutral prompts of these lengths (tokens); see ``with_lengths``."""
+    return replace(bench, config=with_lengths(bench.config, bench.tokenizer().encode, chat, evaluation))
+
+
+def measure_published(bench: Bench) -> dict[str, Any]:
+    """Search the first prompt as the published code does: every leaf expanded at once, one model call after the other.
+
+    What it keeps between calls is what the published code keeps: the last logits of each text, and the scores of texts.
+    """
+    model, tokenizer = bench.load()
+    aligner = bench.aligner(ReferenceEngine(model, tokenizer, published=True), tokenizer, eager=True)
+    return asyncio.run(run_searches(bench, aligner, 1, 1))
+
+
+def measure_decisions(bench: Bench, widths: Sequence[int]) -> dict[str, Any]:
+    """Return what the first prompt is answered in float32 in both ways; in fewer bits, rounding alone decides at times.
+
+    The searches are short; their times do not count.
+    """
+    model = replace(bench.config.model, dtype="float32")
+    exact = with_search(bench, max_simulations=4, extra_simulations=1, max_new_tokens=4)
+    exact = replace(exact, config=replace(exact.config, model=model))
+    rows = {str(width): measure_rain(exact, width) for width in widths}
+    return {"published": measure_published(exact)["answers"], "rain": {w: row["answers"] for w, row in rows.items()}}
+
+
+def measure_rain(bench: Bench, width: int) -> dict[str, Any]:
+    """Search the answers of ``width`` prompts at once on the tree cache."""
+    return asyncio.run(run_searches(bench, bench.tree_aligner(), width, width))
+
+
+def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Do the same on another engine; return a row for each width."""
+    placement = replace(bench.placement, base_url=args.base_url if name == "http" else "")
+    engine, tokenizer = open_engine(replace(bench.config.model, engine=name), placement)
+
+    async def rows() -> dict[str, Any]:
+        aligner = bench.aligner(engine, tokenizer)
+        try:
+            return {str(width): await run_searches(bench, aligner, width, width) for width in args.concurrency}
+        finally:
+            await engine.close()  # in the event loop that its connections belong to
+
+    return asyncio.run(rows())
+
+
+def measure_greedy(bench: Bench, answers: int, widths: Sequence[int]) -> dict[str, float]:
+    """Answer the first prompts greedily, one by one, with and without a cache; and ``widths`` at once."""
+    model, tokenizer = bench.load()
+    result: dict[str, float] = {}
+    for name, kept in (("uncached", False), ("cached", True)):
+        aligner = bench.aligner(ReferenceEngine(model, tokenizer, keep_cache=kept), tokenizer)
+        result |= rename(asyncio.run(run_greedy(bench, aligner, answers, 1)), name)
+    for width in widths:
+        result |= rename(asyncio.run(run_greedy(bench, bench.tree_aligner(), width, width)), f"batched_{width}")
+    return result
+
+
+def rename(row: dict[str, float], name: str) -> dict[str, float]:
+    """Put a name in front of the keys."""
+    return {f"{name}_{key}": value for key, value in row.items()}
+
+
+def growth(bench: Bench, budgets: Sequence[int], lengths: Sequence[int]) -> dict[str, list[list[float]]]:
+    """Return seconds of one search by maximum simulations per commit (T) and by length of the response."""
+    sweeps: dict[str, list[tuple[int, dict[str, int]]]] = {
+        "simulations": [(t, {"max_simulations": t, "extra_simulations": max(1, t // 3)}) for t in budgets],
+        "length": [(n, {"max_new_tokens": n}) for n in lengths],
+    }
+    found: dict[str, list[list[float]]] = {}
+    for name, points in sweeps.items():
+        rows = [(value, measure_rain(with_search(bench, **changes), 1)) for value, changes in points]
+        found[name] = [[value, row["seconds"], row["simulations"]] for value, row in rows]
+    return found

@@ -1,0 +1,90 @@
+"""What single passes of the tree cache take: time of the host and of the device, tokens, bytes read from memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rain.engines.local.attention import TreeBatch
+from rain.engines.local.engine import HfEngine
+
+
+def weight_bytes(model: Any) -> int:
+    """Return the bytes of weights that a pass reads: all but an embedding of its own, of which it reads a few rows."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return sum(weight.nbytes for weight in model.parameters() if weight is head or weight is not embedding)
+
+
+def kv_bytes(model: Any) -> int:
+    """Return the bytes of the keys and values of one token."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+
+
+def keys_read(batch: Sequence[TreeBatch]) -> int:
+    """Return how many tokens' keys a pass needs: each tree's once, and once a base that several trees share."""
+    count = sum({queries.tree.base: queries.tree.base_length for queries in batch}.values())
+    for queries in batch:
+        start = min(span.leading_block() for span in queries.spans)
+        count += start + len({slot for span in queries.spans for slot in span.chain[start:]})
+    return count
+
+
+class PassMeter:
+    """Measures every pass of an engine from now on.
+
+    On a GPU, the host only launches a pass, and the device's time is taken between two events of its stream: the gaps
+    in which it waits for launches count. On a CPU both are the same.
+
+    Args:
+        engine: measured.
+        weights: see ``weight_bytes``; counted before the engine was opened, which may lay them out anew.
+        bandwidth: of the device's memory, bytes a second.
+    """
+
+    def __init__(self, engine: HfEngine, weights: int, bandwidth: float) -> None:
+        runner = engine.scheduler.runner
+        self.weights, self.bandwidth, self.device = weights, bandwidth, runner.device
+        self.bytes_each, self.passes = kv_bytes(engine.model), list[tuple[float, ...]]()
+        self._events: list[Any] = []
+        self._forward, runner.forward = runner.forward, self._measured  # type: ignore[method-assign]
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _measured(self, batch: Sequence[TreeBatch], rows: Sequence[int]) -> torch.Tensor:
+        """Run a pass."""
+        tokens, read = sum(len(queries.rows) for queries in batch), self.bytes_each * keys_read(batch)
+        self._mark()
+        started = time.perf_counter()
+        logits = self._forward(batch, rows)
+        self.passes.append((tokens, len(batch), read, time.perf_counter() - started))
+        self._mark()
+        return logits
+
+    def _mark(self) -> None:
+        if self.device.type == "cuda":
+            self._events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            self._events[-1].record(torch.cuda.current_stream(self.device))
+
+    def summary(self) -> dict[str, float]:
+        """Return means over the passes, and CUDA's own counters of its memory."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        count = len(self.passes)
+        tokens, trees, read, host = (sum(column) / count for column in zip(*self.passes, strict=True))
+        spans = zip(self._events[::2], self._events[1::2], strict=True)
+        device = sum(begin.elapsed_time(end) / 1000 for begin, end in spans) / count or host
+        found = {"passes": count, "tokens": tokens, "trees": trees, "host_ms": 1000 * host, "device_ms": 1000 * device}
+        found |= {"kv_mib": read / 2**20, "weights_mib": self.weights / 2**20}
+        found["roofline_share"] = (self.weights + read) / self.bandwidth / device
+        if self.device.type == "cuda":
+            stats = torch.cuda.memory_stats(self.device)
+            found["allocated_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+            found["reserved_mib"] = torch.cuda.max_memory_reserved(self.device) / 2**20
+            found |= {"out_of_memory": stats.get("num_ooms", 0), "retries": stats.get("num_alloc_retries", 0)}
+        return found

@@ -1,0 +1,119 @@
+"""``rain bench --random-weights``: real architectures without weights, and what single passes take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_models import tiny_model
+from transformers import AutoModelForCausalLM
+
+from rain.bench.passes import PassMeter, keys_read, kv_bytes, weight_bytes
+from rain.cli import main
+from rain.core.engine import SamplingParams
+from rain.engines.local.attention import TreeBatch
+from rain.engines.local.engine import HfEngine
+from rain.engines.local.kv_cache import KvTree
+from rain.engines.toy import ToyTokenizer
+from rain.models.random_weights import HashTokenizer, random_model, read_shape, shape_names
+
+TINY = {"model_type": "llama", "vocab_size": 4096, "hidden_size": 32, "intermediate_size": 48, "eos_token_id": None}
+TINY |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+NOT_NEEDED = ("datasets", "openai", "gguf", "pydantic", "fastapi", "uvicorn", "vllm", "ray", "sklearn", "matplotlib")
+
+
+@pytest.fixture
+def shape(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    return tmp_path / "tiny.json"
+
+
+def test_a_bench_of_random_weights_needs_torch_and_transformers_alone(shape: Path, tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED})); from rain.cli import main; sys.exit(main())"
+    )
+    flags = ["--random-weights", str(shape), "--encoder", "toy", "--whole", "0", "--concurrency", "1", "2"]
+    flags += ["--dtype", "float32", "--simulations", "3", "--new-tokens", "3", "--long", "0"]
+    found = tmp_path / "bench.json"
+    command = [sys.executable, "-c", program, "bench", *flags, "--bandwidth", "50", "--json", str(found)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(found.read_text())
+    assert result["ratio"]["same_decisions"] is True and "at 50 GB/s" in done.stdout
+    one = result["rain"]["1"]
+    measured = one["pass"]
+    assert 0 < measured["passes"] <= one["passes"] and measured["trees"] >= 1  # a step may find all in the cache
+    assert measured["tokens"] * measured["passes"] == pytest.approx(one["tokens_computed"])
+    read = (measured["weights_mib"] + measured["kv_mib"]) * 2**20
+    assert measured["roofline_share"] == pytest.approx(read / 50e9 / measured["device_ms"] * 1000)
+
+
+def test_the_shapes_have_the_sizes_of_the_models_they_are_named_after() -> None:
+    found = {}
+    for name in shape_names():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(read_shape(name), dtype=torch.bfloat16)
+        found[name] = (sum(weight.numel() for weight in model.parameters()), kv_bytes(model) // 1024)
+    assert found == {
+        "llama-2-7b": (6738415616, 512),
+        "llama-2-13b": (13015864320, 800),
+        "llama-3-8b": (8030261248, 128),
+    }
+
+
+def test_weights_are_equal_in_each_run_and_distributions_neither_flat_nor_certain(shape: Path) -> None:
+    model, tokenizer = random_model(str(shape), "float32", "cpu")
+    again, _ = random_model(str(shape), "float32", "cpu")
+    tokens = torch.tensor([tokenizer.encode("The river runs past the mill.")])
+    logprobs = model(tokens).logits[0].log_softmax(-1)
+    assert torch.equal(logprobs, again(tokens).logits[0].log_softmax(-1))
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    assert 1.0 < float(entropy.mean()) < 4.0
+    table = 4 * 4096 * 32  # the embedding, which a pass reads a few rows of
+    assert weight_bytes(model) == sum(weight.nbytes for weight in model.parameters()) - table
+
+
+def test_a_word_has_one_id_wherever_it_stands_and_random_text_pauses() -> None:
+    tokenizer = HashTokenizer(4096)
+    assert tokenizer.encode("(A")[1] == tokenizer.encode("x\n(A")[-1] != tokenizer.encode("(B")[1]
+    assert tokenizer.decode([12, 13]) == " w12, w13"
+
+
+@pytest.mark.parametrize("text", ["{", '{"model_type": "nothing"}', '{"model_type": "llama", "vocab_size": "x"}', "[]"])
+def test_a_broken_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    assert main(["bench", "--random-weights", str(tmp_path / "bad.json"), "--encoder", "toy", "--no-published"]) == 2
+    said = capsys.readouterr().err
+    assert "bad.json" in said and "llama-2-7b" in said and "Traceback" not in said
+
+
+def test_keys_are_counted_once_for_all_queries_of_a_tree_and_a_base_once_for_all_trees() -> None:
+    base = KvTree()
+    for slot in range(5):
+        base.append(slot - 1, slot)
+    batches = []
+    for _ in range(2):
+        tree = KvTree(base)
+        slots = [tree.append(slot, token)[0] for slot, token in ((-1, 1), (0, 2), (1, 3), (1, 4), (0, 5))]
+        batch = TreeBatch(tree)  # 0 - 1 - 2, 1 - 3; slot 4 is not needed
+        batch.add([0, 1, 2], 1)
+        batch.add([0, 1, 3], 1)
+        assert slots == [0, 1, 2, 3, 4]
+        batches.append(batch)
+    assert keys_read(batches) == 5 + 4 + 4
+
+
+def test_every_pass_is_measured() -> None:
+    model = tiny_model()
+    weights = weight_bytes(model)
+    engine = HfEngine(model, ToyTokenizer(), cache_tokens=1000)
+    meter = PassMeter(engine, weights, 1e9)
+    asyncio.run(engine.session("a").generate([1, 2, 3], SamplingParams(max_tokens=4)))
+    assert [tokens for tokens, *_ in meter.passes] == [3, 1, 1, 1]
+    assert [read // kv_bytes(model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
+    assert meter.summary()["tokens"] == 1.5
