@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
 from rain.core.types import Vector
-from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.kv_cache import KvPool, KvTree
 from rain.engines.local.sampling import read_rows
 from rain.engines.local.self_check import check_tokens, plain_logits
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
@@ -107,7 +107,7 @@ class ReferenceSession(Session):
 
     def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
         engine, known = self.engine, 0
-        item = GenerationSequence(KvTree(), prefix, self.usage, params, index, engine.decode)
+        item = GenerationSequence(KvTree(KvPool()), prefix, self.usage, params, index, engine.decode)
         cache = DynamicCache(config=engine.model.config) if engine.keep_cache else None
         while not item.done:
             logits = engine.forward(item.tokens[known:], cache, self.usage)
@@ -123,7 +123,7 @@ class ReferenceSession(Session):
         check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
         check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
         self.usage.requests += 1
-        question = LogprobsSequence(KvTree(), list(prefix), self.usage, top, ids)
+        question = LogprobsSequence(KvTree(KvPool()), list(prefix), self.usage, top, ids)
         logits = self.engine.forward(prefix, None, self.usage)
         [row], _ = read_rows(logits, [], [(0, token) for token in ids], question.top)
         question.advance(row, None)
