@@ -207,8 +207,13 @@ class Session(ABC):
             ids: ... and these ids.
         """
 
-    async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
+    async def read_out(self, prefix: Sequence[int], start: int, usage: Usage | None = None) -> Vector:
         """Return for each read-out of the engine its mean over the tokens ``prefix[start:]``, at least one.
+
+        Args:
+            prefix: ids from the first of the context on.
+            start: where the text begins that is read.
+            usage: who pays; None: the session.
 
         Raises:
             RainError: the engine has no read-outs.

@@ -129,10 +129,10 @@ class ReferenceSession(Session):
         question.advance(row, None)
         return question.logprobs
 
-    async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
+    async def read_out(self, prefix: Sequence[int], start: int, usage: Usage | None = None) -> Vector:
         """See ``Session.read_out``: one plain pass."""
         check_read_out(self.engine.read_outs, prefix, start)
         check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
-        states = self.engine.hidden_states(prefix, self.usage)
+        states = self.engine.hidden_states(prefix, usage or self.usage)
         found = [states[layer][0, start:].float().mean(0).cpu().numpy() @ w for layer, w in self.engine.read_outs]
         return np.array(found)

@@ -149,7 +149,7 @@ class ReadOutEvaluator(Evaluator):
 
     def score(self, means: Vector) -> float:
         """Return the score of a text from its mean read-outs, in [-1, 1]."""
-        return math.tanh(min(self.logits(means)) / 2)
+        return _score(self.logits(means))
 
 
 class ReadOutScorer(SearchScorer):
@@ -166,9 +166,11 @@ class ReadOutScorer(SearchScorer):
         text = self.policy.visible(response)
         if text not in self._logits:
             self.evaluations += 1
-            means = await self.session.read_out(self.prompt + text, len(self.prompt)) if text else None
-            self._logits[text] = [0.0] * len(self.evaluator.files) if means is None else self.evaluator.logits(means)
-        return math.tanh(min(self._logits[text]) / 2)
+            self._logits[text] = await self._read(text) if text else [0.0] * len(self.evaluator.files)
+        return _score(self._logits[text])
+
+    async def _read(self, text: Tokens) -> list[float]:
+        return self.evaluator.logits(await self.session.read_out(self.prompt + text, len(self.prompt), self.usage))
 
     def asks(self) -> list[Seen]:
         """Return the name of each read-out."""
@@ -178,4 +180,8 @@ class ReadOutScorer(SearchScorer):
         """Return the logits of a response that has been scored."""
         text = self.policy.visible(response)
         read = self.policy.adapter.decode(text)
-        return [{"score": math.tanh(logit / 2), "read": read, "logit": logit} for logit in self._logits[text]]
+        return [{"score": _score([logit]), "read": read, "logit": logit} for logit in self._logits[text]]
+
+
+def _score(logits: list[float]) -> float:
+    return math.tanh(min(logits) / 2)

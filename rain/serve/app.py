@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from rain.core.engine import EngineStats
 from rain.core.errors import PromptTooLong, RainError
 from rain.evaluators.base import Evaluator
+from rain.generation import PreparedPrompt
 from rain.library import Rain
 from rain.serve.answers import GONE, AnswerResponse, error_response
 from rain.serve.errors import ApiError
@@ -124,16 +125,7 @@ class Routes:
         budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget if own else None)
         choices = asked.n or 1
         service.admission.admit(choices)
-        try:
-            prompt, options = _prompt(rain, asked)
-            prepared = await rain.aprepare(
-                prompt, seed=asked.seed, max_new_tokens=asked.limit, stop=asked.stop or (), **options
-            )
-        except BaseException as error:
-            service.admission.leave(choices)
-            if isinstance(error, RainError) and not isinstance(error, PromptTooLong):
-                raise ApiError(400, str(error), "invalid_value", "messages") from error
-            raise service.failure(error) if isinstance(error, Exception) else error from error
+        prepared = await self._prepare(rain, asked)
         trace.fields.update(model=asked.model, stream=bool(asked.stream))
         if service.config.log_text:
             trace.fields["prompt"] = prepared.question
@@ -157,6 +149,19 @@ class Routes:
             ignored=ignored,
         )
         return AnswerResponse(service, job, trace, bool(asked.stream))
+
+    async def _prepare(self, rain: Rain, asked: ChatRequest | CompletionRequest) -> PreparedPrompt:
+        """Encode the prompt of a request that was admitted; one that fails gives its places back."""
+        try:
+            prompt, options = _prompt(rain, asked)
+            return await rain.aprepare(
+                prompt, seed=asked.seed, max_new_tokens=asked.limit, stop=asked.stop or (), **options
+            )
+        except BaseException as error:
+            self.service.admission.leave(asked.n or 1)
+            if isinstance(error, RainError) and not isinstance(error, PromptTooLong):
+                raise ApiError(400, str(error), "invalid_value", "messages") from error
+            raise self.service.failure(error) if isinstance(error, Exception) else error from error
 
 
 def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:

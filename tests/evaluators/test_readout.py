@@ -195,6 +195,10 @@ def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_lit
     assert [commit.value for commit in hf.commits] == pytest.approx([c.value for c in reference.commits], abs=1e-4)
     assert len({commit.value for commit in hf.commits}) > 1
     assert hf.cost["tokens_computed"] < reference.cost["tokens_computed"] / 5
+    for answer in answers:
+        own = answer.cost["evaluation"]
+        assert 0 < own["tokens_computed"] < answer.cost["tokens_computed"]
+    assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
 
 
 def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):

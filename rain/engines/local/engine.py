@@ -125,7 +125,7 @@ class HfSession(Session):
         await self._run([question])
         return question.logprobs
 
-    async def read_out(self, prefix: Sequence[int], start: int) -> Vector:
+    async def read_out(self, prefix: Sequence[int], start: int, usage: Usage | None = None) -> Vector:
         """See ``Session.read_out``: mostly the last token alone has to be computed for it."""
         check_read_out(self.engine.scheduler.runner.read_outs, prefix, start)
         while True:  # once more if memory ran out and the tree was evicted in the meantime
@@ -133,7 +133,8 @@ class HfSession(Session):
             slots = tree.match_prefix(tokens)
             if len(slots) == len(tokens):
                 break
-            await self.next_logprobs(prefix, top=1)
+            check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
+            await self._run([LogprobsSequence(tree, tokens, usage or self.usage, count=1)])
         nodes = {**tree.base.nodes, **tree.nodes} if tree.base else tree.nodes
         found = [nodes[slot].reading for slot in slots[start:]]
         if not all(map(len, found)):
@@ -162,8 +163,8 @@ class HfSession(Session):
         return self.trees[base], list(prefix)
 
     async def _run(self, sequences: list[sequence.Sequence]) -> None:
-        self.usage.requests += 1
         first = sequences[0]
         first.sync()
-        self.usage.tokens_reused += len(first.slots)
+        first.usage.requests += 1
+        first.usage.tokens_reused += len(first.slots)
         await self.engine.scheduler.run(sequences)
