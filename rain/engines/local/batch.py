@@ -155,7 +155,9 @@ def _runs(
     """Return the first span of each group and the one after its last.
 
     Args:
-        lengths, fresh, new: by span: its keys, its queries, and the keys that it does not share with the one before.
+        lengths: by span: its keys.
+        fresh: by span: its queries.
+        new: by span: its keys that it does not share with the span before it.
         waste: see ``Layout``.
     """
     starts, keys, queries = [0], 0, 0
