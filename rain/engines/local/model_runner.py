@@ -25,6 +25,7 @@ PREFIX = "rain_packed_"
 _names = count()
 CPU_WASTE = 4000
 """Scores that take a CPU as long as one more call of the attention, about; on a GPU, one call takes all trees."""
+EACH_ALONE = -1
 
 
 def tree_attention(
@@ -176,6 +177,19 @@ class ModelRunner:
         """
         self.pool.reserve()
         layout = Layout(batch.spans, self.pool.size, self.waste)
+        logits = self._compute(batch, layout)
+        if not self.pool.layers[-1][self._slots].isfinite().all():
+            # Not even zero times a NaN is zero: one chain with such keys or values has spoilt its whole group.
+            layout = Layout(batch.spans, self.pool.size, EACH_ALONE)
+            logits = self._compute(batch, layout)
+        if self.read_outs:
+            readings = torch.stack([self._read.pop(i).cpu() for i in range(len(self.read_outs))], dim=1).numpy()
+            nodes = (span.tree.nodes[slot] for span in layout.spans for slot in span.chain[-len(span.tokens) :])
+            for node, reading in zip(nodes, readings, strict=True):
+                node.reading = reading
+        return logits
+
+    def _compute(self, batch: Batch, layout: Layout) -> torch.Tensor:
         rows = {slot: row for row, slot in enumerate(layout.slots.tolist())}
         tokens = [token for span in layout.spans for token in span.tokens]
         packed = torch.from_numpy(np.stack([tokens, layout.positions])).to(self.device)
@@ -189,10 +203,5 @@ class ModelRunner:
             )
         finally:
             self._groups = []
-        if self.read_outs:
-            readings = torch.stack([self._read.pop(i).cpu() for i in range(len(self.read_outs))], dim=1).numpy()
-            nodes = (span.tree.nodes[slot] for span in layout.spans for slot in span.chain[-len(span.tokens) :])
-            for node, reading in zip(nodes, readings, strict=True):
-                node.reading = reading
         logits: torch.Tensor = output.logits[0]
         return logits
