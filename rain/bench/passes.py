@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from rain.engines.local.attention import TreeBatch
+from rain.engines.local.batch import Batch
 from rain.engines.local.engine import HfEngine
 
 
@@ -24,15 +23,6 @@ def kv_bytes(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
-
-
-def keys_read(batch: Sequence[TreeBatch]) -> int:
-    """Return how many tokens' keys a pass needs: each tree's once, and once a base that several trees share."""
-    count = sum({queries.tree.base: queries.tree.base_length for queries in batch}.values())
-    for queries in batch:
-        start = min(span.leading_block() for span in queries.spans)
-        count += start + len({slot for span in queries.spans for slot in span.chain[start:]})
-    return count
 
 
 class PassMeter:
@@ -56,13 +46,14 @@ class PassMeter:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def _measured(self, batch: Sequence[TreeBatch], rows: Sequence[int]) -> torch.Tensor:
+    def _measured(self, batch: Batch) -> torch.Tensor:
         """Run a pass."""
-        tokens, read = sum(len(queries.rows) for queries in batch), self.bytes_each * keys_read(batch)
+        read = self.bytes_each * len({slot for span in batch.spans for slot in span.chain})
+        trees = len({span.tree for span in batch.spans})
         self._mark()
         started = time.perf_counter()
-        logits = self._forward(batch, rows)
-        self.passes.append((tokens, len(batch), read, time.perf_counter() - started))
+        logits = self._forward(batch)
+        self.passes.append((len(batch.slots), trees, read, time.perf_counter() - started))
         self._mark()
         return logits
 

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
 from rain.core.types import Tokens, Vector
-from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.kv_cache import KvPool, KvTree
 from rain.engines.local.sampling import read_rows
 from rain.engines.local.self_check import check_tokens, plain_logits
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
@@ -118,7 +118,7 @@ class ReferenceSession(Session):
 
     def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
         engine = self.engine
-        item = GenerationSequence(KvTree(), prefix, self.usage, params, index, engine.decode)
+        item = GenerationSequence(KvTree(KvPool()), prefix, self.usage, params, index, engine.decode)
         cache, known = engine.new_cache(), 0
         while not item.done:
             logits = self._last_logits.get(tuple(item.tokens))
@@ -145,7 +145,7 @@ class ReferenceSession(Session):
         check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
         check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
         self.usage.requests += 1
-        question = LogprobsSequence(KvTree(), list(prefix), self.usage, top, ids)
+        question = LogprobsSequence(KvTree(KvPool()), list(prefix), self.usage, top, ids)
         logits = self._last_logits.get(tuple(prefix))
         if logits is None:
             logits = self._forward(prefix, 0, None)

@@ -13,12 +13,10 @@ import torch
 from support.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
-from rain.bench.passes import PassMeter, keys_read, kv_bytes, weight_bytes
+from rain.bench.passes import PassMeter, kv_bytes, weight_bytes
 from rain.cli import main
 from rain.core.engine import SamplingParams
-from rain.engines.local.attention import TreeBatch
 from rain.engines.local.engine import HfEngine
-from rain.engines.local.kv_cache import KvTree
 from rain.engines.toy import ToyTokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape, shape_names
 
@@ -92,20 +90,20 @@ def test_a_broken_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "bad.json" in said and "llama-2-7b" in said and "Traceback" not in said
 
 
-def test_keys_are_counted_once_for_all_queries_of_a_tree_and_a_base_once_for_all_trees() -> None:
-    base = KvTree()
-    for slot in range(5):
-        base.append(slot - 1, slot)
-    batches = []
-    for _ in range(2):
-        tree = KvTree(base)
-        slots = [tree.append(slot, token)[0] for slot, token in ((-1, 1), (0, 2), (1, 3), (1, 4), (0, 5))]
-        batch = TreeBatch(tree)  # 0 - 1 - 2, 1 - 3; slot 4 is not needed
-        batch.add([0, 1, 2], 1)
-        batch.add([0, 1, 3], 1)
-        assert slots == [0, 1, 2, 3, 4]
-        batches.append(batch)
-    assert keys_read(batches) == 5 + 4 + 4
+def test_the_keys_of_a_prefix_that_trees_share_are_counted_once() -> None:
+    model, prefix = tiny_model(), [1, 2, 3, 4, 5]
+    weights = weight_bytes(model)
+    engine = HfEngine(model, ToyTokenizer(), cache_tokens=1000)
+
+    async def run() -> PassMeter:
+        await engine.cache_prefix(prefix)
+        meter = PassMeter(engine, weights, 1e9)
+        texts = ("a", [*prefix, 6, 7]), ("b", [*prefix, 8]), ("b", [*prefix, 9])
+        await asyncio.gather(*(engine.session(name).next_logprobs(text, top=1) for name, text in texts))
+        return meter
+
+    [(tokens, trees, read, _)] = asyncio.run(run()).passes
+    assert (tokens, trees, read // kv_bytes(model)) == (4, 3, 5 + 4)
 
 
 def test_every_pass_is_measured() -> None:

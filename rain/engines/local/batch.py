@@ -1,79 +1,169 @@
-"""What is awaited together, and what is computed together."""
+"""One pass: which tokens are computed, which keys each of them may see, and who waits for what."""
 
 from __future__ import annotations
 
-import asyncio
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from rain.core.engine import Usage
-from rain.engines.local.attention import TreeBatch
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sequence import Sequence
 
 
-class Request:
-    """Sequences that are awaited together.
+class Span(NamedTuple):
+    """Consecutive tokens of one chain that are computed in a pass.
 
     Attributes:
-        size: tokens that they may come to in the cache, their common beginning counted once.
+        chain: slots from the first token of the text, in the base if there is one, to the last that is computed.
+        tokens: ids of the last of them, which are computed; each sees the chain up to itself.
+        tree: whose.
     """
 
-    def __init__(self, sequences: list[Sequence]) -> None:
-        self.sequences = sequences
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        shared = min(len(sequence.tokens) for sequence in sequences)
-        self.size = shared + sum(len(sequence.tokens) - shared + sequence.remaining for sequence in sequences)
-
-    def fail(self, error: Exception) -> None:
-        """Hand an exception to who waits, unless nobody does."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def settle(self) -> None:
-        """Wake who waits once all sequences are done, or one of them has failed."""
-        errors = [sequence.error for sequence in self.sequences if sequence.error is not None]
-        if errors:
-            self.fail(errors[0])
-        elif not self.future.done() and all(sequence.done for sequence in self.sequences):
-            self.future.set_result(None)
+    chain: list[int]
+    tokens: list[int]
+    tree: KvTree
 
 
 class Batch:
-    """One pass.
+    """One pass, as the scheduler plans it.
 
     Attributes:
-        queries: by tree; rows of the pass count through them in order.
-        logits_rows: (tree, slot) of each row whose logits are needed -> the sequences that wait for it.
-        tokens: query tokens so far.
-        usage_shares: how many of them are whose, and how many of those are computed for the first time.
+        spans: what is computed.
+        slots: of the tokens that are computed.
+        waiting: slot whose logits are needed -> the sequences that wait for them.
+        known: trees of the pass, and how many nodes each had before it.
+        usage_shares: how many tokens are whose, and how many of those are computed for the first time.
     """
 
     def __init__(self) -> None:
-        self.queries: dict[KvTree, TreeBatch] = {}
-        self.logits_rows: dict[tuple[KvTree, int], list[Sequence]] = {}
-        self.tokens = 0
+        self.spans: list[Span] = []
+        self.slots: set[int] = set()
+        self.waiting: dict[int, list[Sequence]] = {}
+        self.known: dict[KvTree, int] = {}
         self.usage_shares: list[tuple[Usage, int, int]] = []
 
     def add(self, sequence: Sequence, room: int) -> None:
         """Compute as many missing tokens of a sequence as there is room for, and its logits if that is all."""
-        queries = self.queries.setdefault(sequence.tree, TreeBatch(sequence.tree))
+        self.known.setdefault(sequence.tree, len(sequence.tree))
         count, distinct = sequence.extend_tree(room)
-        if not count and sequence.slots[-1] not in queries.rows:
+        last, length = sequence.slots[-1], len(sequence.slots)
+        if not count and last not in self.slots:
             count = 1  # cached, but its distribution was not kept: compute the last token once more to have its logits
         if count:
-            queries.add(sequence.slots, count)
-            self.tokens += count
+            self.compute(Span(sequence.slots, sequence.tokens[length - count : length], sequence.tree))
             self.usage_shares.append((sequence.usage, count, distinct))
-        if len(sequence.slots) == len(sequence.tokens):
-            self.logits_rows.setdefault((sequence.tree, sequence.slots[-1]), []).append(sequence)
+        if length == len(sequence.tokens):
+            self.waiting.setdefault(last, []).append(sequence)
 
-    def rows(self) -> list[int]:
-        """Return the row in the pass of each slot whose logits are needed (at least one: a model returns no fewer)."""
-        starts, start = {}, 0
-        for tree, queries in self.queries.items():
-            starts[tree], start = start, start + len(queries.rows)
-        return [starts[tree] + self.queries[tree].rows[slot] for tree, slot in self.logits_rows] or [0]
+    def compute(self, span: Span) -> None:
+        """Compute a span, whose slots exist already."""
+        self.spans.append(span)
+        self.slots.update(span.chain[-len(span.tokens) :])
 
     def undo(self) -> None:
         """Forget the slots of a pass that failed; the sequences find their places again."""
-        for tree, queries in self.queries.items():
-            tree.truncate(queries.known)
+        for tree, known in self.known.items():
+            tree.truncate(known)
+
+
+class Group:
+    """Queries that attend in one go, and all keys that any of them sees.
+
+    Attributes:
+        rows: of the pass.
+        keys: slots (keys,).
+        distances: (queries, keys), how many positions a query is behind a key that it may see, otherwise negative.
+    """
+
+    def __init__(self, rows: slice, keys: torch.Tensor, distances: NDArray[np.int64]) -> None:
+        self.rows, self.keys, self.distances = rows, keys, distances
+        self._masks: dict[int, torch.Tensor | None] = {}
+
+    def mask(self, window: int, repeat: int, queries: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the scores (repeat * queries, keys), 0 or minus infinity; None: all keys are seen.
+
+        Args:
+            window: a query sees keys fewer than this many positions back (sliding-window layers); 0: all keys.
+            repeat: how many query heads share a key-value head; their rows come one after the other.
+            queries: whose device and number format the mask gets.
+        """
+        if window not in self._masks:
+            seen = (self.distances >= 0) & (self.distances < (window or np.inf))
+            hidden = torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf)))
+            self._masks[window] = None if seen.all() else hidden.to(queries).repeat(repeat, 1)
+        return self._masks[window]
+
+
+class Layout:
+    """The rows of a pass, and who sees whom.
+
+    Spans are sorted by their chains, so that those which share a beginning are neighbours: the spans that a key is on
+    are numbers ``first .. last - 1``. These two integers and its position decide who sees it: a query of a span in
+    that range, at its position or later. Keys 0 to 6 (a trunk of two slots, two branches) and queries 4, 5 and 6::
+
+        0 - 1 - 2 - 4 - 5     span 0    key       0  1  2  4  5  3  6
+              + 3 - 6         span 1    position  0  1  2  3  4  2  3
+                                        first     0  0  0  0  0  1  1
+                                        last      2  2  1  1  1  2  2
+
+                                        4:        x  x  x  x  .  .  .
+                                        5:        x  x  x  x  x  .  .
+                                        6:        x  x  .  .  .  x  x
+
+    Args:
+        spans: of all trees; trees that share a base are neighbours, too.
+        size: of the pool.
+        waste: scores of pairs that do not see each other, at most, that a span may add to a group rather than begin
+            another one, which costs another call.
+
+    Attributes:
+        spans: in the order of their rows.
+        slots, positions: by row.
+        groups: neighbouring rows each, all rows together.
+    """
+
+    def __init__(self, spans: list[Span], size: int, waste: float) -> None:
+        self.spans = sorted(spans, key=lambda span: span.chain)
+        lengths, fresh = np.array([(len(span.chain), len(span.tokens)) for span in self.spans]).T
+        chains = np.concatenate([np.array(span.chain) for span in self.spans])
+        numbers = np.repeat(np.arange(len(lengths)), lengths)
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        first, last = np.empty((2, size), dtype=np.int64)
+        first[chains[::-1]] = numbers[::-1]
+        last[chains] = numbers + 1
+        new = first[chains] == numbers
+        query = positions >= np.repeat(lengths - fresh, lengths)
+        self.slots, self.positions = chains[query], positions[query]
+        keys, key_positions, query_numbers = chains[new], positions[new], numbers[query]
+        first, last = first[keys], last[keys]
+        self.groups: list[Group] = []
+        for start, end in _runs(lengths, fresh, np.bincount(numbers[new], minlength=len(lengths)), waste):
+            rows = slice(*np.searchsorted(query_numbers, (start, end)).tolist())
+            seen = (first < end) & (last > start)
+            number = query_numbers[rows, None]
+            distances = self.positions[rows, None] - key_positions[seen]
+            distances[(number < first[seen]) | (number >= last[seen])] = -1
+            self.groups.append(Group(rows, torch.from_numpy(keys[seen]), distances))
+
+
+def _runs(
+    lengths: NDArray[np.int64], fresh: NDArray[np.int64], new: NDArray[np.int64], waste: float
+) -> list[tuple[int, int]]:
+    """Return the first span of each group and the one after its last.
+
+    Args:
+        lengths: by span: its keys.
+        fresh: by span: its queries.
+        new: by span: its keys that it does not share with the span before it.
+        waste: see ``Layout``.
+    """
+    starts, keys, queries = [0], 0, 0
+    for number, (length, count, added) in enumerate(zip(lengths.tolist(), fresh.tolist(), new.tolist(), strict=True)):
+        if number and queries * added + count * (keys + added - length) > waste:
+            starts.append(number)
+            keys, queries, added = 0, 0, length
+        keys, queries = keys + added, queries + count
+    return list(zip(starts, [*starts[1:], len(lengths)], strict=True))

@@ -61,7 +61,7 @@ class HfEngine(Engine):
         await asyncio.shield(task)  # who is cancelled must not take it from the others
 
     async def _compute(self, tokens: Tokens) -> KvTree:
-        tree = KvTree()  # not one of the scheduler's trees: those may be evicted
+        tree = KvTree(self.scheduler.runner.pool)  # not one of the scheduler's trees: those may be evicted
         await self.scheduler.run([LogprobsSequence(tree, list(tokens), Usage(), 1)])
         self.scheduler.pinned_tokens += len(tree)
         return tree
@@ -135,8 +135,8 @@ class HfSession(Session):
                 break
             check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
             await self._run([LogprobsSequence(tree, tokens, usage or self.usage, count=1)])
-        found = list(tree.base.readings[start:]) if tree.base else []
-        found += [tree.readings[slot] for slot in slots[max(0, start - tree.base_length) :]]
+        nodes = {**tree.base.nodes, **tree.nodes} if tree.base else tree.nodes
+        found = [nodes[slot].reading for slot in slots[start:]]
         if not all(map(len, found)):
             raise RainError("tokens that were computed before Engine.set_read_outs cannot be read")
         mean: Vector = np.mean(found, axis=0)
@@ -146,7 +146,7 @@ class HfSession(Session):
         """Prune the tree to what continues ``prefix``."""
         tree = self.trees.get(self.engine.cached_prefix(prefix))
         if tree is not None:
-            tree.prune_to(list(prefix[tree.base_length :]))
+            tree.prune_to(prefix)
 
     async def close(self) -> None:
         """Free the tree."""
@@ -155,17 +155,16 @@ class HfSession(Session):
         self.trees.clear()
 
     def _locate(self, prefix: Sequence[int]) -> tuple[KvTree, list[int]]:
-        """Return the tree that a prefix belongs to, and its tokens after the tree's base."""
+        """Return the tree that a prefix belongs to, and its tokens."""
         base = self.engine.cached_prefix(prefix)
         if base not in self.trees:
-            self.trees[base] = KvTree(base)
+            self.trees[base] = KvTree(self.engine.scheduler.runner.pool, base)
             self.engine.scheduler.trees.append(self.trees[base])
-        tree = self.trees[base]
-        return tree, list(prefix[tree.base_length :])
+        return self.trees[base], list(prefix)
 
     async def _run(self, sequences: list[sequence.Sequence]) -> None:
         first = sequences[0]
         first.sync()
         first.usage.requests += 1
-        first.usage.tokens_reused += first.tree.base_length + len(first.slots)
+        first.usage.tokens_reused += len(first.slots)
         await self.engine.scheduler.run(sequences)

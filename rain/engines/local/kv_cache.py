@@ -1,8 +1,11 @@
-"""The key-value cache of one search is a tree: every token of the search is computed once and attended to in place."""
+"""Keys and values of all trees in one pool; a tree is a trie of tokens, each with a slot of the pool."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -12,95 +15,146 @@ from rain.engines.local.sampling import NextTokenDistribution
 
 ROOT = -1
 NOTHING_READ = np.zeros(0)
-SPARE = 1.5
-"""Slots allocated for each that is needed: the cache's memory is measured with it."""
+GROWTH, LEAST_SLOTS = 1.5, 256
+"""A pool that is full grows by this factor, so that growing copies each slot a few times at most."""
 
 
-def capacity_for(slots: int) -> int:
-    """Return the capacity to allocate for so many slots, so that growing copies each slot a few times at most."""
-    return max(256, int(SPARE * slots))
+class KvPool:
+    """Room for the keys and values of tokens, shared by all trees of a model.
 
+    Trees take slots and give them back one by one: nothing is copied when a commit or an eviction drops tokens.
 
-class LayerStore:
-    """Keys and values of one layer, by slot.
+    Args:
+        limit: slots that are expected to be enough; beyond it, the pool grows by no more than what is needed.
 
     Attributes:
-        keys: (key-value heads, capacity, head size).
-        values: likewise.
+        layers: by layer (slots, key-value heads, key size + value size), made by the model's first pass.
+        size: slots that were ever taken; a layer has room for all of them after ``reserve``.
+        trees: all that have slots here.
     """
 
-    __slots__ = ("keys", "values")
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.layers: list[torch.Tensor] = []
+        self.size = 0
+        self.trees: WeakSet[KvTree] = WeakSet()
+        self._free: list[int] = []
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: int) -> None:
-        self.keys = keys.new_empty(keys.shape[0], capacity_for(slots), keys.shape[2])
-        self.values = values.new_empty(values.shape[0], capacity_for(slots), values.shape[2])
+    @property
+    def used(self) -> int:
+        """Number of slots that are taken."""
+        return self.size - len(self._free)
 
-    def grow(self, slots: int) -> None:
-        """Make room for so many slots."""
-        if self.keys.shape[1] < slots:
-            self.keys, self.values = (_copy(old, old, slots) for old in (self.keys, self.values))
+    def take(self) -> int:
+        """Return a slot."""
+        if self._free:
+            return self._free.pop()
+        self.size += 1
+        return self.size - 1
 
-    def keep(self, slots: Sequence[int]) -> None:
-        """Keep these slots, in this order, and give back the room of the others."""
-        index = torch.tensor(slots, device=self.keys.device)
-        for name in self.__slots__:  # one after the other, so that only one is in memory twice
-            old = getattr(self, name)
-            setattr(self, name, _copy(old, old.index_select(1, index), len(slots)))
+    def give(self, slots: Iterable[int]) -> None:
+        """Take slots back."""
+        self._free.extend(slots)
+        if not self.used:
+            self.layers, self._free, self.size = [], [], 0
+
+    def reserve(self) -> None:
+        """Make room for all slots, one layer after the other, so that only one is in memory twice."""
+        for layer, old in enumerate(self.layers):
+            if len(old) < self.size:
+                self.layers[layer] = old.new_empty(self._capacity(len(old)), *old.shape[1:])
+                self.layers[layer][: len(old)] = old
+
+    def _capacity(self, before: int = 0) -> int:
+        return max(self.size, min(self.limit, int(GROWTH * before)), LEAST_SLOTS)
+
+    def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
+        """Write keys and values (key-value heads, tokens, size) of some tokens into their slots (tokens,)."""
+        rows = torch.cat((keys, values), dim=2).transpose(0, 1)
+        if layer == len(self.layers):
+            self.layers.append(rows.new_empty(self._capacity(), *rows.shape[1:]))
+        self.layers[layer].index_copy_(0, slots, rows)
+
+    @torch.inference_mode()
+    def shrink(self) -> None:
+        """Give back the memory of free slots: tokens move out of the last slots, and these go.
+
+        Numbers change only after every layer has been copied, so that running out of memory meanwhile does no harm.
+        """
+        kept, trees = self.used, list(self.trees)  # no tree may end meanwhile
+        low = [slot for slot in self._free if slot < kept]
+        high = [slot for tree in trees for slot in tree.nodes if slot >= kept]
+        with suppress(torch.OutOfMemoryError):
+            for layer in self.layers:
+                sources, targets = (torch.tensor(slots, device=layer.device, dtype=torch.long) for slots in (high, low))
+                layer.index_copy_(0, targets, layer.index_select(0, sources))
+            moved = dict(zip(high, low, strict=True))
+            for tree in trees:
+                tree.move(moved)
+            self.size, self._free = kept, []
+            for number, layer in enumerate(self.layers):
+                self.layers[number] = layer[:kept].clone()
 
 
-def _copy(old: torch.Tensor, kept: torch.Tensor, slots: int) -> torch.Tensor:
-    new = old.new_empty(old.shape[0], capacity_for(slots), old.shape[2])
-    new[:, : kept.shape[1]] = kept
-    return new
+@dataclass(slots=True)
+class Node:
+    """A token in its place.
+
+    Attributes:
+        parent: slot of the token before, ROOT if there is none.
+        token: its id.
+        path: a hash of the tokens from the root to this one.
+        reading: the engine's read-outs of its hidden states, filled by the pass that computes it.
+        distribution: what is known of the next token.
+    """
+
+    parent: int
+    token: int
+    path: int
+    reading: Vector
+    distribution: NextTokenDistribution | None = None
 
 
 class KvTree:
-    """A trie of tokens with the keys and values of each.
-
-    A slot is one token in one place. Parents have smaller numbers than their children, and a commit moves the chain
-    that every later request contains to the front (slots ``0 .. trunk - 1``), so that attention reads it in place as
-    one block. Slots are appended and, at a commit or an eviction, renumbered; ``version`` changes when slot numbers do.
+    """A trie of tokens, each with its keys and values in a slot of the pool.
 
     Args:
-        base: a chain of tokens in front of the root that several trees share (a cached prefix), or None.
+        pool: where the slots are.
+        base: a chain of tokens in front of all others that several trees share (a cached prefix), or None.
 
     Attributes:
-        tokens, parents, positions: by slot; positions count from the start of the base.
-        layers: key-value stores by layer, filled by the model's first pass.
-        readings: by slot, the engine's read-outs of the token's hidden states, filled by the pass that computes it.
-        distributions: by slot, what is known of the next token's distribution.
+        nodes: by slot, parents before their children; without the base's.
+        version: changes when slots are dropped or moved.
         last_used_step: number of the last step that read the tree.
-        computed_paths: a hash for each path from the root that was ever computed. They serve to tell first
+        computed_paths: hashes of the paths from the root that were ever computed. They serve to tell first
             computations from repeated ones in ``Usage`` and therefore survive evictions; a collision only miscounts.
     """
 
-    _columns = ("tokens", "parents", "positions", "readings", "_hashes")
-
-    def __init__(self, base: KvTree | None = None) -> None:
-        self.base = base
-        self.base_length = len(base.tokens) if base else 0
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-        self.positions: list[int] = []
-        self.readings: list[Vector] = []
-        self.layers: list[LayerStore] = []
-        self.distributions: dict[int, NextTokenDistribution] = {}
+    def __init__(self, pool: KvPool, base: KvTree | None = None) -> None:
+        self.pool, self.base = pool, base
+        pool.trees.add(self)
+        self.nodes: dict[int, Node] = {}
         self.computed_paths: set[int] = set()
-        self.trunk = self.version = self.last_used_step = 0
+        self.version = self.last_used_step = 0
         self._children: dict[tuple[int, int], int] = {}
-        self._hashes: list[int] = []
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.nodes)
+
+    def __del__(self) -> None:
+        self.pool.give(self.nodes)  # not when its session is closed: a request that goes on still reads them
+
+    @property
+    def base_length(self) -> int:
+        """Number of the base's tokens."""
+        return len(self.base) if self.base else 0
 
     def match_prefix(self, tokens: Sequence[int]) -> list[int]:
-        """Return the slots of the longest cached beginning of ``tokens`` (ids after the base)."""
-        slots: list[int] = []
-        slot, start, children = ROOT, 0, self._children
-        if self.trunk and tokens[: self.trunk] == self.tokens[: self.trunk]:
-            slots, start, slot = list(range(self.trunk)), self.trunk, self.trunk - 1
-        for token in tokens[start:]:
-            found = children.get((slot, token))
+        """Return the slots of the longest cached beginning of ``tokens``, which start with the base's."""
+        slots = list(self.base.nodes) if self.base else []
+        slot = slots[-1] if slots else ROOT
+        for token in tokens[len(slots) :]:
+            found = self._children.get((slot, token))
             if found is None:
                 break
             slots.append(found)
@@ -111,83 +165,50 @@ class KvTree:
         """Return the slot of a token after a slot, None if it is not cached."""
         return self._children.get((slot, token))
 
-    def append(self, parent: int, token: int) -> tuple[int, bool]:
-        """Add a slot; return it and whether the token was never computed in this place before."""
-        slot = len(self.tokens)
-        self.tokens.append(token)
-        self.parents.append(parent)
-        self.positions.append(self.positions[parent] + 1 if parent != ROOT else self.base_length)
-        self.readings.append(NOTHING_READ)
-        self._children[parent, token] = slot
-        path = hash((self._hashes[parent] if parent != ROOT else 0, token))
-        self._hashes.append(path)
-        fresh = path not in self.computed_paths
-        self.computed_paths.add(path)
-        return slot, fresh
-
-    def reserve(self) -> None:
-        """Make room in the stores for all slots."""
-        for store in self.layers:
-            store.grow(len(self.tokens))
-
-    def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
-        """Write the keys and values (heads, number of slots, head size) of some slots of a layer."""
-        if layer == len(self.layers):
-            self.layers.append(LayerStore(keys, values, len(self.tokens)))
-        self.layers[layer].keys.index_copy_(1, slots, keys)
-        self.layers[layer].values.index_copy_(1, slots, values)
+    def extend(self, chain: list[int], tokens: Iterable[int]) -> int:
+        """Append tokens after a chain, whose list of slots grows; return how many were never computed there before."""
+        fresh = 0
+        for token in tokens:
+            slot, parent = self.pool.take(), chain[-1] if chain else ROOT
+            path = hash((self.nodes[parent].path if parent in self.nodes else 0, token))
+            self.nodes[slot] = Node(parent, token, path, NOTHING_READ)
+            self._children[parent, token] = slot
+            fresh += path not in self.computed_paths
+            self.computed_paths.add(path)
+            chain.append(slot)
+        return fresh
 
     def truncate(self, length: int) -> None:
-        """Forget the slots from ``length`` on (a step that failed)."""
-        for slot in range(length, len(self.tokens)):
-            del self._children[self.parents[slot], self.tokens[slot]]
-            self.computed_paths.discard(self._hashes[slot])
-        for name in self._columns:
-            del getattr(self, name)[length:]
-        self.version += 1
+        """Forget all but the first ``length`` nodes that are left (a step that failed)."""
+        added = list(self.nodes)[length:]
+        self.computed_paths.difference_update(self.nodes[slot].path for slot in added)
+        self._drop(added)
 
     def prune_to(self, tokens: Sequence[int]) -> None:
-        """Make ``tokens`` the trunk, as far as they are cached, and drop what does not continue them."""
+        """Keep ``tokens``, as far as they are cached, and what continues them, and drop everything else."""
         chain = self.match_prefix(tokens)
-        new_order = list(chain)
-        if len(chain) == len(tokens):
-            below = set(chain[-1:])
-            for slot in range(len(self.tokens)):  # parents come first, so one passage finds all descendants
-                if self.parents[slot] in below:
-                    below.add(slot)
-                    new_order.append(slot)
-        if new_order != list(range(len(self.tokens))) or self.trunk != len(chain):
-            self._renumber(new_order, len(chain))
+        below = set(chain[-1:]) if len(chain) == len(tokens) else set()
+        for slot, node in self.nodes.items():  # parents come first, so one passage finds all descendants
+            if node.parent in below:
+                below.add(slot)
+        self.evict_except([chain, below])
 
-    def evict_except(self, chains: Iterable[Sequence[int]]) -> None:
+    def evict_except(self, chains: Iterable[Iterable[int]]) -> None:
         """Drop every slot that is on none of the chains."""
-        kept = set().union(*map(set, chains))
-        trunk = self.trunk if kept.issuperset(range(self.trunk)) else 0
-        self._renumber(sorted(kept), trunk)
+        kept = set().union(*chains)
+        self._drop([slot for slot in self.nodes if slot not in kept])
 
-    def clear(self) -> None:
-        """Forget all slots and give back their room."""
-        for name in self._columns:
-            getattr(self, name).clear()
-        self.layers, self.distributions, self._children, self.trunk = [], {}, {}, 0
-        self.version += 1
+    def _drop(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            node = self.nodes.pop(slot)
+            del self._children[node.parent, node.token]
+        self.version += bool(slots)
+        self.pool.give(slots)
 
-    def _renumber(self, new_order: list[int], trunk: int) -> None:
-        """Keep these slots only, numbered in this order; parents come before their children."""
-        if not new_order:
-            self.clear()
-            return
-        place = {slot: index for index, slot in enumerate(new_order)}
-        for name in self._columns:
-            column = getattr(self, name)
-            setattr(self, name, [column[slot] for slot in new_order])
-        self.parents = [place.get(parent, ROOT) for parent in self.parents]
-        self.distributions = {place[slot]: found for slot, found in self.distributions.items() if slot in place}
-        self._children = {key: slot for slot, key in enumerate(zip(self.parents, self.tokens, strict=True))}
-        self.trunk = trunk
+    def move(self, moved: Mapping[int, int]) -> None:
+        """Follow keys and values that have moved (old slot -> new slot), those of the base, too."""
+        self.nodes = {moved.get(slot, slot): node for slot, node in self.nodes.items()}
+        for node in self.nodes.values():
+            node.parent = moved.get(node.parent, node.parent)
+        self._children = {(node.parent, node.token): slot for slot, node in self.nodes.items()}
         self.version += 1
-        try:
-            for store in self.layers:
-                store.keep(new_order)
-        except torch.OutOfMemoryError:  # some layers are renumbered and some are not; all can be computed again
-            self.clear()

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from rain.core.engine import SHARERS
-from rain.engines.local.attention import TreeBatch
-from rain.engines.local.kv_cache import ROOT, SPARE, KvTree
+from rain.engines.local.batch import Batch, Span
+from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
 
 GPU_SHARE, CPU_SHARE = 0.9, 0.5
@@ -26,27 +26,25 @@ def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
         batch_tokens: query tokens of a full pass.
     """
     size = _bytes_per_token(runner, batch_tokens if runner.device.type == "cuda" else 1)
-    return max(1, int(min(_free(device) / (SPARE * each) for device, each in size.items())))
+    return max(1, int(min(_free(device) / each for device, each in size.items())))
 
 
 def _bytes_per_token(runner: ModelRunner, count: int) -> Counter[torch.device]:
     """Run a pass of ``count`` tokens, or of fewer if these do not fit; return what one takes on each device."""
     while True:
-        tree = KvTree()
-        chain = [tree.append(slot - 1 if slot else ROOT, 0)[0] for slot in range(count)]
-        batch = TreeBatch(tree)
-        batch.add(chain, count)
+        batch, span = Batch(), Span([], [0] * count, KvTree(runner.pool))
+        span.tree.extend(span.chain, span.tokens)
+        batch.compute(span)
         try:
-            runner.forward([batch], [count - 1])
+            runner.forward(batch)
             break
         except torch.OutOfMemoryError:
             if count == 1:
                 raise
         count //= 2
     found: Counter[torch.device] = Counter()
-    for layer in tree.layers:
-        for held in (layer.keys, layer.values):
-            found[held.device] += held[:, 0].numel() * held.element_size()
+    for layer in runner.pool.layers:
+        found[layer.device] += layer[0].numel() * layer.element_size()
     return found
 
 

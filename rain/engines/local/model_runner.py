@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -10,63 +11,53 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
-from rain.engines.local.attention import TreeAttentionInput, TreeBatch
+from rain.engines.local.batch import Batch, Group, Layout
+from rain.engines.local.kv_cache import KvPool
 from rain.models.info import check_read_outs, decoder_layers
 
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
 PREFIX = "rain_packed_"
 _names = count()
+CPU_WASTE = 4000
+"""Scores that take a CPU as long as one more call of the attention, about; on a GPU, one call takes all trees."""
+EACH_ALONE = -1
 
 
 def tree_attention(
-    part: TreeAttentionInput, layer: int, queries: torch.Tensor, scaling: float, window: int, softcap: float | None
+    group: Group, kept: torch.Tensor, queries: torch.Tensor, scaling: float, window: int, softcap: float | None
 ) -> torch.Tensor:
-    """Attend from the queries of one tree to their chains, block by block under one softmax.
-
-    ::
-
-        scores    [ base | leading block | branches ]    keys in place, in place, gathered; masks where needed
-        weights   softmax over all three
-        output    weights of each block @ its values, summed
+    """Attend from the queries of a group to the keys that they may see.
 
     Args:
-        part: the tree's part of the pass; its keys and values of this layer are stored already.
-        layer: index of the layer.
-        queries: (query heads, queries, head size).
+        group: of the pass; its keys and values of this layer are stored already.
+        kept: (slots, key-value heads, key size + value size), the layer's part of the pool.
+        queries: (query heads, queries, key size).
         scaling: factor of the scores.
         window: positions that a query sees back (sliding-window layers); 0: all.
         softcap: scores are squashed to this size, where the model does so.
 
     Returns:
-        (query heads, queries, value head size)
+        (query heads, queries, value size)
     """
     heads, count, size = queries.shape
-    groups = part.tree.layers[layer].keys.shape[0]  # key-value heads: query heads h of one group are neighbours
-    grouped = (queries * scaling).reshape(groups, heads // groups * count, size)
-    scores, values = [], []
-    for block, mask in zip(part.blocks, part.masks(window, queries.device), strict=True):
-        store = block.tree.layers[layer]
-        if isinstance(block.slots, slice):
-            keys, held = store.keys[:, block.slots], store.values[:, block.slots]  # (groups, keys, size): views
-        else:
-            keys, held = store.keys.index_select(1, block.slots), store.values.index_select(1, block.slots)
-        score = torch.bmm(grouped, keys.transpose(1, 2))  # (groups, heads / groups * queries, keys)
-        if softcap is not None:
-            score = torch.tanh(score / softcap) * softcap
-        if mask is not None:  # (queries, keys), the same for each head: applied through a view of the scores
-            score.view(groups, heads // groups, count, -1).masked_fill_(mask, float("-inf"))
-        scores.append(score)
-        values.append(held)
-    weights = torch.softmax(torch.cat(scores, dim=2), dim=2, dtype=torch.float32).to(queries.dtype)
-    parts = torch.split(weights, [held.shape[1] for held in values], dim=2)  # each like its score
-    out = torch.bmm(parts[0], values[0])  # (groups, heads / groups * queries, value size)
-    for weight, held in zip(parts[1:], values[1:], strict=True):
-        out = torch.baddbmm(out, weight, held)
-    return out.view(heads, count, -1)
+    repeat = heads // kept.shape[1]  # query heads that share a key-value head are neighbours
+    grouped = queries.reshape(-1, repeat * count, size)
+    group.keys = group.keys.to(kept.device)
+    rows = kept.index_select(0, group.keys).transpose(0, 1)  # (key-value heads, keys, key size + value size)
+    keys, values = rows[..., :size], rows[..., size:]
+    mask = group.mask(window, repeat, queries)
+    if softcap is None:
+        out = scaled_dot_product_attention(grouped[None], keys[None], values[None], attn_mask=mask, scale=scaling)
+    else:
+        scores = torch.tanh(torch.bmm(grouped, keys.transpose(1, 2)) * (scaling / softcap)) * softcap
+        weights = torch.softmax(scores if mask is None else scores + mask, dim=2, dtype=torch.float32)
+        out = torch.bmm(weights.to(values.dtype), values)
+    return out.reshape(heads, count, -1)
 
 
 def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,6 +80,8 @@ class ModelRunner:
 
     Attributes:
         original: the attention that the model came with; None if another runner had replaced it before.
+        pool: keys and values of all trees.
+        waste: see ``Layout``.
 
     Raises:
         RainError: the model's attention cannot be replaced.
@@ -98,8 +91,11 @@ class ModelRunner:
         self.model = model
         self.original: str | None = None
         self.device = model.get_input_embeddings().weight.device
+        self.pool = KvPool()
+        self.waste = CPU_WASTE if self.device.type == "cpu" else math.inf
         # The pass in progress. transformers calls the attention with tensors alone, so the trees come this way.
-        self._parts: list[TreeAttentionInput] = []
+        self._groups: list[Group] = []
+        self._slots = torch.zeros(0)  # of the tokens that are computed
         self._read: dict[int, torch.Tensor] = {}
         self._hooks: list[Any] = []
         self.read_outs: list[ReadOut] = []
@@ -129,16 +125,16 @@ class ModelRunner:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Replace the model's attention; query, key, value: (1, heads, tokens, head size)."""
-        assert self._parts, "the model was called past the runner"
+        assert self._groups, "the model was called past the runner"
         if any(kwargs.get(name) is not None for name in UNSUPPORTED):
             raise RainError(f"{type(self.model).__name__} needs attention sinks or biases; use --engine reference")
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        for part in self._parts:  # all before any attends: a prefix that is being cached may be another one's base
-            part.tree.store(layer, key[0, :, part.rows], value[0, :, part.rows], part.slots.to(key.device))
+        self._slots = self._slots.to(key.device)
+        self.pool.store(layer, key[0], value[0], self._slots)
         outputs = [
-            tree_attention(part, layer, query[0, :, part.rows], scale, sliding_window or 0, softcap)
-            for part in self._parts
+            tree_attention(group, self.pool.layers[layer], query[0, :, group.rows], scale, sliding_window or 0, softcap)
+            for group in self._groups
         ]
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return out.transpose(0, 1).unsqueeze(0), None
@@ -172,38 +168,40 @@ class ModelRunner:
         self._hooks, self.read_outs = [], []
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[TreeBatch], rows: Sequence[int]) -> torch.Tensor:
-        """Compute keys and values of all query slots, and the logits of some.
-
-        Args:
-            batch: one entry a tree; rows of the pass count through the entries in order.
-            rows: which rows' logits are needed, at least one.
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Compute keys and values of all planned tokens, and the logits that somebody waits for.
 
         Returns:
-            logits: (len(rows), vocabulary), on the device of the model's head.
+            logits: (slots in ``batch.waiting``, vocabulary), in their order, on the device of the model's head; a row
+            that means nothing if there are none.
         """
-        self._parts, start = [], 0
-        tokens: list[int] = []
-        for queries in batch:
-            queries.tree.reserve()
-            self._parts.append(TreeAttentionInput(queries, start, self.device))
-            start += len(queries.rows)
-            tokens += [queries.tree.tokens[slot] for slot in queries.rows]
-        positions = np.concatenate([part.positions for part in self._parts])
-        packed = torch.tensor(np.stack([np.array(tokens), positions])).to(self.device)
+        self.pool.reserve()
+        layout = Layout(batch.spans, self.pool.size, self.waste)
+        logits = self._compute(batch, layout)
+        if not self.pool.layers[-1][self._slots].isfinite().all():
+            # Not even zero times a NaN is zero: one chain with such keys or values has spoilt its whole group.
+            layout = Layout(batch.spans, self.pool.size, EACH_ALONE)
+            logits = self._compute(batch, layout)
+        if self.read_outs:
+            readings = torch.stack([self._read.pop(i).cpu() for i in range(len(self.read_outs))], dim=1).numpy()
+            nodes = (span.tree.nodes[slot] for span in layout.spans for slot in span.chain[-len(span.tokens) :])
+            for node, reading in zip(nodes, readings, strict=True):
+                node.reading = reading
+        return logits
+
+    def _compute(self, batch: Batch, layout: Layout) -> torch.Tensor:
+        rows = {slot: row for row, slot in enumerate(layout.slots.tolist())}
+        tokens = [token for span in layout.spans for token in span.tokens]
+        packed = torch.from_numpy(np.stack([tokens, layout.positions])).to(self.device)
+        self._groups, self._slots = layout.groups, torch.from_numpy(layout.slots)
         try:
             output = self.model(
                 input_ids=packed[:1],
                 position_ids=packed[1:],
                 use_cache=False,
-                logits_to_keep=torch.tensor(list(rows)).to(self.device),
+                logits_to_keep=torch.tensor([rows[slot] for slot in batch.waiting] or [0]).to(self.device),
             )
         finally:
-            self._parts = []
-        if self.read_outs:
-            readings = torch.stack([self._read.pop(i).cpu() for i in range(len(self.read_outs))], dim=1).numpy()
-            slots = ((queries.tree, slot) for queries in batch for slot in queries.rows)
-            for (tree, slot), reading in zip(slots, readings, strict=True):
-                tree.readings[slot] = reading
+            self._groups = []
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -10,11 +10,11 @@ import torch
 
 from rain.core.engine import EngineStats
 from rain.core.errors import RainError
-from rain.engines.local.batch import Batch, Request
+from rain.engines.local.batch import Batch
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
 from rain.engines.local.sampling import NextTokenDistribution, read_rows
-from rain.engines.local.sequence import Sequence
+from rain.engines.local.sequence import Request, Sequence
 from rain.terminal import say
 
 EVENT_LOOP_YIELDS = 8
@@ -47,7 +47,7 @@ class Scheduler:
     def __init__(self, runner: ModelRunner, max_batch_tokens: int, cache_tokens: int) -> None:
         self.runner = runner
         self.max_batch_tokens = self.batch_limit = max_batch_tokens
-        self.cache_tokens = cache_tokens
+        self.cache_tokens = runner.pool.limit = cache_tokens
         self.trees: list[KvTree] = []
         self.requests: list[Request] = []
         self._warned = False
@@ -92,7 +92,7 @@ class Scheduler:
         active = _unfinished(admitted)
         # A pass adds at most batch_limit slots, so that the cache stays within its budget after it.
         self._make_room(active, self.cache_tokens - self.batch_limit)
-        budget = self._used()
+        budget = self.runner.pool.used
         while not self._try_batch(active):
             budget = int(KEPT * budget)
             self._learn(budget)
@@ -105,6 +105,7 @@ class Scheduler:
                 admitted[0].fail(RainError("out of memory with a single token; use a smaller model or --dtype"))
                 break
             self._make_room(active, budget)
+            self.runner.pool.shrink()
         self.batch_limit = min(self.max_batch_tokens, self.batch_limit * 2)
         for request in self.requests:
             request.settle()
@@ -115,13 +116,14 @@ class Scheduler:
             kept = "rain: out of memory: some cached tokens are dropped, and fewer kept from now on (--cache-tokens)"
             say(kept, sys.stderr)
         self._warned = True
-        self.cache_tokens = min(self.cache_tokens, max(budget, LEAST_PASSES * self.max_batch_tokens))
+        budget = max(budget, LEAST_PASSES * self.max_batch_tokens)
+        self.cache_tokens = self.runner.pool.limit = min(self.cache_tokens, budget)
 
     def _try_batch(self, active: list[Sequence]) -> bool:
         """Plan and run one pass; return False if memory ran out."""
         batch = self._plan(active)
         try:
-            if batch.queries:
+            if batch.spans:
                 self._run(batch)
             return True
         except torch.OutOfMemoryError:
@@ -141,12 +143,9 @@ class Scheduler:
                 return requests[:place]
         return requests
 
-    def _used(self) -> int:
-        return self.pinned_tokens + sum(map(len, self.trees))
-
     def _make_room(self, active: list[Sequence], budget: int) -> None:
         """Evict idle trees, the least recently used first, then whatever no active sequence needs."""
-        used = self._used()
+        used = self.runner.pool.used
         if used <= budget:
             return
         busy = {item.tree for item in active}
@@ -172,9 +171,9 @@ class Scheduler:
             self._advance_from_cache(item)
             if item.done:
                 continue
-            if batch.tokens >= self.batch_limit:
+            if len(batch.slots) >= self.batch_limit:
                 break
-            batch.add(item, self.batch_limit - batch.tokens)
+            batch.add(item, self.batch_limit - len(batch.slots))
         return batch
 
     @staticmethod
@@ -182,7 +181,7 @@ class Scheduler:
         """Advance with cached distributions as far as possible."""
         item.sync()
         while not item.done and len(item.slots) == len(item.tokens):
-            found = item.tree.distributions.get(item.slots[-1])
+            found = item.tree.nodes[item.slots[-1]].distribution
             if found is None or not item.can_reuse(found):
                 return
             item.take(found, None)
@@ -191,8 +190,8 @@ class Scheduler:
     def _run(self, batch: Batch) -> None:
         """Run the pass, bring the needed rows back and advance the sequences that wait for them."""
         started = time.perf_counter()
-        logits = self.runner.forward(list(batch.queries.values()), batch.rows())
-        waiting = [(row, item) for row, items in enumerate(batch.logits_rows.values()) for item in items]
+        logits = self.runner.forward(batch)
+        waiting = [(row, item) for row, items in enumerate(batch.waiting.values()) for item in items]
         lookups = [(row, token) for row, item in waiting for token in item.lookups]
         top = max((item.top for _, item in waiting), default=1)
         rows, drawn = read_rows(logits, [item.whole_draw(row) for row, item in waiting], lookups, top)
@@ -207,18 +206,18 @@ class Scheduler:
         for usage, count, distinct in batch.usage_shares:
             usage.tokens_computed += count
             usage.tokens_distinct += distinct
-            usage.model_seconds += seconds * count / batch.tokens
+            usage.model_seconds += seconds * count / len(batch.slots)
         for usage in {id(usage): usage for usage, *_ in batch.usage_shares}.values():
             usage.forward_passes += 1
 
     @staticmethod
     def _remember(batch: Batch, rows: list[NextTokenDistribution]) -> None:
         """Keep the distributions, with what was looked up of them earlier."""
-        for (tree, slot), found in zip(batch.logits_rows, rows, strict=False):  # one row too many if none is needed
-            known = tree.distributions.get(slot)
-            if known:
-                found.extra_logits.update(known.extra_logits)
-            tree.distributions[slot] = found
+        for (slot, items), found in zip(batch.waiting.items(), rows, strict=False):  # one too many if none is needed
+            node = items[0].tree.nodes[slot]
+            if node.distribution:
+                found.extra_logits.update(node.distribution.extra_logits)
+            node.distribution = found
 
 
 def _unfinished(requests: list[Request]) -> list[Sequence]:

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from rain.core.errors import RainError
-from rain.engines.local.attention import TreeBatch
-from rain.engines.local.kv_cache import ROOT, KvTree
+from rain.engines.local.batch import Batch, Span
+from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.linear import pack_linears, unpack_linears
 from rain.engines.local.model_runner import PREFIX, ModelRunner
 from rain.engines.local.sampling import read_rows
@@ -112,20 +112,14 @@ def plain_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
 
 def _tree_logits(runner: ModelRunner, tokens: list[int]) -> torch.Tensor:
     """Return the same logits, computed in a tree with a second branch: (vocabulary,), float32."""
-    tree = KvTree()
-    common = _append(tree, [], tokens[:COMMON])
-    first, branches = TreeBatch(tree), [tokens[COMMON:-BRANCH], tokens[-BRANCH:]]
-    first.add(common, COMMON)
-    runner.forward([first], [0])
-    queries = TreeBatch(tree)
-    for branch in branches:
-        queries.add(_append(tree, common, branch), BRANCH)
-    return runner.forward([queries], [2 * BRANCH - 1])[0].float()
-
-
-def _append(tree: KvTree, chain: list[int], tokens: list[int]) -> list[int]:
-    """Append tokens after a chain of slots; return the longer chain."""
-    slots = list(chain)
-    for token in tokens:
-        slots.append(tree.append(slots[-1] if slots else ROOT, token)[0])
-    return slots
+    tree, common, batch = KvTree(runner.pool), list[int](), Batch()
+    tree.extend(common, tokens[:COMMON])
+    batch.compute(Span(common, tokens[:COMMON], tree))
+    runner.forward(batch)
+    batch = Batch()
+    for branch in (tokens[COMMON:-BRANCH], tokens[-BRANCH:]):
+        chain = list(common)
+        tree.extend(chain, branch)
+        batch.compute(Span(chain, branch, tree))
+    batch.waiting[chain[-1]] = []
+    return runner.forward(batch)[0].float()

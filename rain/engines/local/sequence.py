@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -25,7 +26,7 @@ class Sequence(ABC):
 
     Attributes:
         tree: where the tokens are cached.
-        tokens: ids after the tree's base.
+        tokens: ids from the first one on, those of the tree's base included.
         slots: of the tokens that are cached already.
         usage: of the session that pays.
         top: how many of the most likely ids are needed.
@@ -63,12 +64,8 @@ class Sequence(ABC):
 
     def extend_tree(self, room: int) -> tuple[int, int]:
         """Append up to ``room`` missing slots; return how many, and how many of them were never computed before."""
-        missing, distinct = self.tokens[len(self.slots) :][:room], 0
-        for token in missing:
-            slot, fresh = self.tree.append(self.slots[-1] if self.slots else ROOT, token)
-            self.slots.append(slot)
-            distinct += fresh
-        return len(missing), distinct
+        missing = self.tokens[len(self.slots) :][:room]
+        return len(missing), self.tree.extend(self.slots, missing)
 
     def whole_draw(self, row: int) -> Draw | None:
         """Return what to draw from the whole vocabulary of a row, None if its most likely ids are enough."""
@@ -164,3 +161,31 @@ class GenerationSequence(Sequence):
     def continuation(self) -> Continuation:
         """Return the result."""
         return Continuation(tuple(self.generated), tuple(self.logprobs), self.finish)
+
+
+class Request:
+    """Sequences that are awaited together.
+
+    Attributes:
+        size: tokens that they may come to in the cache after their tree's base, their common beginning counted once.
+    """
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self.sequences = sequences
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        shared = min(len(sequence.tokens) for sequence in sequences)
+        self.size = shared + sum(len(sequence.tokens) - shared + sequence.remaining for sequence in sequences)
+        self.size -= sequences[0].tree.base_length
+
+    def fail(self, error: Exception) -> None:
+        """Hand an exception to who waits, unless nobody does."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def settle(self) -> None:
+        """Wake who waits once all sequences are done, or one of them has failed."""
+        errors = [sequence.error for sequence in self.sequences if sequence.error is not None]
+        if errors:
+            self.fail(errors[0])
+        elif not self.future.done() and all(sequence.done for sequence in self.sequences):
+            self.future.set_result(None)
