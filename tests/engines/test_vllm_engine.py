@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from engines import test_cancellation
 from engines.contract import EngineContract, Subject, expected_logprobs, generate, next_logprobs
 from support.stand_ins import FakeEncoder, FakeScorer, FakeStopPolicy, run_search, unlike
 
@@ -64,14 +65,23 @@ def opened(tmp_path_factory):
         yield get
 
 
+@pytest.fixture(params=PLACES)
+def tiny(request, opened, tmp_path_factory):
+    """Return vLLM with a tiny model."""
+    folder = tmp_path_factory.getbasetemp() / "tiny"
+    if not folder.is_dir():
+        save_tiny_model(folder, 257)
+    return opened(request.param, folder, "tiny", max_logprobs=-1)
+
+
 class TestVllmEngine(EngineContract):
-    @pytest.fixture(params=PLACES)
-    def subject(self, request, opened, tmp_path_factory):
-        folder = tmp_path_factory.getbasetemp() / "tiny"
-        if not folder.is_dir():
-            save_tiny_model(folder, 257)
-        engine = opened(request.param, folder, "tiny", max_logprobs=-1)
-        return Subject(engine, ToyTokenizer(), tolerance=1e-3, context=256, hottest=2.0)
+    @pytest.fixture
+    def subject(self, tiny):
+        return Subject(tiny, ToyTokenizer(), tolerance=1e-3, context=256, hottest=2.0)
+
+
+def test_fifty_searches_of_which_some_are_cancelled(tmp_path, tiny):
+    test_cancellation.survive(test_cancellation.small_task(tmp_path), tiny, 50, test_cancellation.SEEDS)
 
 
 @pytest.fixture(params=PLACES)
