@@ -81,7 +81,7 @@ class TestVllmEngine(EngineContract):
 
 
 def test_fifty_searches_of_which_some_are_cancelled(tmp_path, tiny):
-    test_cancellation.survive(test_cancellation.small_task(tmp_path), tiny, 50, test_cancellation.SEEDS)
+    test_cancellation.survive(test_cancellation.small_task(tmp_path), tiny, 50, seeds=3)
 
 
 @pytest.fixture(params=PLACES)
