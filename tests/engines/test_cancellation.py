@@ -134,8 +134,8 @@ def test_searches_on_a_tree_cache_that_evicts_all_the_time(task):
     survive(task, HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=500, max_batch_tokens=64), 12, 5)
 
 
-def test_a_few_searches_on_the_reference_engine(task):
-    survive(task, ReferenceEngine(tiny_model(), ToyTokenizer()), 5, SEEDS)
+def test_fifty_searches_on_the_reference_engine(task):
+    survive(task, ReferenceEngine(tiny_model(), ToyTokenizer()), 50, SEEDS)
 
 
 def test_fifty_searches_on_two_servers(task):
