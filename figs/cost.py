@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from rain.core.errors import RainError
 
 PANELS = (
-    ("prompts", "prompts, all at once"),
-    ("simulations", "maximum simulations per commit (T)"),
-    ("length", "maximum tokens of the response"),
+    ("prompts", "searches, all at once", "seconds"),
+    ("memory", "searches, all at once", "peak memory, model included (MiB)"),
+    ("simulations", "maximum simulations per commit (T)", "seconds"),
+    ("length", "maximum tokens of the response", "seconds"),
+    ("context", "tokens of the prompts", "seconds per simulation"),
 )
 
 
@@ -31,13 +33,16 @@ def load_growth(path: Path) -> Mapping[str, Any]:
 
 
 def cost(growth: Mapping[str, Any], path: Path) -> None:
-    """Draw how the time of a run grows with prompts, simulations per commit and response length."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(1, 3), PANELS, strict=True):
+    """Draw how time and memory grow with searches, simulations per commit, and lengths of response and prompts."""
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    *used, spare = figure.subplots(2, 3).flat
+    for axes, (name, label, unit) in zip(used, PANELS, strict=True):
         points = sorted(growth[name])
-        axes.plot([point[0] for point in points], [point[1] for point in points], "o-", color=RAIN)
-        axes.set(xlabel=label, ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        heights = [point[1] / point[2] if name == "context" else point[1] for point in points]
+        axes.plot([point[0] for point in points], heights, "o-", color=RAIN)
+        axes.set(xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
+    spare.set_axis_off()
     figure.suptitle("What RAIN costs (measured by rain bench --growth)")
     figure.savefig(path, dpi=150)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rain.core.errors import RainError
+from rain.core.errors import UnclearFault
 from rain.core.types import Vector
 from rain.terminal import say
 
@@ -81,7 +81,7 @@ class MeanPoolingEncoder:
         Where the GPU has no memory left beside the language model, the encoder moves to the CPU for good.
 
         Raises:
-            RainError: a number is infinite or not a number.
+            UnclearFault: a number is infinite or not a number.
         """
         started = time.perf_counter()
         vectors: list[Vector] = []
@@ -98,7 +98,7 @@ class MeanPoolingEncoder:
             vectors += found
         self.seconds += time.perf_counter() - started
         if not np.isfinite(vectors).all():
-            raise RainError("the sentence encoder computes what is not a number; check --encoder and its files")
+            raise UnclearFault("the sentence encoder computes what is not a number; check --encoder and its files")
         return vectors
 
     @torch.inference_mode()

@@ -95,8 +95,8 @@ class Run:
         self.settings = settings
         self.prompts = select_prompts(everything, source, task.reader, run.s, run.e, count_tokens)
         prompts = {prompt.id: digest(prompt.extra) if prompt.extra else "" for prompt in everything}
-        files = model_files(settings)
-        self.inputs = Inputs(run.dataset, prompts, fingerprint(files) if files else "")
+        self.model = model_files(settings)
+        self.inputs = Inputs(run.dataset, prompts, fingerprint(self.model) if self.model else "")
         self.launcher = open_launcher(settings)
 
     def answer(self) -> int:
@@ -124,6 +124,8 @@ class Run:
         traces = run_dir.path / TRACES
 
         def heard(event: Event) -> None:
+            if event.kind == "ready" and self.model and not self.inputs.weights:
+                run_dir.know_weights(fingerprint(self.model))  # the first worker has fetched them
             if event.kind == "trace":
                 append_to_file(trace_file(traces, event.job), *event.data)
             else:

@@ -31,6 +31,7 @@ from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.settings import AlignerConfig, Settings, add_answer_flags, make_settings
 from rain.tasks import load, names
+from rain.terminal import printable, say
 from rain.text import TextStopPolicy, TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
@@ -110,7 +111,7 @@ def measure_evaluator(
     check_classes(texts)
     for what, known in _sources(config, getattr(args, "calibration", "")):
         if (file := shared_file(known, learnt_on)) is not None:
-            print(f"rain: warning: {what} was learnt from {file}: these figures flatter it", file=sys.stderr)
+            say(printable(f"rain: warning: {what} was learnt from {file}: these figures flatter it"), sys.stderr)
     result = asyncio.run(_measure(config, settings, texts))
     origin = {
         "task": config.task.name,
@@ -121,7 +122,7 @@ def measure_evaluator(
         **learnt_on,
     }
     shown = f"{config.template.name} ({PAPER})" if specs == ("labels",) else " and ".join(map(describe, specs))
-    print(f"{origin['model']} on {origin['labelled']} with {shown}\n{result}")
+    say(printable(f"{origin['model']} on {origin['labelled']} with {shown}") + f"\n{result}")
     if args.write:
         content = {**origin, **dataclasses.asdict(result)}
         write_atomic(args.write, f"{json.dumps(content, indent=2)}\n".encode())
@@ -154,9 +155,9 @@ def _sources(config: AlignerConfig, calibration: str) -> list[tuple[str, Mapping
 def shared_file(known: Mapping[str, Any], used: Mapping[str, Any]) -> str | None:
     """Return the file that two descriptions of data share, unless they have different parts of its prompts."""
     parts = [str(each.get("part") or "1/1").split("/") for each in (known, used)]
-    if parts[0][1] == parts[1][1] and parts[0][0] != parts[1][0]:
+    if parts[0][1:] == parts[1][1:] and parts[0][0] != parts[1][0]:
         return None
-    digests = {data["sha256"] for data in learnt_from(known)}
+    digests = {data.get("sha256") for data in learnt_from(known)}
     return next((data["file"] for data in used["data"] if data["sha256"] in digests), None)
 
 

@@ -27,7 +27,7 @@ class LogFile:
     def write(self, text: str) -> None:
         """Write what a bar draws as a line; skip what only moves the cursor."""
         if text.strip():
-            print(text.strip(), file=sys.stderr)
+            say(text.strip(), sys.stderr)
 
     def flush(self) -> None:
         """Bring the lines to the file."""

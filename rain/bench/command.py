@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--long", type=int, default=3, help="simulations per commit with prompts of the published length (0: none)")
     add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none)")
     add("--whole-tokens", type=int, default=32, help="maximum tokens of a whole response")
-    add("--growth", action="store_true", help="also measure how cost grows with T and response length")
+    add("--growth", action="store_true", help="also measure how cost grows with T, the response and the prompts")
     add("--engines", nargs="*", default=[], help="further engines as rows: vllm, http")
     add("--base-url", default="", help="of --engines http")
     add("--no-published", action="store_true", help="skip the baseline implementation, which is slow")
@@ -106,7 +106,8 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
             result[key] = {**result.get(key, {}), **found}
     result["ratio"] = ratios(result)
     if args.growth:
-        result["growth"]["prompts"] = [[row["prompts"], row["seconds"]] for row in result["rain"].values()]
+        for name, field in (("prompts", "seconds"), ("memory", "peak_memory_mib")):
+            result["growth"][name] = [[row["prompts"], row[field]] for row in result["rain"].values()]
     return result
 
 
@@ -129,7 +130,7 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
         found.append(Step("plain", 0.6 * seconds, partial(measure_greedy, whole, args.whole, widths)))
         found.append(Step("whole", 1.5 * seconds, partial(measure_rain, whole, args.whole)))
     if args.growth:
-        found.append(Step("growth", 8 * short, partial(growth, bench, (t // 2, t, t * 2), (7, 17, 37))))
+        found.append(Step("growth", 60.0 + 100 * 0.45, partial(growth, bench)))
     return found
 
 

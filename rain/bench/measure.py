@@ -85,14 +85,21 @@ def rename(row: dict[str, float], name: str) -> dict[str, float]:
     return {f"{name}_{key}": value for key, value in row.items()}
 
 
-def growth(bench: Bench, budgets: Sequence[int], lengths: Sequence[int]) -> dict[str, list[list[float]]]:
-    """Return seconds of one search by maximum simulations per commit (T) and by length of the response."""
-    sweeps: dict[str, list[tuple[int, dict[str, int]]]] = {
-        "simulations": [(t, {"max_simulations": t, "extra_simulations": max(1, t // 3)}) for t in budgets],
-        "length": [(n, {"max_new_tokens": n}) for n in lengths],
+def growth(bench: Bench) -> dict[str, list[list[float]]]:
+    """Return what one search costs by T, by length of the response and by length of the prompts.
+
+    Returns:
+        for "simulations" (per commit, at most), "length" (tokens of the response, at most) and "context" (tokens before
+        the question and before the judged text) a list of [value, seconds, simulations].
+    """
+    budgets = {t: {"max_simulations": t, "extra_simulations": max(1, t // 3)} for t in (4, 8, 16, 32)}
+    sweeps = {
+        "simulations": {t: with_search(bench, **changes) for t, changes in budgets.items()},
+        "length": {n: with_search(bench, max_new_tokens=n) for n in (7, 17, 37, 57)},
+        "context": {n: with_prompts(with_search(bench, maxlen=n + 256), n, n) for n in (128, 256, 512, 1024, 2048)},
     }
     found: dict[str, list[list[float]]] = {}
-    for name, points in sweeps.items():
-        rows = [(value, measure_rain(with_search(bench, **changes), 1)) for value, changes in points]
-        found[name] = [[value, row["seconds"], row["simulations"]] for value, row in rows]
+    for name, benches in sweeps.items():
+        rows = {value: measure_rain(each, 1) for value, each in benches.items()}
+        found[name] = [[value, row["seconds"], row["simulations"]] for value, row in rows.items()]
     return found

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 
+LONGEST_SET = 64
+"""Most tokens of a token set: a stop string is looked for in the end of a text, which is at least this long."""
+
 
 @dataclass(frozen=True)
 class RainConfig:
@@ -65,10 +68,9 @@ class RainConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        if not self.token_set_lengths or self.token_set_lengths[0] != 1 or min(self.token_set_lengths) < 1:
-            raise RainError(
-                f"--token-set-lengths is {self.token_set_lengths}; it must start with 1, and all must be positive"
-            )
+        lengths = self.token_set_lengths
+        if not lengths or lengths[0] != 1 or min(lengths) < 1 or max(lengths) > LONGEST_SET:
+            raise RainError(f"--token-set-lengths is {lengths}; it must start with 1, all in [1, {LONGEST_SET}]")
         if self.max_draws < self.candidates - 1:
             raise RainError(
                 f"--max-draws is {self.max_draws}; it must be at least candidates - 1 = {self.candidates - 1}"

@@ -29,5 +29,11 @@ class WorkerFault(RainError):
 
 
 def is_broken_device(error: Exception) -> bool:
-    """Tell whether no later pass can succeed: after an error of the GPU's own, every call fails until a new start."""
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+    """Tell whether no later pass can succeed: after an error of the GPU's own, every call fails until a new start.
+
+    Memory that ran out, which some of CUDA's libraries report as an error of their own, is none.
+    """
+    text = str(error)
+    if "out of memory" in text or "ALLOC_FAILED" in text:
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in text

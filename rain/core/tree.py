@@ -60,9 +60,9 @@ class Node:
 
 
 def normalise(priors: Sequence[float]) -> list[float]:
-    """Divide priors by their sum."""
+    """Divide priors by their sum; those of long token sets may all be 0, and count alike then."""
     total = sum(priors)
-    return [prior / total for prior in priors]
+    return [prior / total if total else 1 / len(priors) for prior in priors]
 
 
 def mix_uniform(priors: Sequence[float], share: float) -> list[float]:

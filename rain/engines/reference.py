@@ -6,6 +6,7 @@ token of a greedy answer is a pass over all that came before.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Collection, Sequence
@@ -114,9 +115,9 @@ class ReferenceSession(Session):
         """See ``Session.generate``: one continuation after the other, each from the start of the prefix."""
         check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
         self.usage.requests += 1
-        return [self._continue(list(prefix), params, index) for index in range(params.n)]
+        return [await self._continue(list(prefix), params, index) for index in range(params.n)]
 
-    def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
+    async def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
         engine = self.engine
         item = GenerationSequence(KvTree(KvPool()), prefix, self.usage, params, index, engine.decode)
         cache, known = engine.new_cache(), 0
@@ -129,6 +130,7 @@ class ReferenceSession(Session):
                 cache, known = engine.new_cache(), 0
             [row], [drawn] = read_rows(logits, [item.whole_draw(0)], [], item.top)
             item.advance(row, drawn)
+            await asyncio.sleep(0)  # a long text must not look like a worker that hangs
         return item.continuation()
 
     def _forward(self, tokens: Sequence[int], known: int, cache: DynamicCache | None) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.core.fields import setting, validate
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
@@ -159,7 +159,7 @@ class SelfEvalPrompt:
             labels = (*prompt.positive, *prompt.negative)
             mass += sum(math.exp(answer[i]) for i in labels) / len(self.label_prompts)
         if not all(map(math.isfinite, (*odds, mass))):
-            raise RainError("the evaluation's log-probabilities are infinite or not numbers; choose another --dtype")
+            raise UnclearFault("the evaluation's log-probabilities are infinite or not numbers; choose another --dtype")
         return LabelScores(tuple(odds), mass)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.evaluators.base import Evaluator, SearchContext
 from rain.evaluators.texts import TextScorer
 
@@ -43,7 +43,7 @@ class OracleEvaluator(Evaluator):
             async with self.gate:
                 verdict = await self.judge.decide(Query(name, "raina", self.criterion, question, text))
         except NoReply as error:
-            raise RainError(f"the oracle {self.judge.name} did not reply: {error}") from error
+            raise UnclearFault(f"the oracle {self.judge.name} did not reply: {error}") from error
         if not isinstance(verdict.decision, bool):
             return 0.0
         return CERTAINTY if verdict.decision != (self.criterion == "attack") else -CERTAINTY

@@ -24,7 +24,7 @@ import numpy as np
 
 from rain.core.digest import digest
 from rain.core.engine import Engine, ReadOut
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.core.types import Tokens, Vector
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
 from rain.prompts import PromptFile
@@ -144,7 +144,7 @@ class ReadOutEvaluator(Evaluator):
         """Return the logit of each read-out from its mean over a text."""
         logits: list[float] = ((1 - 2 * self.invert) * (self.biases + means)).tolist()
         if not all(map(math.isfinite, logits)):
-            raise RainError("a read-out is not a finite number; the model's numbers cannot be used")
+            raise UnclearFault("a read-out is not a finite number; the model's numbers cannot be used")
         return logits
 
     def score(self, means: Vector) -> float:

@@ -57,6 +57,7 @@ class Pool:
         self._jobs = JobQueue((), config.max_deaths)
         self._health: dict[int, Health] = {}  # of the workers that are not given up
         self._outcomes: Counter[str] = Counter()
+        self._refusals = ("", 0)  # why the last jobs failed, and how many in a row
         self._interrupts, self._watched = 0, time.monotonic()
 
     def run(self, jobs: Sequence[Job]) -> PoolSummary:
@@ -80,6 +81,7 @@ class Pool:
                     self._hand_out()
                     self._collect(_TICK_S)
                     self._kill_silent()
+                    self._check_refusals()
             finally:
                 self._stop()
         done, failed, died = (self._outcomes[name] for name in ("done", "failed", "died"))
@@ -148,6 +150,14 @@ class Pool:
             self._health[worker] = Health()
         self._outcomes[kind] += 1
         self._on_event(Event(kind, worker, job, record.get("error")))
+        reason = record.get("error", "")
+        self._refusals = reason, self._refusals[1] + 1 if reason == self._refusals[0] else 1
+
+    def _check_refusals(self) -> None:
+        """End the run where one prompt after the other fails for the same reason, which then is none of theirs."""
+        reason, count = self._refusals
+        if reason and count >= self.config.max_refusals:
+            raise RainError(f"{count} prompts in a row failed: {reason}; the same command continues with what is left")
 
     def _kill_silent(self) -> None:
         """Kill the workers that have given no sign of life for too long."""

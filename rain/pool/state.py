@@ -19,6 +19,7 @@ class PoolConfig:
         max_deaths: deaths of its worker after which a job is given up (count).
         max_failures: failures of one worker in a row, without an answer, after which it is not started again; when no
             worker is left, the run ends (count).
+        max_refusals: jobs in a row that fail for the same reason, after which the run ends (count).
         pause_s: before a worker starts again whose server or device was gone; doubles with each time (seconds).
         stall_s: a worker that gives no sign of life for so long is killed; 0: never (seconds).
         grace_s: time that workers have to return when they are asked to (seconds).
@@ -28,6 +29,7 @@ class PoolConfig:
     concurrency: int = 1
     max_deaths: int = 3
     max_failures: int = 5
+    max_refusals: int = 20
     pause_s: float = 5.0
     stall_s: float = 0.0
     grace_s: float = 10.0

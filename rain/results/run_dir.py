@@ -2,6 +2,7 @@
 
 - OUTDIR/config.json: the format of the directory, the whole configuration and its hash, and what it was applied to
 - OUTDIR/prompts.json: the ids of the data set, each with a digest of its further fields; no other records count
+- OUTDIR/left_out.json: the same of prompts that have records, but have left the data set
 - OUTDIR/res_<i>.jsonl: the records of worker i; res_lost.jsonl: those of prompts that were given up
 - OUTDIR/.lock: locked by the run in progress, which alone writes here
 
@@ -133,15 +134,29 @@ class RunDir:
             )
         self.left_out = len(others)
         if self._prompts is not None:
-            self._put(self.path / "prompts.json", encode_json(self._prompts, indent=0) + b"\n")
+            file = self.path / "prompts.json"
+            known = {**self._gone(), **(_read_json(file) if file.exists() else {})}
+            if gone := {id: known[id] for id in sorted(others & known.keys())}:
+                self._put(self.path / "left_out.json", encode_json(gone, indent=0) + b"\n")
+            self._put(file, encode_json(self._prompts, indent=0) + b"\n")
         return done
+
+    def know_weights(self, weights: str) -> None:
+        """Add the fingerprint of weights that were fetched only after the run began."""
+        file = self.path / "config.json"
+        self._put(file, encode_json({**_read_json(file), "weights": weights}, indent=2) + b"\n")
+
+    def _gone(self) -> dict[str, str]:
+        """Return the prompts with records that have left the data set, like those in prompts.json: they may return."""
+        file = self.path / "left_out.json"
+        return _read_json(file) if file.exists() else {}
 
     def _changed(self) -> set[str]:
         """Return the prompts whose further fields are not those of the last run here."""
         file = self.path / "prompts.json"
         if self._prompts is None or not file.exists():
             return set()
-        before = _read_json(file)
+        before = {**self._gone(), **_read_json(file)}
         return {id for id, digest in self._prompts.items() if before.get(id, digest) != digest}
 
     def write(self, worker: int | str, record: Record) -> None:

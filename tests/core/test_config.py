@@ -31,6 +31,7 @@ def test_the_defaults_are_those_of_the_paper():
         ("token_set_lengths", ()),
         ("token_set_lengths", (2, 4)),
         ("token_set_lengths", (1, 0)),
+        ("token_set_lengths", (1, 65)),
         ("maxlen", 0),
     ],
 )

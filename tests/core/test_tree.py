@@ -84,6 +84,7 @@ def test_priors_of_a_committed_child_are_mixed_then_normalised():
     node = make_node(children=[make_node((1,), prior=0.7), make_node((2,), prior=0.5)])
     node.mix_priors(0.25)
     assert [child.prior for child in node.children] == pytest.approx([0.65 / 1.15, 0.5 / 1.15], abs=1e-12)
+    assert normalise([0.0, 0.0]) == [0.5, 0.5]
     assert mix_uniform(normalise([2, 3, 5]), 1.0) == pytest.approx([1 / 3] * 3, abs=1e-12)
 
 

@@ -16,7 +16,7 @@ from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, tiny_model
 from support.witness import Witness, computed_tokens, largest_error
 
 from rain.core.engine import SamplingParams, Stop
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.engines.local.engine import HfEngine
 from rain.engines.reference import ReferenceEngine
 from rain.engines.toy import ToyTokenizer
@@ -277,7 +277,7 @@ def test_a_pass_that_ran_out_of_memory_is_halved_then_grows_again_and_is_not_bil
 def test_memory_that_suffices_for_no_token_is_an_error_and_the_next_request_is_tried_anew():
     engine = open_engine()
     session = engine.session("s")
-    with out_of_memory(engine, lambda i: True), pytest.raises(RainError, match="out of memory"):
+    with out_of_memory(engine, lambda i: True), pytest.raises(UnclearFault, match="out of memory"):
         asyncio.run(session.next_logprobs(TEXT, top=1))
     asyncio.run(session.next_logprobs(TEXT, top=1))
     assert largest_error(engine.log, engine.engine.model) < 1e-4

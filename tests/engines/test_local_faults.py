@@ -9,7 +9,7 @@ import torch
 from support.tiny_models import tiny_model
 
 from rain.core.engine import SamplingParams, Stop
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.engines.local.engine import HfEngine
 from rain.engines.local.linear import can_pack
 from rain.engines.local.self_check import check_tokens
@@ -138,7 +138,7 @@ def test_a_prompt_too_long_for_the_memory_fails_alone():
         return await asyncio.gather(*small[:2], long, *small[2:], return_exceptions=True)
 
     first, second, long, *others = asyncio.run(run())
-    assert isinstance(long, RainError) and "out of memory" in str(long)
+    assert isinstance(long, UnclearFault) and "out of memory" in str(long)
     assert [len(found[0].tokens) for found in (first, second, *others)] == [9] * 4
 
 

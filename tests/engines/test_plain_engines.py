@@ -16,6 +16,7 @@ from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 from rain.engines.toy import EOS, ToyEngine, ToyTokenizer
 
 SECOND_END = ord("e")
+TEN = SamplingParams(max_tokens=10, seed=1)
 
 
 class TestToyEngine(EngineContract):
@@ -29,6 +30,20 @@ class TestReferenceEngine(EngineContract):
     @pytest.fixture
     def subject(self):
         return Subject(ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
+
+
+def test_the_reference_engine_lets_others_run_between_tokens():
+    async def run():
+        generation = asyncio.create_task(
+            ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()).session("s").generate((1, 2), TEN)
+        )
+        turns = 0
+        while not generation.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns
+
+    assert asyncio.run(run()) >= TEN.max_tokens
 
 
 class TestPublishedEngine(EngineContract):

@@ -11,7 +11,7 @@ from support.tiny_models import save_tiny_model
 
 from rain import Budget, Rain
 from rain.cli import main
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
 from rain.evaluators.learn import figures, learn
 from rain.evaluators.preflight import read_preflight
@@ -61,7 +61,7 @@ def test_the_score_is_tanh_of_half_the_logit_and_the_smallest_of_several():
 
 
 def test_a_read_out_that_is_not_finite_is_an_error():
-    with pytest.raises(RainError, match="finite"):
+    with pytest.raises(UnclearFault, match="finite"):
         ReadOutEvaluator([read_out()]).score(np.array([math.nan]))
 
 
@@ -181,6 +181,7 @@ def test_texts_that_were_learnt_from_are_pointed_out_unless_their_prompts_are_ot
     assert shared_file(known, {"data": known["learnt_on"], "part": "2/2"}) is None
     assert shared_file(known, {"data": known["learnt_on"], "part": "2/3"}) == "t"
     assert shared_file(known, {"data": [{"file": "t", "sha256": "2"}], "part": ""}) is None
+    assert shared_file({**known, "part": "odd"}, {"data": [], "part": ""}) is None
 
 
 def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_little_for_it(learnt):

@@ -11,7 +11,7 @@ from support.judge import Judge, open_scorer
 from support.tiny_models import metaspace_tokenizer
 from support.tiny_task import LETTERS, SHIPPED, WORDS, template
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.engines.toy import EOS, ToyTokenizer
 from rain.evaluators.labels import (
     EvaluationConfig,
@@ -223,5 +223,5 @@ def test_a_broken_calibration_is_named(broken, tmp_path):
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_an_evaluation_whose_numbers_are_none_is_an_error_and_no_vote(value, tmp_path):
     scorer, _ = evaluator(tmp_path, fixed(value, -1.0))
-    with pytest.raises(RainError, match="--dtype"):
+    with pytest.raises(UnclearFault, match="--dtype"):
         score(scorer, "Hello.")

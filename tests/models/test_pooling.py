@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.tiny_models import LetterEncoder, letter_tokenizer
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, UnclearFault
 from rain.encoder import MeanPoolingEncoder
 from rain.models.pooling import pools_cls
 
@@ -71,7 +71,7 @@ def left_padded(texts, **options):
 def test_an_encoder_whose_numbers_are_none_is_an_error_and_no_similarity():
     model = LetterEncoder().requires_grad_(False)
     next(model.parameters()).data.fill_(torch.nan)
-    with pytest.raises(RainError, match="--encoder"):
+    with pytest.raises(UnclearFault, match="--encoder"):
         MeanPoolingEncoder(model, letter_tokenizer).embed(["axyz", "bq"])
 
 

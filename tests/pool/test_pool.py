@@ -22,7 +22,7 @@ import pytest
 from support import pool_workers
 from support.pool_workers import broken, obedient, unstartable
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, is_broken_device
 from rain.pool.devices import visible_gpus, worker_environments
 from rain.pool.launchers import ExitStatus, Launcher, LocalLauncher, WorkerHandle
 from rain.pool.pool import Pool
@@ -276,6 +276,13 @@ def test_a_crash_of_a_worker_that_has_served_is_treated_like_a_kill(
     assert capfd.readouterr().err.count("\nValueError: ") == 3
 
 
+def test_one_refusal_after_the_other_for_the_same_reason_ends_the_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, *["ok", "refused"] * 4, *["refused"] * 30, nump=1, max_refusals=9)
+    with pytest.raises(RainError, match="^9 prompts in a row failed: HTTP 400"):
+        run.go()
+    assert len(run.of("failed")) == 3 + 9 and len(run.of("done")) == 4
+
+
 @pytest.mark.parametrize("how", ["fatal", "error"])
 def test_a_worker_that_cannot_work_ends_the_run_with_its_message(tmp_path: Path, how: str) -> None:
     run = Run(tmp_path, "ok", "ok", main=unstartable, settings=how, grace_s=0.1)
@@ -492,6 +499,19 @@ def test_more_processes_than_gpus_are_refused() -> None:
         worker_environments(3, ["0", "1"], 4)
     with pytest.raises(RainError, match="--nump is 7.* --gpu-share 3; use at most 6"):
         worker_environments(7, ["0", "1"], 4, share=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "broken"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: out of memory", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
+        ("shapes differ", False),
+    ],
+)
+def test_only_an_error_of_the_device_itself_is_one_and_not_memory_that_ran_out(said: str, broken: bool) -> None:
+    assert is_broken_device(RuntimeError(said)) == broken
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_with_reports_no_title_says_so_and_hh_leaves_out_what_was_not_measured(
 
 
 def test_growth_is_drawn_from_a_bench(tmp_path: Path) -> None:
-    growth = {name: [[2, 1.0, 5], [4, 2.0, 9]] for name in ("prompts", "simulations", "length")}
+    growth = {name: [[2, 1.0, 5], [4, 2.0, 9]] for name in ("prompts", "memory", "simulations", "length", "context")}
     (tmp_path / "bench.json").write_text(json.dumps({"growth": growth}))
     assert plot.main(["--bench", str(tmp_path / "bench.json"), "--out", str(tmp_path)]) == 0
     assert imread(tmp_path / "cost.png").std() > 0

@@ -366,6 +366,10 @@ def test_records_of_prompts_that_left_the_data_set_are_counted_and_do_not_count(
     with open_with(tmp_path, b="", c="") as run_dir:
         assert run_dir.resume(["b", "c"]) == set() and run_dir.left_out == 1
     assert json.loads((tmp_path / "prompts.json").read_text()) == {"b": "", "c": ""}
+    open_with(tmp_path, b="", c="").resume(["b", "c"])
+    again = open_with(tmp_path, a="changed", b="")
+    with again as run_dir, pytest.raises(RainError, match=r"records of 1 prompts .*\(a "):
+        run_dir.resume(["a", "b"])
     assert read_config(tmp_path)["data"]["prompts"] == 2 and set(read_config(tmp_path)["versions"]) >= {"torch"}
 
 
@@ -386,8 +390,12 @@ def test_other_weights_under_the_same_name_are_refused_and_unknown_ones_are_not(
     with open_with(tmp_path, "one", a="") as run_dir:
         run_dir.write(0, {"id": "a"})
     open_with(tmp_path, "", a="").close()
-    with pytest.raises(RainError, match='weights: "one" there, "two" here'):
-        open_with(tmp_path, "two", a="")
+    with open_with(tmp_path / "fetched", "", a="") as run_dir:
+        run_dir.know_weights("one")
+        run_dir.write(0, {"id": "a"})
+    for path in (tmp_path, tmp_path / "fetched"):
+        with pytest.raises(RainError, match='weights: "one" there, "two" here'):
+            open_with(path, "two", a="")
     open_with(tmp_path, "one", a="").close()
     open_with(tmp_path, "one-more", a="").close()  # "one" is what earlier versions wrote of these
 

@@ -45,6 +45,9 @@ def obedient(args: WorkerArgs, link: WorkerLink) -> None:
         if error := obey(job, args, link):
             link.fault(job.id, error)
             continue
+        if job.payload == "refused":
+            link.record(job.id, {"id": job.id, "error": "HTTP 400"})
+            continue
         size = SIZES.get(job.payload, 5)
         link.record(job.id, {"id": job.id, "raina": "\ud800" + "x" * random.randrange(size // 2, size)})
         if job.payload == "kill after sending":

@@ -15,6 +15,7 @@ from support.tiny_models import metaspace_tokenizer, tiny_model
 from support.tiny_task import decisions, make_aligner, make_task, prompts, records
 
 from rain.core.config import RainConfig
+from rain.core.errors import UnclearFault
 from rain.engines.local.engine import HfEngine
 from rain.engines.toy import ToyEngine, ToySession, ToyTokenizer
 from rain.evaluators.labels import SelfEvalPrompt
@@ -66,7 +67,10 @@ def test_fault_4_what_follows_the_end_of_sequence_is_not_shown(tmp_path):
     assert all(len(record["raina"]) < 40 for record in ended)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), ValueError("broken"), IndexError("list")])
+ERRORS = [torch.OutOfMemoryError("no memory"), ValueError("broken"), IndexError("list"), UnclearFault("not a number")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
 def test_fault_5_an_exception_is_passed_on_and_is_not_the_end_of_the_text(error, tmp_path):
     """Any exception in the outer loop, out of memory too, was taken for the end of the text."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rain.core.errors import RainError
+from rain.core.errors import UnclearFault
 
 TOP = 32
 """Most likely tokens that are brought back of each distribution, unless more are needed."""
@@ -36,10 +36,10 @@ class NextTokenDistribution:
         """Refuse a distribution with a logit that is infinite or not a number: its ``log_total`` is then, too.
 
         Raises:
-            RainError: there is one.
+            UnclearFault: there is one.
         """
         if not math.isfinite(self.log_total):
-            raise RainError(
+            raise UnclearFault(
                 "the model's numbers are infinite or not numbers at all; choose another --dtype (many models are too "
                 "large for float16), or check its files"
             )

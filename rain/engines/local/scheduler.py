@@ -9,7 +9,7 @@ import time
 import torch
 
 from rain.core.engine import EngineStats
-from rain.core.errors import RainError
+from rain.core.errors import UnclearFault
 from rain.engines.local.batch import Batch
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
@@ -102,7 +102,7 @@ class Scheduler:
                 admitted, alone, budget = admitted[:1], True, 0
                 active = _unfinished(admitted)
             else:
-                admitted[0].fail(RainError("out of memory with a single token; use a smaller model or --dtype"))
+                admitted[0].fail(UnclearFault("out of memory with a single token; use a smaller model or --dtype"))
                 break
             self._make_room(active, budget)
             self.runner.pool.shrink()

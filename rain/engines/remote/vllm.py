@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rain.core.engine import SHARERS
-from rain.core.errors import RainError, WorkerFault
+from rain.core.errors import RainError, UnclearFault, WorkerFault
 from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine, Sample
 from rain.engines.remote.protocol import ProtocolError, checked
 from rain.models.embedded.convert import first_line
@@ -180,7 +180,7 @@ class VllmEngine(RemoteEngine):
         try:
             return checked(CompletionResult(samples, output.num_cached_tokens or 0), request, self._vocabulary)
         except ProtocolError as error:
-            raise RainError(f"vLLM cannot be used: {error}; choose another --dtype") from error
+            raise UnclearFault(f"vLLM cannot be used: {error}; choose another --dtype") from error
 
 
 def open_vllm(
