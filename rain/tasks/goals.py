@@ -60,9 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print all goals."""
-    head = ["goal", "task", "template", "texts", "paper's votes", "calibrated, held out", "AUC", "expect"]
-    print(text_table([head, *(_row(goal) for goal in GOALS.values())], "<<<>>>><"))
-    print(f"measured with {MODEL} by rain preflight; templates are in {load('hh').folder.parent}")
+    head = ["goal", "task", "guided by", "template", "texts", "paper's votes", "calibrated, held out", "AUC", "expect"]
+    print(text_table([head, *(_row(goal) for goal in GOALS.values())], "<<<<>>>><"))
+    print(f"label words, measured with {MODEL} by rain preflight (read-outs: docs/evaluators.md)")
+    print(f"templates are in {load('hh').folder.parent}")
     print("another model: rain preflight --task TASK --modelname MODEL; a goal of your own: docs/goals.md")
     return 0
 
@@ -75,4 +76,5 @@ def _row(goal: Goal) -> list[str]:
     low, high = measured.held_out_interval
     calibrated = f"{measured.held_out_accuracy:.0%} ({low:.0%}-{high:.0%})"
     figures = [str(measured.texts), f"{measured.accuracy:.0%}", calibrated, f"{measured.auc:.2f}"]
-    return [goal.name, goal.task, str(template), *figures, measured.expectation]
+    guides = ", ".join(preset.get("evaluator", ("labels",)))
+    return [goal.name, goal.task, guides, str(template), *figures, measured.expectation]

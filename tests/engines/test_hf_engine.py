@@ -235,6 +235,20 @@ def test_a_pass_never_exceeds_its_limit_and_prefill_in_chunks_changes_no_answer(
     assert tokens_drawn(engine) == undisturbed
 
 
+def test_a_short_request_is_answered_while_a_long_prompt_is_computed():
+    engine, finished = HfEngine(tiny_model(context=1024), ToyTokenizer(), max_batch_tokens=32), []
+
+    async def run():
+        async def ask(name, prefix):
+            await engine.session(name).generate(prefix, SamplingParams(max_tokens=3, seed=1))
+            finished.append(name)
+
+        await asyncio.gather(ask("long", (1, 2, 3, 4) * 100), ask("short", (5, 6, 7)))
+
+    asyncio.run(run())
+    assert finished == ["short", "long"]
+
+
 @contextmanager
 def out_of_memory(engine, failing):
     """Let passes fail (numbers from 0, retries count) as a GPU fails: when one layer has stored its keys already."""

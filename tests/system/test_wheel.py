@@ -24,7 +24,7 @@ DATA = {
 }
 LIBRARY = """
 import rain
-with rain.Rain(engine="toy", search=rain.RainConfig(max_simulations=2, extra_simulations=1, max_new_tokens=4)) as made:
+with rain.Rain({model}, search=rain.RainConfig(max_simulations=2, extra_simulations=1, max_new_tokens=4)) as made:
     print(rain.__file__, len(made.generate("Why?").commits))
 """
 
@@ -92,8 +92,9 @@ def test_a_run_and_its_report_with_the_paper_s_column(python: Python, tmp_path: 
     assert "Vicuna-7B" in python("-m", "rain", "report", "adv")
 
 
-def test_the_library_and_the_version_are_those_of_the_wheel(python: Python, site: Path) -> None:
-    place, commits = python("-c", LIBRARY).split()
+@pytest.mark.parametrize("model", ['engine="toy"', '"smollm2"'])
+def test_the_library_and_the_version_are_those_of_the_wheel(python: Python, site: Path, model: str) -> None:
+    place, commits = python("-c", LIBRARY.format(model=model)).split()
     assert Path(place).is_relative_to(site)
     assert int(commits) > 0
     assert python("-m", "rain", "--version").strip() == f"rain {version('rain')}"

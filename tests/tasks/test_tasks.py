@@ -169,6 +169,6 @@ def test_rain_goals_shows_what_preflight_measured(capsys: pytest.CaptureFixture[
     for goal in GOALS.values():
         _, measured = read_preflight(load(goal.task).path("preflight_smollm2.json"))
         [row] = [row for row in rows if row[0] == goal.name]
-        assert row[3] == str(measured.texts)
+        assert row[4] == str(measured.texts)
         assert f"{measured.auc:.2f}" in row
         assert measured.expectation in " ".join(row)

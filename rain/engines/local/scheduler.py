@@ -164,8 +164,11 @@ class Scheduler:
             self._evictions += 1
 
     def _plan(self, active: list[Sequence]) -> Batch:
-        """Choose the next tokens of every sequence, the oldest first, up to the limit of a pass."""
-        batch = Batch()
+        """Choose the next tokens of every sequence, the oldest first, up to the limit of a pass.
+
+        None of several gets more than half of it, so that the others go on while a long prompt is computed.
+        """
+        batch, share = Batch(), self.batch_limit if len(active) == 1 else max(1, self.batch_limit // 2)
         for item in active:
             item.tree.last_used_step = self._steps
             self._advance_from_cache(item)
@@ -173,7 +176,7 @@ class Scheduler:
                 continue
             if len(batch.slots) >= self.batch_limit:
                 break
-            batch.add(item, self.batch_limit - len(batch.slots))
+            batch.add(item, min(share, self.batch_limit - len(batch.slots)))
         return batch
 
     @staticmethod
