@@ -26,7 +26,7 @@ class Choice(NamedTuple):
 
 
 def choices(trace: Path) -> Iterator[Choice]:
-    """Yield each commit of a recorded search that had siblings which were visited.
+    """Yield each commit of a recorded search that was visited and had siblings which were.
 
     Left out are texts beyond the length limit, of which nobody knows where they would be cut, and pairs that are equal
     or have an empty text.
@@ -51,7 +51,7 @@ def choices(trace: Path) -> Iterator[Choice]:
             chosen = tree.nodes[event["node"]]
             others = [node for node in tree.root.children if node is not chosen and node.visits]
             worst = min(others, key=lambda node: node.value, default=chosen)
-            if max(len(chosen.tokens), len(worst.tokens)) <= room:
+            if chosen.visits and max(len(chosen.tokens), len(worst.tokens)) <= room:
                 one, other = (ends.get(i, committed + texts[i]) for i in (number[id(chosen)], number[id(worst)]))
                 if one.strip() and other.strip() and one.strip() != other.strip():
                     yield Choice(one, other, chosen.value, worst.value)
