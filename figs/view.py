@@ -24,7 +24,8 @@ def main() -> None:
     file, _, place = args.page.partition("#")
     size = {"width": args.size[0], "height": args.size[1]}
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=size, color_scheme="dark" if args.dark else "light")
         page.goto(f"{Path(file).resolve().as_uri()}#{place}")
         page.wait_for_selector("html[data-ready]")

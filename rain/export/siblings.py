@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rain.core.config import RainConfig
 from rain.trace import Tree, read
 
 
@@ -13,7 +14,8 @@ class Choice(NamedTuple):
     """A commit.
 
     Attributes:
-        chosen, rejected: the answer up to and with the committed token set, and with its sibling of the smallest value.
+        chosen, rejected: the answer up to and with the committed token set, and with its sibling of the smallest value,
+            each without what follows its end.
         chosen_value, rejected_value: their values at the commit, in [-1, 1].
     """
 
@@ -24,21 +26,35 @@ class Choice(NamedTuple):
 
 
 def choices(trace: Path) -> Iterator[Choice]:
-    """Yield each commit of a recorded search that had siblings which were visited.
+    """Yield each commit of a recorded search that was visited and had siblings which were.
+
+    Left out are texts beyond the length limit, of which nobody knows where they would be cut, and pairs that are equal
+    or have an empty text.
 
     Raises:
         RainError: the file cannot be read, or is not a recorded search.
     """
-    tree, texts, committed = Tree(), [""], ""
-    for event in read(trace).events:
+    events = read(trace).events
+    config, prompt = RainConfig(**events[0]["config"]), events[0]["prompt_tokens"]
+    tree, texts, ends, room, committed = Tree(), [""], dict[int, str](), config.limit(prompt) - prompt, ""
+    for event in events:
         if event["event"] == "nodes":
             texts += event["texts"]
+        if event["event"] == "visit" and "text" in event:
+            whole = committed
+            for node in event["path"][1:]:
+                whole += texts[node]
+                if whole.strip().startswith(event["text"].strip()):
+                    ends[node] = event["text"]
         if event["event"] == "commit":
             number = {id(node): i for i, node in enumerate(tree.nodes)}
             chosen = tree.nodes[event["node"]]
-            if others := [node for node in tree.root.children if node is not chosen and node.visits]:
-                worst = min(others, key=lambda node: node.value)
-                one, other = (committed + texts[number[id(node)]] for node in (chosen, worst))
-                yield Choice(one, other, chosen.value, worst.value)
+            others = [node for node in tree.root.children if node is not chosen and node.visits]
+            worst = min(others, key=lambda node: node.value, default=chosen)
+            if chosen.visits and max(len(chosen.tokens), len(worst.tokens)) <= room:
+                one, other = (ends.get(i, committed + texts[i]) for i in (number[id(chosen)], number[id(worst)]))
+                if one.strip() and other.strip() and one.strip() != other.strip():
+                    yield Choice(one, other, chosen.value, worst.value)
             committed += texts[event["node"]]
+            room -= len(chosen.tokens)
         tree.apply(event)

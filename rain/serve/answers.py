@@ -9,6 +9,7 @@ from contextlib import aclosing
 from time import monotonic
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -52,9 +53,11 @@ class AnswerResponse(Response):
         watch = asyncio.create_task(_until_gone(receive))
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
+            try:
+                if not work.done():
+                    raise ClientDisconnect
                 work.result()
-            else:
+            except ClientDisconnect:
                 self.service.metrics.disconnects.inc()
                 self.trace.status = GONE
         finally:
@@ -85,7 +88,10 @@ class AnswerResponse(Response):
 
         async def push(data: bytes, more: bool = True) -> None:
             message: Message = {"type": "http.response.body", "body": data, "more_body": more}
-            await asyncio.wait_for(send(message), SLOWEST_READER)
+            try:
+                await asyncio.wait_for(send(message), SLOWEST_READER)
+            except asyncio.TimeoutError as error:
+                raise ClientDisconnect from error
 
         try:
             for index in range(self.job.choices if self.job.chat else 0):
@@ -106,6 +112,8 @@ class AnswerResponse(Response):
             self._finished(ordered)
             if self.job.include_usage:
                 await push(_event(chunks.usage(ordered)))
+        except ClientDisconnect:
+            raise
         except Exception as error:
             await push(_event(self._failed(error).body))
         await push(b"data: [DONE]\n\n", more=False)

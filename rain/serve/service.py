@@ -71,22 +71,29 @@ class Service:
         return self.rain
 
     async def events(self, job: Job) -> AsyncGenerator[Item | None, None]:
-        """Run the searches of a request; yield what they send, and None after each silence."""
+        """Run the searches of a request; yield what they send, and None after each silence.
+
+        What has no text breaks no silence, as the client gets nothing.
+        """
         found: asyncio.Queue[Item | Exception] = asyncio.Queue()
         tasks = [asyncio.create_task(self._search(job, i, found)) for i in range(job.choices)]
         self._live.add(found)
         try:
-            left = len(tasks)
+            left, spoken = len(tasks), monotonic()
             while left:
                 try:
-                    item = await asyncio.wait_for(found.get(), job.silence)
+                    item = await asyncio.wait_for(found.get(), max(0.0, spoken + job.silence - monotonic()))
                 except asyncio.TimeoutError:
                     yield None
+                    spoken = monotonic()
                     continue
                 if isinstance(item, Exception):
                     raise item
-                left -= isinstance(item[1], Answer)
+                ended = isinstance(item[1], Answer)
+                left -= ended
                 yield item
+                if ended or item[1].text:
+                    spoken = monotonic()
         finally:
             self._live.discard(found)
             for task in tasks:

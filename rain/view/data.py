@@ -15,7 +15,7 @@ from rain.results.run_dir import iter_results, read_config, result_paths
 from rain.trace.read import read_head
 from rain.trace.record import SUFFIX, TRACES
 
-SHOWN = ("id", "question", "raina", "pa", "finish", "cost", "error")
+SHOWN = ("id", "question", "raina", "pa", "finish", "value", "cost", "error")
 PLACES = {"raina": "rain", "pa": "plain", "raina,pa": "rain"}
 """Where a verdict about these answers is shown."""
 

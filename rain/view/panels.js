@@ -40,7 +40,7 @@ function put(element, text) {
   return element;
 }
 
-const value = prompt => prompt.moves && prompt.moves.length ? prompt.moves[prompt.moves.length - 1][2] : null;
+const value = prompt => prompt.value ?? prompt.moves?.at(-1)?.[2] ?? null;
 const tokens = prompt => prompt.cost && prompt.cost.rain ? prompt.cost.rain.tokens_computed : null;
 const sayVerdict = said => said === true ? "yes" : said === false ? "no" : said === null ? "?" : typeof said === "number" ? fixed(said) : said;
 const differs = prompt => prompt.verdicts.some(each => each.rain !== undefined && each.plain !== undefined && each.rain !== each.plain);
@@ -72,10 +72,10 @@ function showPrompts(app) {
 
 function chips(prompt) {
   const shown = [], last = value(prompt);
-  if (last !== null) shown.push(tint(make("span", {class: "chip", title: "value of the last commit"}, fixed(last)), last));
+  if (last !== null) shown.push(tint(make("span", {class: "chip", title: "value of the answer"}, fixed(last)), last));
   for (const each of prompt.verdicts) {
     const plain = each.plain === undefined ? "" : ` (plain ${sayVerdict(each.plain)})`;
-    shown.push(make("span", {class: "chip", title: each.judge}, `${each.ask}: ${sayVerdict(each.rain)}${plain}`));
+    shown.push(make("span", {class: "chip", title: visible(each.judge)}, `${each.ask}: ${sayVerdict(each.rain)}${plain}`));
   }
   if (prompt.error) shown.push(make("span", {class: "chip"}, "failed"));
   if (tokens(prompt) !== null) shown.push(make("span", {class: "chip"}, count(tokens(prompt), "token")));
@@ -109,7 +109,7 @@ function showAnswers(app) {
       fixed(cost.seconds, 1) + " s"].filter(Boolean).join(" · ") : "";
   }
   $("verdicts").replaceChildren(...prompt.verdicts.map(each =>
-    make("span", {class: "chip"}, `${each.judge}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, plain ${sayVerdict(each.plain ?? null)}`)));
+    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, plain ${sayVerdict(each.plain ?? null)}`)));
 }
 
 const COLUMNS = [["text", "the token set"], ["visits", "simulations that passed through"], ["n", "visits and fractions from similar siblings"],

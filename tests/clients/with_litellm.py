@@ -2,6 +2,7 @@
 
 import sys
 
+import httpx
 import litellm
 
 litellm.telemetry = False
@@ -19,6 +20,11 @@ for asked in ({}, {"stream_options": {"include_usage": True}}, {"n": 2}):
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
     assert texts[0] == whole.choices[0].message.content, (asked, texts)
+slow = {**options, "messages": [{"role": "user", "content": "SLOW"}]}
+pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**slow, stream=True)]
+assert "".join(pieces) == litellm.completion(**slow).choices[0].message.content
+body = {"model": "rain/toy", "messages": slow["messages"], "stream": True}
+assert ": keep-alive\n" in httpx.post(f"{options['api_base']}/chat/completions", json=body, timeout=60).text
 try:
     litellm.completion(**{**options, "messages": [{"role": "user", "content": "x" * 3000}]})
 except litellm.ContextWindowExceededError:

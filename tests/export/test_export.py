@@ -11,8 +11,11 @@ from support.judge_server import record, write_run
 from support.reports import binary, write_scores
 from support.tiny_task import ROOT
 
+from rain import Rain
 from rain.cli import main
+from rain.engines.toy import ToyTokenizer
 from rain.export.siblings import choices
+from rain.text import TextStopPolicy, TokenizerAdapter
 from rain.trace import Tree, read
 
 SEARCHED = {"moves": [{"text": " I", "value": -0.5}, {"text": " can't, so", "value": 0.75}]}
@@ -100,24 +103,38 @@ def test_siblings_of_recorded_searches_give_pairs(tmp_path):
     settings = [*QUICK, "--e", "2", "--trace", "--outdir", str(outdir)]
     assert main(["run", "hh", "--dataset", str(ROOT / "HH" / "demo.jsonl"), *settings]) == 0
     rows = export(outdir, "trl-preference", "--margin", "0.01")
-    expected = []
-    for file in sorted((outdir / "trace").glob("*.gz")):
-        trace = read(file)
-        found = list(choices(file))
-        for one in found:
-            assert trace.events[-1]["answer"].startswith(one.chosen.strip()) or one.chosen.startswith(
-                trace.events[-1]["answer"]
-            )
-            assert not one.rejected.startswith(one.chosen)
-        commits = [i for i, event in enumerate(trace.events) if event["event"] == "commit"]
-        tree = Tree(trace.events[: commits[0]])
-        values = [child.value for child in tree.root.children if child.visits]
-        node = tree.nodes[trace.events[commits[0]]["node"]]
-        assert (found[0].chosen_value, found[0].rejected_value) == (node.value, min(values))
-        expected += [one for one in found if one.chosen_value - one.rejected_value >= 0.01]
+    found = [one for file in sorted((outdir / "trace").glob("*.gz")) for one in choices(file)]
+    expected = [one for one in found if one.chosen_value - one.rejected_value >= 0.01]
     assert [texts(row, "chosen", "rejected") for row in rows] == [
         (one.chosen.lstrip(), one.rejected.lstrip()) for one in expected
     ]
+
+
+@pytest.mark.parametrize("limit", [5, 24, 60])
+def test_pairs_end_where_answers_end(limit, tmp_path):
+    """At the end of the text, in front of a stop string, and nowhere where the limit cuts a token set."""
+    policy, ended = TextStopPolicy(TokenizerAdapter(ToyTokenizer()), ("B", "Ao")), set()
+    search = {"max_simulations": 12, "extra_simulations": 6, "min_visits": 2, "candidates": 5, "max_new_tokens": limit}
+    with Rain(engine="toy", **search) as rain:
+        for seed in range(12):
+            file = tmp_path / f"{seed}.jsonl.gz"
+            answer, made = rain.generate("Why?", seed=seed, stop=["B", "Ao"], trace=file), list(choices(file))
+            tree, events, expected, tokens = Tree(), read(file).events, [], ()
+            for event in events:
+                if event["event"] == "commit":
+                    chosen = tree.nodes[event["node"]]
+                    others = [node for node in tree.root.children if node is not chosen and node.visits]
+                    worst = min(others, key=lambda node: node.value, default=chosen)
+                    both = [tokens + node.tokens for node in (chosen, worst)]
+                    one, other = map(policy.text, both)
+                    ended |= set(map(policy.finish, both))
+                    if max(map(len, both)) <= limit and one.strip() != other.strip() and one.strip() and other.strip():
+                        expected.append((one, other, chosen.value, worst.value))
+                    tokens += chosen.tokens
+                tree.apply(event)
+            assert made == expected
+            assert all(answer.text.startswith(one.chosen.strip()) for one in made)
+    assert limit == 5 or ended == {None, "eos", "stop"}
 
 
 @pytest.mark.parametrize(

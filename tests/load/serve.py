@@ -1,4 +1,5 @@
-"""Load on ``rain serve``: throughput, time to the first commit, memory, clients that leave. Prints tables.
+"""Load on ``rain serve``: throughput, time to the first commit, memory, clients that leave. Prints tables; ends with 1
+if a limit is missed: 5 % of the time outside of the model, memory 5 % from that after the first thousand requests, 2 s.
 
     python tests/load/serve.py                               toy model: clients, memory and leavers
     python tests/load/serve.py --modelname smollm2 --clients 1 4 16 --requests 2 --tokens 16 --only clients
@@ -23,10 +24,18 @@ from support.toy_server import ServerProcess, served  # noqa: E402
 
 PROGRAM = ("-m", "rain.cli")
 MEMORY_EVERY = 1000
+MOST_OUTSIDE, MOST_GROWTH, SLOWEST_END = 0.05, 0.05, 2.0
 
 
-def body(model: str, number: int, tokens: int) -> dict[str, object]:
-    message = {"role": "user", "content": f"Question {number}: what should I do about it?"}
+def within(limit: float, value: float, what: str) -> bool:
+    """Tell whether a limit is kept; print it if not."""
+    if value > limit:
+        print(f"MISSED: {what} {value:.3g}, the limit is {limit:g}")
+    return value <= limit
+
+
+def body(model: str, number: int, tokens: int, word: str = "Question") -> dict[str, object]:
+    message = {"role": "user", "content": f"{word} {number}: what should I do about it?"}
     return {"model": model, "messages": [message], "max_tokens": tokens, "stream": True}
 
 
@@ -47,8 +56,8 @@ def connect(server: ServerProcess, clients: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=server.url, timeout=3600, limits=limits, verify=False)
 
 
-async def clients_row(server: ServerProcess, model: str, clients: int, requests: int, tokens: int) -> str:
-    """Measure so many clients of which each asks so often."""
+async def clients_row(server: ServerProcess, model: str, clients: int, requests: int, tokens: int) -> bool:
+    """Measure so many clients of which each asks so often; tell whether the limit is kept."""
     before = server.metric("rain_engine_model_seconds")
     async with connect(server, clients) as client:
 
@@ -59,9 +68,11 @@ async def clients_row(server: ServerProcess, model: str, clients: int, requests:
         found = sorted(sum(await asyncio.gather(*map(one, range(clients))), []))
         seconds = time.monotonic() - started
     computed = server.metric("rain_engine_model_seconds") - before
-    outside = f"{1 - computed / seconds:.1%}" if computed else "no model"
+    share = 1 - computed / seconds if computed else 0.0
+    outside = f"{share:.1%}" if computed else "no model"
     middle, late = found[len(found) // 2], found[int(len(found) * 0.95)]
-    return f"| {model} | {clients} | {len(found) / seconds:.2f} | {middle:.2f} | {late:.2f} | {outside} |"
+    print(f"| {model} | {clients} | {len(found) / seconds:.2f} | {middle:.2f} | {late:.2f} | {outside} |", flush=True)
+    return within(MOST_OUTSIDE, share, "share of time outside of the model")
 
 
 def resident(server: ServerProcess) -> float:
@@ -70,8 +81,9 @@ def resident(server: ServerProcess) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-async def memory_rows(server: ServerProcess, total: int) -> None:
-    """Send short requests, a tenth of which leave early, and print the server's memory now and then."""
+async def memory_rows(server: ServerProcess, total: int) -> bool:
+    """Send short requests, a tenth of which leave early; print the memory and tell whether it stays the same."""
+    found = []
     async with connect(server, 16) as client:
 
         async def one(number: int) -> None:
@@ -84,35 +96,40 @@ async def memory_rows(server: ServerProcess, total: int) -> None:
         for start in range(0, total, MEMORY_EVERY):
             for group in range(start, start + MEMORY_EVERY, 16):
                 await asyncio.gather(*map(one, range(group, min(group + 16, start + MEMORY_EVERY))))
-            print(f"| {start + MEMORY_EVERY} | {resident(server):.1f} |", flush=True)
+            found.append(resident(server))
+            print(f"| {start + MEMORY_EVERY} | {found[-1]:.1f} |", flush=True)
+    return within(MOST_GROWTH, max(abs(each / found[0] - 1) for each in found), "change of memory")
 
 
 def searches(server: ServerProcess) -> float:
     return server.metric("rain_running") + server.metric("rain_waiting")
 
 
-async def leavers(server: ServerProcess, clients: int) -> None:
-    """Let half of the clients leave in the middle, and print when no search of theirs runs any more."""
+async def leavers(server: ServerProcess, clients: int) -> bool:
+    """Let half of the clients leave, whose searches would never end; tell whether these end soon, and no other."""
     async with connect(server, clients) as client:
-        tasks = [asyncio.create_task(ask(client, body("rain/toy", i, 32))) for i in range(clients)]
-        await asyncio.sleep(1)
+        words = ("SLOW", "SILENT")
+        asked = (body("rain/toy", i, 8, words[i % 2]) for i in range(clients))
+        tasks = [asyncio.create_task(ask(client, each)) for each in asked]
+        while await asyncio.to_thread(searches, server) < clients - sum(task.done() for task in tasks):
+            await asyncio.sleep(0.02)
         for task in tasks[1::2]:
             task.cancel()
         left = time.monotonic()
         await asyncio.gather(*tasks[1::2], return_exceptions=True)
         closed = time.monotonic()
-        staying = clients - len(tasks[1::2])
-        while await asyncio.to_thread(searches, server) > staying:
+        while await asyncio.to_thread(searches, server) > sum(not task.done() for task in tasks[::2]):
             await asyncio.sleep(0.02)
-        print(
-            f"half of {clients} clients left within {closed - left:.2f} s: no search of theirs "
-            f"{time.monotonic() - closed:.2f} s later"
-        )
+        took = time.monotonic() - closed
+        print(f"half of {clients} clients left within {closed - left:.2f} s: no search of theirs {took:.2f} s later")
         await asyncio.gather(*tasks[::2])
-        print(f"the other half was answered: {searches(server):.0f} searches are left")
+        rest = searches(server)
+        print(f"the other half was answered: {rest:.0f} searches are left")
+        return within(SLOWEST_END, took, "seconds until searches end") & within(0, rest, "searches left")
 
 
-async def main() -> None:
+async def main() -> int:
+    """Measure; return 1 if a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modelname", default="")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
@@ -123,19 +140,22 @@ async def main() -> None:
     args = parser.parse_args()
     engine = ["--engine", "hf", "--modelname", args.modelname] if args.modelname else []
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    kept = []
     with served("--max-queue", 1000, *engine, program=PROGRAM) as server:
         if args.only in (None, "clients"):
             print("| model | clients | requests/s | first commit p50 (s) | p95 (s) | outside of the model |")
             print("|---|---|---|---|---|---|")
             for clients in args.clients:
                 model = f"rain/{args.modelname or 'toy'}"
-                print(await clients_row(server, model, clients, args.requests, args.tokens), flush=True)
+                kept.append(await clients_row(server, model, clients, args.requests, args.tokens))
         if args.only in (None, "memory"):
             print("\n| requests | memory (MiB) |\n|---|---|")
-            await memory_rows(server, args.memory)
-        if args.only in (None, "leavers"):
-            await leavers(server, 200)
+            kept.append(await memory_rows(server, args.memory))
+    if args.only in (None, "leavers"):
+        with served("--max-queue", 1000) as server:  # the toy model, which obeys SLOW and SILENT
+            kept.append(await leavers(server, 200))
+    return int(not all(kept))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))

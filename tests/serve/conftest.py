@@ -11,8 +11,8 @@ import pytest
 def server():
     from support.toy_server import served
 
-    flags = "--keep-alive 0.2 --max-budget simulations=100000,seconds=600 --allow-host Box.example".split()
-    with served(*flags) as server:
+    flags = "--keep-alive 0.2 --max-budget simulations=100000,seconds=60 --allow-host Box.example".split()
+    with served("--concurrency", 8, "--max-queue", 24, *flags) as server:
         yield server
 
 
@@ -26,6 +26,25 @@ def guarded_server(tmp_path_factory):
     flags = "--concurrency 1 --max-queue 2 --keep-alive 0.2 --cors https://chat.example --strict --page".split()
     with served("--api-key-file", keys, *flags, "--log-text") as server:
         yield server
+
+
+@pytest.fixture
+def make_service():
+    """A function that returns what a server's requests share, with settings of the server, without a model."""
+
+    def make(**settings):
+        from rain.serve.admission import Admission
+        from rain.serve.budgets import BudgetRules
+        from rain.serve.config import ServeConfig
+        from rain.serve.keys import Keys
+        from rain.serve.metrics import Metrics
+        from rain.serve.service import Service
+
+        admission = Admission(1, 1)
+        parts = BudgetRules.from_texts("", ""), Keys({}), admission, Metrics(admission)
+        return Service(ServeConfig(**settings), *parts, log=print)
+
+    return make
 
 
 @pytest.fixture

@@ -16,16 +16,17 @@ import pytest
 from support.toy_server import KEY, events, served
 
 from rain.cli import main
+from rain.core.config import Budget, RainConfig
 from rain.core.errors import RainError
+from rain.generation import Answer, Piece, PreparedPrompt
 from rain.library import Rain
-from rain.serve.admission import Admission
+from rain.serve import answers
 from rain.serve.app import make_app
-from rain.serve.budgets import BudgetRules
-from rain.serve.config import ServeConfig
 from rain.serve.gate import Gate
 from rain.serve.keys import Keys
-from rain.serve.metrics import Metrics
-from rain.serve.service import Service
+from rain.serve.models import Served
+from rain.serve.replies import Job
+from rain.serve.trace import Trace
 
 BEARER = {"authorization": f"Bearer {KEY}"}
 
@@ -131,6 +132,49 @@ def test_a_silent_stream_says_that_it_is_alive(server):
     assert all(0.15 < later - earlier < 0.4 for earlier, later in zip(times, times[1:], strict=False))
 
 
+@pytest.fixture
+def job():
+    """A request for a stream, of which a comment is expected after 0.2 s."""
+    prompt = PreparedPrompt("1", "?", "?", (1,), RainConfig(), 0)
+    names = {"id": "1", "created": 0, "model": "rain/toy", "fingerprint": "", "ignored": ()}
+    asked = {"served": Served(False, 0), "prompt": prompt, "evaluator": None, "budget": Budget(), "deadline": None}
+    usage = {"include_usage": False, "continuous_usage": False}
+    return Job(**names, **asked, **usage, chat=True, choices=1, silence=0.2)
+
+
+def test_commits_without_text_are_silence(make_service, job):
+    class Held(Rain):
+        async def aevents(self, prompt, **options):
+            for _ in range(8):
+                await asyncio.sleep(0.1)
+                yield Piece("", None, 1)
+            yield Answer("", "stop")
+
+    async def said():
+        return [item async for item in service.events(job)]
+
+    service = make_service()
+    with Held(engine="toy") as service.rain:
+        assert asyncio.run(said()).count(None) >= 2
+
+
+def test_a_client_that_does_not_read_gets_nothing_more(make_service, job, monkeypatch):
+    monkeypatch.setattr(answers, "SLOWEST_READER", 0.05)
+    service, trace, sent = make_service(), Trace("1", "POST", "/"), []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    service.admission.admit(1)
+    asyncio.run(answers.AnswerResponse(service, job, trace, stream=True)({}, receive, send))
+    assert sent == ["http.response.start", "http.response.body"] and trace.status == answers.GONE
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_during_silence_ends_its_search(stream, server):
     gone, passes = server.metric("rain_disconnects_total"), server.metric("rain_engine_passes")
@@ -149,15 +193,15 @@ def test_a_client_that_leaves_during_silence_ends_its_search(stream, server):
 
 def test_two_hundred_impatient_clients_leave_nothing_behind(server):
     def impatient(number):
-        with server.client(timeout=0.3) as client:
+        with server.client(timeout=0.5) as client:
             try:
                 return client.post("/v1/chat/completions", json=body("SILENT" if number % 4 else "What?")).status_code
             except httpx.TimeoutException:
                 return 0
 
-    with ThreadPoolExecutor(50) as pool:
+    with ThreadPoolExecutor(100) as pool:  # the server has 32 places
         statuses = list(pool.map(impatient, range(200)))
-    assert set(statuses) <= {0, 200, 429} and 0 in statuses
+    assert {0, 429} <= set(statuses) <= {0, 200, 429}
     assert until(lambda: server.metric("rain_running") + server.metric("rain_waiting") == 0) < 2
     with server.client(timeout=5) as client:
         assert client.post("/v1/chat/completions", json=body("What now?")).status_code == 200
@@ -234,10 +278,8 @@ def test_a_broken_device_ends_the_server_with_a_sentence():
         server.wait_for_log("rain: error: the device has failed")
 
 
-def test_health_says_that_a_device_has_failed():
-    admission, ended = Admission(1, 1), []
-    rules, keys, metrics = BudgetRules.from_texts("", ""), Keys({}), Metrics(admission)
-    service = Service(ServeConfig(), rules, keys, admission, metrics, log=print)
+def test_health_says_that_a_device_has_failed(make_service):
+    service, ended = make_service(), []
     service.ending = lambda: ended.append(True)
     there = httpx.ASGITransport(Gate(make_app(service), service))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 
 pytest.importorskip("starlette")
-from rain.serve.config import ServeConfig  # noqa: E402
+import httpx  # noqa: E402
+
+from rain.serve.app import make_app  # noqa: E402
+from rain.serve.gate import Gate  # noqa: E402
 from rain.serve.page import page_response  # noqa: E402
 
 
@@ -20,9 +24,15 @@ def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
     assert not re.search(r"https?://|innerHTML|insertAdjacent|document\.write|\bsrc=|\bhref=|\bon[a-z]+=", page.text)
 
 
-def test_the_page_is_for_this_machine_unless_it_is_asked_for():
+def test_the_page_is_for_this_machine_unless_it_is_asked_for(make_service):
+    async def status(**settings):
+        service = make_service(**settings)
+        there = httpx.ASGITransport(Gate(make_app(service), service))
+        async with httpx.AsyncClient(transport=there, base_url="http://127.0.0.1") as client:
+            return (await client.get("/")).status_code
+
     far = {"host": "0.0.0.0", "api_key_file": "keys"}
-    assert [ServeConfig(**kind).has_page for kind in ({}, {**far, "page": True}, far)] == [True, True, False]
+    assert [asyncio.run(status(**kind)) for kind in ({}, {**far, "page": True}, far)] == [200, 200, 404]
 
 
 def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, server, tmp_path):
@@ -30,7 +40,7 @@ def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, ser
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(server.url)
-    page.fill("#question", "<b>Why</b> SLOW?")
+    page.fill("#question", "<b>Why</b> SLOW?")  # and no limit: that of the server is 60 seconds
     page.click("#ask")
     while page.is_disabled("#ask"):
         counts.append(page.locator("#rain span").count())

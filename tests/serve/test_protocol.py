@@ -246,7 +246,7 @@ BODIES = {
     "garak": {
         "messages": [{"role": "user", "content": "Ignore it"}],
         **{"temperature": 0.7, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "n": 1},
-        **{"stop": ["#", ";"], "max_tokens": 15},
+        **{"stop": ["#", ";"], "max_tokens": 150},
     },
     "lm-eval": {
         "messages": [{"role": "user", "content": "2 + 2", "type": "text"}],
@@ -339,7 +339,7 @@ def test_a_header_that_is_no_budget_is_refused(header, ask):
 
 
 def test_a_budget_beyond_the_servers_is_refused(ask):
-    for budget in ({"simulations": 100_001}, {"seconds": 601}, {"seconds": 0}, {"simulations": 10**12}):
+    for budget in ({"simulations": 100_001}, {"seconds": 61}, {"seconds": 0}, {"simulations": 10**12}):
         assert refusal(ask(rain={"budget": budget}))["code"] == "invalid_budget"
     assert refusal(ask(rain={"budget": {"simulations": 10**400}}))["param"] == "rain.budget.simulations"
     assert content(ask(rain={"budget": {"simulations": 100_000, "tokens": 10**9}}))

@@ -11,6 +11,8 @@ from threading import Thread
 
 import pytest
 from support.commands import QUICK, allocate
+from support.judge_server import record, write_run
+from support.reports import write_scores
 
 from rain import Rain
 from rain.cli import main
@@ -91,7 +93,7 @@ def test_the_page_is_one_file_that_asks_nobody_and_writes_no_markup(outdir):
     assert code.count("<script") == code.count("</script") == 1
 
 
-def test_the_browser_rebuilds_the_same_tree_as_python_at_every_event(recorded, visit):
+def test_the_browser_rebuilds_the_same_tree_as_python_at_every_fifth_event(recorded, visit):
     page, events = visit(address(recorded.with_name("one.html"))), read(recorded).events
     steps = [event for event in events if event["event"] not in ("search", "end")]
     assert any(step["event"] == "visit" and step["similar"] for step in steps)
@@ -216,6 +218,22 @@ def test_hostile_text_is_shown_as_text(text, tmp_path, visit):
     assert "[U+202E]txt.exe" in page.text_content("#rain")
     page.keyboard.press("Enter")
     page.screenshot(path=tmp_path / "h.png")
+
+
+def test_a_records_texts_are_shown_as_text_and_its_value_sorts(tmp_path, visit):
+    records = [record(0, "Mild.", "", value=0.25), record(1, HOSTILE, HOSTILE, value=-0.5)]
+    outdir = write_run(tmp_path / "x", "hh", [*records, {"id": "r2", "question": "What now?", "error": HOSTILE}])
+    write_scores(outdir, {("r1", "raina", "harmless"): True}, HOSTILE)
+    assert main(["view", str(outdir)]) == 0
+    page, places = visit(address(outdir / "view.html")), ("#rain", "#plain", "#verdicts")
+    page.select_option("#sort", "lowest value")
+    assert "−0.50" in page.text_content("#prompts li:nth-child(1)")
+    assert "0.25" in page.text_content("#prompts li:nth-child(2)")
+    for prompt, shown in ((1, places), (3, places[:1])):
+        page.click(f"#prompts li:nth-child({prompt}) button")
+        for place in shown:
+            assert "<img src=x" in page.text_content(place) and "\u202e" not in page.text_content(place), place
+    assert page.locator("img").count() == 0
 
 
 def test_a_token_set_of_blanks_can_be_seen(recorded, visit):
