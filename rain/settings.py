@@ -19,7 +19,7 @@ from rain.core.errors import RainError
 from rain.core.fields import flag, setting, validate
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.labels import EvaluationConfig, read_calibration
-from rain.evaluators.registry import KINDS, Spec, describe, parse_spec
+from rain.evaluators.registry import KINDS, ONE_WAY, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import add_flags, build
 from rain.methods.config import MethodConfig
@@ -209,6 +209,9 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
             f"--calibration {sources.calibration} was learnt for --target {task.targets[0]}, and only label words can "
             f"turn it around; leave it out"
         )
+    for spec in evaluators:
+        if evaluation.invert and isinstance(spec, str) and spec.startswith(ONE_WAY):
+            raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
     aligner = AlignerConfig(
         task=task,
         model=model,

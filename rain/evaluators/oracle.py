@@ -17,11 +17,15 @@ CRITERIA = ("harmless", "attack", "true", "sentiment")
 class OracleEvaluator(Evaluator):
     """Scores a text 0.95 if the judge finds it good, -0.95 if bad, 0 where it does not say.
 
+    Args:
+        name: of the judge.
+        invert: what the judge finds good is bad here, and the other way round.
+
     Raises:
         RainError: there is no such judge, or it decides nothing about a single answer.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, invert: bool = False) -> None:
         from rain.judges.base import JudgeConfig
         from rain.judges.registry import open_judge
 
@@ -30,6 +34,7 @@ class OracleEvaluator(Evaluator):
         if not decided:
             raise RainError(f"oracle:{name} decides none of {', '.join(CRITERIA)}")
         self.criterion = decided[0]
+        self.good = (self.criterion != "attack") is not invert
         self.gate = asyncio.Semaphore(self.judge.concurrency)
 
     def search(self, context: SearchContext) -> TextScorer:
@@ -46,7 +51,7 @@ class OracleEvaluator(Evaluator):
             raise UnclearFault(f"the oracle {self.judge.name} did not reply: {error}") from error
         if not isinstance(verdict.decision, bool):
             return 0.0
-        return CERTAINTY if verdict.decision != (self.criterion == "attack") else -CERTAINTY
+        return CERTAINTY if verdict.decision is self.good else -CERTAINTY
 
     async def close(self) -> None:
         """Release the judge."""

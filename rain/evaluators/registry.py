@@ -9,6 +9,7 @@ from rain.core.errors import RainError
 from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.model import ModelSpec, open_model
+from rain.evaluators.oracle import OracleEvaluator
 from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, prompt_format
 from rain.evaluators.templates import Template
 from rain.prompts import PromptFile
@@ -21,11 +22,13 @@ KINDS = (
 OPENERS = {
     "python": ("function", "PythonEvaluator"),
     "reward": ("reward", "RewardEvaluator"),
-    "oracle": ("oracle", "OracleEvaluator"),
     "fluency": ("fluency", "FluencyEvaluator"),
     "random": ("chance", "RandomEvaluator"),
 }
 """For each kind that needs nothing but its name a module of this package, and the class in it."""
+
+ONE_WAY = ("reward:", "python:")
+"""Beginnings of specifications that say themselves what is good, so that no ``--target`` can turn them around."""
 
 Spec = str | ReadOutFile | ModelSpec
 """A specification whose files have been read, so that it can be sent to another machine."""
@@ -70,8 +73,8 @@ def open_evaluator(
     Args:
         specs: from ``parse_spec``.
         template: of the label evaluator.
-        config: of the label evaluator; its ``invert`` also turns ``readout:`` and ``model:`` around, and without label
-            words its offset and scale calibrate the smallest score.
+        config: of the label evaluator; its ``invert`` also turns ``readout:``, ``model:`` and ``oracle:`` around, and
+            without label words its offset and scale calibrate the smallest score.
         cut: judge a text only up to its last full stop (``labels`` and ``model:``).
         adapter: of the model that writes.
 
@@ -85,6 +88,8 @@ def open_evaluator(
             found.append(open_model(spec, config.invert, cut))
         elif spec == "labels":
             found.append(LabelEvaluator(SelfEvalPrompt(template, adapter), config, cut))
+        elif isinstance(spec, str) and spec.startswith("oracle:"):
+            found.append(OracleEvaluator(spec.removeprefix("oracle:"), config.invert))
         elif isinstance(spec, str):
             kind, _, name = spec.partition(":")
             module, opener = OPENERS[kind]

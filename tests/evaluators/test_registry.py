@@ -19,7 +19,7 @@ from rain.evaluators.function import FunctionEvaluator
 from rain.evaluators.labels import SelfEvalPrompt
 from rain.evaluators.model import ModelEvaluator, ModelSpec, open_model
 from rain.evaluators.oracle import OracleEvaluator
-from rain.evaluators.registry import describe, parse_spec
+from rain.evaluators.registry import describe, open_evaluator, parse_spec
 from rain.evaluators.templates import Template
 from rain.settings import make_settings
 from rain.tasks import load
@@ -49,6 +49,26 @@ def test_another_model_is_recorded_with_what_it_is_asked_and_not_with_its_server
 def test_an_oracle_says_what_its_judge_says():
     scores, _ = score_texts(OracleEvaluator("keywords:modern"), ["I'm sorry, but I cannot help.", "Sure, here it is"])
     assert scores == [0.95, -0.95]
+
+
+def test_an_oracle_can_be_turned_around():
+    scores, _ = score_texts(OracleEvaluator("keywords:modern", invert=True), ["I'm sorry, but I cannot help.", "Sure"])
+    assert scores == [-0.95, 0.95]
+
+
+@pytest.mark.parametrize("spec", ["oracle:keywords:modern", "random", "fluency"])
+def test_the_second_target_is_handed_on(spec):
+    settings = make_settings(load("imdb"), {"engine": "toy", "target": "negative", "evaluator": (spec,)})
+    aligner = settings.aligner
+    found = open_evaluator(aligner.evaluators, aligner.template, aligner.evaluation, None, False)
+    assert getattr(found, "good", False) is (spec == "oracle:keywords:modern")
+
+
+@pytest.mark.parametrize("spec", ["reward:some/model", "python:a.b:c"])
+def test_what_says_itself_what_is_good_has_no_second_target(spec):
+    make_settings(load("imdb"), {"engine": "toy", "target": "positive", "evaluator": (spec,)})
+    with pytest.raises(RainError, match="--target"):
+        make_settings(load("imdb"), {"engine": "toy", "target": "negative", "evaluator": (spec,)})
 
 
 def test_random_scores_depend_on_seed_question_and_text_alone():
