@@ -40,6 +40,7 @@ class Aligner:
         encoder: of texts, for the similarity of siblings.
         evaluator: scores texts; None: those of the configuration.
         eager: see ``Search``.
+        prefetch: see ``PlacementConfig``.
 
     Raises:
         RainError: template and model, or prompt format and model, do not fit.
@@ -54,6 +55,7 @@ class Aligner:
         *,
         evaluator: Evaluator | None = None,
         eager: bool = False,
+        prefetch: int = 0,
     ) -> None:
         task = config.task
         self.config, self.engine = config, engine
@@ -63,7 +65,9 @@ class Aligner:
             config.evaluators, config.template, config.evaluation, self.adapter, task.cut_after_full_stop
         )
         self.policy = task.policy(self.adapter)
-        self.parts = Parts(engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager)
+        self.parts = Parts(
+            engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager, prefetch
+        )
 
     async def warm_up(self) -> None:
         """Compute what all prompts share."""
@@ -272,4 +276,4 @@ def open_encoder(config: AlignerConfig) -> SentenceEncoder:
 def open_aligner(config: AlignerConfig, placement: PlacementConfig) -> Aligner:
     """Load the model and the encoder of a configuration."""
     engine, tokenizer = open_engine(config.model, placement)
-    return Aligner(config, engine, tokenizer, open_encoder(config))
+    return Aligner(config, engine, tokenizer, open_encoder(config), prefetch=placement.prefetch)

@@ -121,7 +121,10 @@ class Rain:
             chats = not task and "chat_template" not in settings and load_goal(goal or DEFAULT_GOAL).chat
             config = chat_config(made.aligner, tokenizer) if chats else made.aligner
             evaluator = FunctionEvaluator(scorer) if scorer else None
-            self.aligner = Aligner(config, engine, tokenizer, open_encoder(config), evaluator=evaluator)
+            prefetch = made.placement.prefetch
+            self.aligner = Aligner(
+                config, engine, tokenizer, open_encoder(config), evaluator=evaluator, prefetch=prefetch
+            )
             self._thread.run(self.aligner.warm_up())
         except BaseException:
             self._thread.close(engine.close())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from rain.aligner import Aligner, open_aligner
@@ -73,5 +74,8 @@ class WorkerLoop:
 def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
     """Run a worker of a pool; ``args.settings`` are the ``Settings`` of the run."""
     settings: Settings = args.settings
-    aligner = open_aligner(settings.aligner, settings.placement)
+    placement = settings.placement
+    if settings.run.concurrency > placement.prefetch:  # not at the end of the run either, when few searches are left
+        placement = replace(placement, prefetch=0)
+    aligner = open_aligner(settings.aligner, placement)
     asyncio.run(WorkerLoop(aligner, link, settings.run.trace).run())

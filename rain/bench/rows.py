@@ -97,11 +97,12 @@ class Bench:
     def tree_aligner(self) -> Aligner:
         """Return an aligner on the tree cache, which is empty."""
         model, tokenizer = self.load()
-        return self.aligner(open_loaded(model, tokenizer, self.placement), tokenizer)
+        engine = open_loaded(model, tokenizer, self.placement)
+        return self.aligner(engine, tokenizer, prefetch=self.placement.prefetch)
 
-    def aligner(self, engine: Engine, tokenizer: Any, *, eager: bool = False) -> Aligner:
+    def aligner(self, engine: Engine, tokenizer: Any, *, eager: bool = False, prefetch: int = 0) -> Aligner:
         """Return what runs the searches and greedy answers on an engine."""
-        return Aligner(self.config, engine, tokenizer, self.encoder, eager=eager)
+        return Aligner(self.config, engine, tokenizer, self.encoder, eager=eager, prefetch=prefetch)
 
 
 async def run_all(

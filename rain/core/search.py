@@ -14,19 +14,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple
 
+from rain.core.candidates import Candidate, Candidates
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Session
 from rain.core.observer import Observer
+from rain.core.prefetch import Guess, Prefetch, Visit, guess_next
 from rain.core.problem import SearchInputs, request_seed
 from rain.core.tree import (
     Node,
     backward,
-    clamp_greedy,
     mix_uniform,
     most_visited,
     needs_addition,
@@ -64,6 +64,8 @@ class Search:
         eager: expand a leaf in the simulation that reaches it, as the published code does, instead of when a later
             simulation first passes through it. It changes no decision, only what is computed.
         out_of_budget: asked before each simulation; once it says yes, the response ends with what is committed.
+        may_prefetch: asked in each simulation: whether to compute meanwhile what the next one will probably need
+            (``rain/core/prefetch.py``). It changes no decision, only what is computed, and when.
 
     Attributes:
         root: of the current tree.
@@ -82,12 +84,15 @@ class Search:
         *,
         eager: bool = False,
         out_of_budget: Callable[[], bool] = lambda: False,
+        may_prefetch: Callable[[], bool] = lambda: False,
     ) -> None:
         self.inputs = inputs
         self.session = session
         self.config = config
         self.eager = eager
         self.out_of_budget = out_of_budget
+        self.prefetch = Prefetch(may_prefetch, self._guess, self._compute_ahead)
+        self.candidates = Candidates(session, config, inputs.key)
         self.root = Node((), step=0)
         self.prefix: Tokens = inputs.prompt
         self.limit = config.limit(len(inputs.prompt))
@@ -119,6 +124,7 @@ class Search:
             yield Commit(child.tokens, root, child, self.simulations - before, self.finish)
             if child.children:
                 child.mix_priors(self.config.root_mix)
+            self.prefetch.commit(self.prefix)
             self.session.commit(self.prefix)
             self.inputs.scorer.commit(self._response(self.prefix))
 
@@ -140,12 +146,13 @@ class Search:
         path, prefix = await self._select_leaf()
         if self.eager:
             await self._expand(path[-1], prefix)
-        rollout = await self._rollout(prefix)
-        sequence = prefix + rollout
-        spans = self._spans(path, sequence)
-        score, embeddings = await gather_or_cancel(
-            self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
-        )
+        with self.prefetch.during(path):
+            rollout = await self._rollout(prefix)
+            sequence = prefix + rollout
+            spans = self._spans(path, sequence)
+            score, embeddings = await gather_or_cancel(
+                self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
+            )
         updates = backward(path, score, embeddings, self.config)
         self.simulations += 1
         if self.observer:
@@ -165,8 +172,25 @@ class Search:
             prefix += node.tokens
         return path, prefix
 
+    def _guess(self, visits: Sequence[Visit]) -> Guess | None:
+        return guess_next(self.root, visits, self.config)
+
+    async def _compute_ahead(self, guess: Guess) -> float:
+        """Compute what a simulation needs if it goes this way; return its score."""
+        leaf, prefix = guess.path[-1], self.prefix + tuple(token for node in guess.path[1:] for token in node.tokens)
+        if guess.expands and not self._finish(prefix):
+            expanded = Node(leaf.tokens, leaf.step)
+            expanded.n = max(leaf.n, 1.0)
+            expanded.add_children(self._with_priors(leaf, await self._candidates(leaf, prefix)))
+            prefix += select_child(expanded, self.config.exploration).tokens
+        rollout = await self._rollout(prefix)
+        return await self.inputs.scorer.score(self._response(prefix + rollout))
+
     async def _rollout(self, prefix: Tokens) -> Tokens:
         """Continue a leaf by plain sampling up to the next pause; the tokens are for scoring only."""
+        return await self.prefetch.result("rollout", prefix, lambda: self._draw_rollout(prefix))
+
+    async def _draw_rollout(self, prefix: Tokens) -> Tokens:
         policy, remaining = self.inputs.policy, self.limit - len(prefix)
         if remaining <= 0 or policy.complete(self._response(prefix)):
             return ()
@@ -184,82 +208,35 @@ class Search:
         if node.expanded:
             return
         node.expanded = True
-        if self._finish(prefix):
-            return
+        if not self._finish(prefix):
+            node.pool = await self._candidates(node, prefix)
+            self._attach(node, prefix, node.pool)
+
+    async def _candidates(self, node: Node, prefix: Tokens) -> list[Candidate]:
+        """Return the token sets that a node may be continued with, and their priors, which are not normalised."""
         length = self.config.token_set_length(node.step)
         if length == 1:
-            node.pool = await self._most_likely(prefix, self.config.candidates)
-        else:
-            node.pool = await self._draw_candidates(prefix, length)
-        self._attach(node, prefix, node.pool)
+            return await self.candidates.most_likely(prefix, self.config.candidates)
+        return await self.prefetch.result("expand", prefix, lambda: self.candidates.draw(prefix, length))
 
     async def _add_node(self, node: Node, prefix: Tokens) -> None:
         """Add a child to a node whose children are alike and bad (node addition)."""
         wanted = len(node.children) + 1
         length = len(node.children[0].tokens)
         if length == 1:
-            chosen = await self._most_likely(prefix, wanted)
+            chosen = await self.candidates.most_likely(prefix, wanted)
         else:
-            node.pool = await self._draw_additions(prefix, length, len(node.pool)) + node.pool
+            node.pool = await self.candidates.draw_more(prefix, length, len(node.pool)) + node.pool
             chosen = node.pool[:wanted]
         self._attach(node, prefix, chosen)
 
-    def _attach(self, node: Node, prefix: Tokens, pool: Sequence[tuple[Tokens, float]]) -> None:
+    def _attach(self, node: Node, prefix: Tokens, pool: Sequence[Candidate]) -> None:
         """Give a node those candidates as children that it has not yet."""
         children = node.add_children(self._with_priors(node, pool))
         if self.observer and children:
             self.observer.added(node, prefix, children)
 
-    async def _most_likely(self, prefix: Tokens, count: int) -> list[tuple[Tokens, float]]:
-        """Return the most likely next tokens with their probabilities, by token id."""
-        logprobs = await self.session.next_logprobs(prefix, top=count)
-        return [((token,), math.exp(logprob)) for token, logprob in sorted(logprobs.items())]
-
-    async def _draw_candidates(self, prefix: Tokens, length: int) -> list[tuple[Tokens, float]]:
-        """Return distinct token sets, the greedy one first, with clamped products of token probabilities.
-
-        ``candidates - 1`` are drawn at once; where a larger ``max_draws`` allows, duplicates are drawn anew.
-        """
-        config, found = self.config, dict[Tokens, float]()
-        drawn = config.candidates - 1
-        await self._draw(found, prefix, length, config.candidates, "expand", 0, greedy_first=True)
-        while len(found) < config.candidates and drawn < config.max_draws:
-            missing = min(config.candidates - len(found), config.max_draws - drawn)
-            await self._draw(found, prefix, length, missing, "expand", drawn, greedy_first=False)
-            drawn += missing
-        return _clamped(found)
-
-    async def _draw_additions(self, prefix: Tokens, length: int, occurrence: int) -> list[tuple[Tokens, float]]:
-        """Return the greedy token set and a fresh sampled one, or the greedy one alone if they are equal."""
-        found: dict[Tokens, float] = {}
-        await self._draw(found, prefix, length, 2, "add", occurrence, greedy_first=True)
-        return _clamped(found)
-
-    async def _draw(
-        self,
-        found: dict[Tokens, float],
-        prefix: Tokens,
-        length: int,
-        n: int,
-        purpose: Literal["expand", "add"],
-        occurrence: int,
-        *,
-        greedy_first: bool,
-    ) -> None:
-        """Add n continuations to ``found``, each with the product of its tokens' probabilities; equal ones once."""
-        params = SamplingParams(
-            max_tokens=length,
-            n=n,
-            temperature=self.config.candidate_temperature,
-            top_k=self.config.top_k,
-            greedy_first=greedy_first,
-            seed=request_seed(self.inputs.key, purpose, prefix, occurrence),
-            purpose=purpose,
-        )
-        for continuation in await self.session.generate(prefix, params):
-            found.setdefault(continuation.tokens, math.exp(sum(continuation.logprobs)))
-
-    def _with_priors(self, node: Node, pool: Sequence[tuple[Tokens, float]]) -> list[tuple[Tokens, float]]:
+    def _with_priors(self, node: Node, pool: Sequence[Candidate]) -> list[Candidate]:
         """Normalise the priors of candidates, and mix them where the node is the root of the current search."""
         priors = normalise([prior for _, prior in pool])
         if node is self.root:
@@ -283,8 +260,3 @@ class Search:
         """Tell why the response ends here: by its text, or by its length (tokens, prompt included)."""
         by_text = self.inputs.policy.finish(self._response(sequence[: self.limit]))
         return by_text or ("length" if len(sequence) >= self.limit else None)
-
-
-def _clamped(found: Mapping[Tokens, float]) -> list[tuple[Tokens, float]]:
-    """Return candidates, the greedy one first, with its prior clamped."""
-    return list(zip(found, clamp_greedy(list(found.values())), strict=True))

@@ -54,6 +54,9 @@ class PlacementConfig:
     cache_tokens: int = setting(
         0, "hf: tokens that a worker caches; beyond, the least recently used go (0: what its memory allows)", low=0
     )
+    prefetch: int = setting(
+        3, "up to so many searches at once, each computes ahead what it will probably need (0: never)", low=0
+    )
 
     def __post_init__(self) -> None:
         validate(self)

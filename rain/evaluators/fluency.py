@@ -65,7 +65,7 @@ class FluencyScorer(SearchScorer):
         if text not in self._scores:
             self.evaluations += 1
             self._scores[text] = asyncio.ensure_future(self._score(text))
-        return await self._scores[text]
+        return await asyncio.shield(self._scores[text])  # others may wait for it, too
 
     async def _score(self, text: Tokens) -> float:
         logprobs = await asyncio.gather(*(self._logprob(text[:i]) for i in range(1, len(text) + 1)))

@@ -217,7 +217,7 @@ class SelfEvaluator(SearchScorer):
             self.evaluations += 1
             asked = self.evaluator.prompt.read(self.session, self.context, text)
             self._scores[key] = asyncio.ensure_future(asked)
-        return await self._scores[key]
+        return await asyncio.shield(self._scores[key])  # others may wait for it, too
 
     def visible(self, response: Tokens) -> Tokens:
         """Return the ids of the text that is asked about."""

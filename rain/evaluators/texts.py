@@ -28,7 +28,7 @@ class TextScorer(SearchScorer):
         if text not in self._scores:
             self.evaluations += 1
             self._scores[text] = asyncio.ensure_future(self._score_text(text))
-        return await self._scores[text]
+        return await asyncio.shield(self._scores[text])  # others may wait for it, too
 
     def asks(self) -> list[Seen]:
         """Return the evaluator's name."""

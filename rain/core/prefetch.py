@@ -1,0 +1,153 @@
+"""Computing ahead: what the next simulation will probably need, while the present one is scored.
+
+Simulations of one search follow each other, and each is a few passes of the model with a few tokens, which cost about
+as much as one token. So a second simulation in the same passes is nearly free, if its leaf can be guessed before the
+score is known. Requests are functions of key and prefix alone: what was computed for a right guess is what would have
+been computed anyway, and a wrong guess is waste. The tree is changed by real simulations only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from rain.core.config import RainConfig
+from rain.core.tree import Node, needs_addition, select_child
+from rain.core.types import Tokens
+
+STREAMS = 2
+"""Guesses that are computed at the same time: with the simulation itself, three texts grow in each pass."""
+
+AHEAD = 4
+"""Simulations that are guessed behind the present one, at most: each guess builds on those before it."""
+
+Result = TypeVar("Result")
+
+
+class Visit(NamedTuple):
+    """A simulation that is not in the tree yet: its path, root first, and its score; None: not known yet."""
+
+    path: Sequence[Node]
+    score: float | None
+
+
+class Guess(NamedTuple):
+    """Where a simulation will probably go.
+
+    Attributes:
+        path: from the root to a node without children.
+        expands: whether this node was visited before, so that the leaf is the child that is chosen first.
+    """
+
+    path: Sequence[Node]
+    expands: bool
+
+
+def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess | None:
+    """Return where the simulation after these visits goes, None if it cannot be told.
+
+    A leaf whose score is not known yet is expected to score like its parent; similarity updates are left out.
+
+    Args:
+        root: of the search; its tree is left as it is.
+        visits: in their order.
+        config: the constants.
+    """
+    before: dict[Node, tuple[float, float]] = {}
+    for path, known in visits:
+        score = known if known is not None else next((node.value for node in reversed(path) if node.n), 0.0)
+        for node in path:
+            before.setdefault(node, (node.n, node.value))
+            node.n += 1
+            node.value += (score - node.value) / node.n
+    guess = [root]
+    while guess[-1].children and not needs_addition(guess[-1], config):
+        guess.append(select_child(guess[-1], config.exploration))
+    for node, (n, value) in before.items():
+        node.n, node.value = n, value
+    leaf = guess[-1]
+    times = bool(leaf.visits) + sum(path[-1] is leaf for path, _ in visits)
+    return None if leaf.children or times > 1 else Guess(guess, times == 1)
+
+
+class Prefetch:
+    """What one search computes ahead.
+
+    Args:
+        allowed: asked before each guess.
+        guess: returns the next guess after some visits, None if there is none.
+        compute: computes what a guess needs; returns its score.
+    """
+
+    def __init__(
+        self,
+        allowed: Callable[[], bool],
+        guess: Callable[[Sequence[Visit]], Guess | None],
+        compute: Callable[[Guess], Coroutine[Any, Any, float]],
+    ) -> None:
+        self._allowed, self._guess, self._compute = allowed, guess, compute
+        self._visits: list[Visit] = []
+        self._guesses: dict[tuple[Node, bool], asyncio.Task[float]] = {}
+        self._results: dict[tuple[str, Tokens], asyncio.Task[Any]] = {}
+
+    @contextmanager
+    def during(self, path: Sequence[Node]) -> Iterator[None]:
+        """Compute ahead while the simulation of this path is on its way."""
+        self._visits = [Visit(path, None)]
+        self._go_on()
+        try:
+            yield
+        finally:
+            self._visits = []
+
+    def _go_on(self) -> None:
+        """Start guesses, as many as may run at the same time."""
+        while self._visits and len(self._visits) <= AHEAD and self._allowed():
+            guess = self._guess(self._visits)
+            if guess is None:
+                return
+            key = guess.path[-1], guess.expands
+            if key not in self._guesses:
+                if sum(not task.done() for task in self._guesses.values()) >= STREAMS:
+                    return
+                self._guesses[key] = _started(self._compute(guess))
+                self._guesses[key].add_done_callback(lambda _: self._go_on())
+            self._visits.append(Visit(guess.path, _result(self._guesses[key])))
+
+    async def result(self, kind: str, prefix: Tokens, compute: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return what is computed of this kind for a prefix; once there are guesses, it is computed once."""
+        if not self._guesses:
+            return await compute()
+        key = kind, prefix
+        if key not in self._results:
+            self._results[key] = _started(compute())
+        found: Result = await asyncio.shield(self._results[key])
+        return found
+
+    def commit(self, prefix: Tokens) -> None:
+        """Give up what no later request needs: whatever does not begin with the committed prefix."""
+        for kind, known in list(self._results):
+            if known[: len(prefix)] != prefix:
+                self._results.pop((kind, known)).cancel()
+        self._guesses = {key: task for key, task in self._guesses.items() if not task.done()}
+
+    async def close(self) -> None:
+        """Give up everything."""
+        tasks = [*self._guesses.values(), *self._results.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _result(task: asyncio.Task[float]) -> float | None:
+    """Return a score that has been computed already."""
+    return None if not task.done() or task.cancelled() or task.exception() else task.result()
+
+
+def _started(work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Start a task whose exception nobody has to look at: who needs the result gets it."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

@@ -1,0 +1,151 @@
+"""Computing ahead: the same decisions in fewer rounds of the model, whatever is guessed, cancelled or fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from support.stand_ins import FakeSession, alike, all_nodes, inputs, run_search, unlike
+
+from rain.core.config import RainConfig
+from rain.core.errors import RainError
+from rain.core.prefetch import Guess, Visit, guess_next
+from rain.core.search import Search
+from rain.core.tree import Node
+
+CHANCES = {1: 0.2, 2: 0.5, 3: 0.1, 4: 0.15, 6: 0.05}
+CONFIG = RainConfig(candidates=3, max_draws=2, max_simulations=20, max_new_tokens=30)
+
+
+class Rounds:
+    """A clock that strikes when everybody waits: what asks between two strokes is in the same round."""
+
+    def __init__(self) -> None:
+        self.count, self._waiting, self._task = 0, [], None
+
+    async def wait(self) -> None:
+        if not self._waiting:
+            self._task = asyncio.create_task(self._strike())
+        self._waiting.append(asyncio.get_running_loop().create_future())
+        await self._waiting[-1]
+
+    async def _strike(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.count += 1
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class SlowSession(FakeSession):
+    """A session whose answers take a round for each token."""
+
+    def __init__(self, rounds: Rounds) -> None:
+        super().__init__(CHANCES, draw, lambda asked: (5,) * (1 + asked.seed % 3))
+        self.rounds = rounds
+
+    async def generate(self, prefix, params):
+        found = await super().generate(prefix, params)
+        for _ in found[0].tokens:
+            await self.rounds.wait()
+        return found
+
+    async def next_logprobs(self, prefix, *, top=0, ids=()):
+        await self.rounds.wait()
+        return await super().next_logprobs(prefix, top=top, ids=ids)
+
+
+def draw(asked, i):
+    tokens = tuple((asked.seed >> (3 * k + i)) % 5 + 1 for k in range(asked.max_tokens))
+    return tokens, 0.02 + asked.seed % (i + 7) / 9
+
+
+def judge(response) -> float:
+    return 1.0 if sum(response) % 7 == 0 else -1.0 + sum(response) % 5 / 4
+
+
+async def slow_search(prefetch: Callable[[], bool], embed=unlike) -> tuple[list, list, int, Search]:
+    """Return the commits, the statistics of their trees, and the rounds that they took."""
+    rounds = Rounds()
+    session = SlowSession(rounds)
+    found = inputs(judge, embed)
+    score = found.scorer.score
+
+    async def slow_score(response):
+        await rounds.wait()
+        return await score(response)
+
+    found.scorer.score = slow_score
+    search = Search(found, session, CONFIG, may_prefetch=prefetch)
+    commits, trees = [], []
+    try:
+        async for commit in search.commits():
+            commits.append((commit.tokens, commit.simulations, commit.finish))
+            trees.append({path: (n.n, n.visits, n.value, n.prior) for path, n in all_nodes(commit.root).items()})
+    finally:
+        await search.prefetch.close()
+    return commits, trees, rounds.count, search
+
+
+@pytest.mark.parametrize("embed", [alike, unlike])
+def test_the_same_trees_are_made_in_fewer_rounds(embed):
+    commits, trees, rounds, _ = asyncio.run(slow_search(lambda: False, embed))
+    ahead_commits, ahead_trees, ahead_rounds, search = asyncio.run(slow_search(lambda: True, embed))
+    assert (ahead_commits, ahead_trees) == (commits, trees)
+    assert len(commits) > 3
+    assert ahead_rounds < 0.8 * rounds
+
+
+def test_a_search_that_may_now_and_then_makes_the_same_trees():
+    turns = iter([True, False, False] * 1000)
+    assert asyncio.run(slow_search(lambda: next(turns)))[:2] == asyncio.run(slow_search(lambda: False))[:2]
+
+
+def test_nothing_is_left_when_a_search_is_given_up():
+    async def left(turns: int) -> set[asyncio.Task]:
+        task = asyncio.create_task(slow_search(lambda: True))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running = len(asyncio.all_tasks())
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert running > 3, "something was computed ahead"
+        return {each for each in asyncio.all_tasks() - {asyncio.current_task()} if "_strike" not in repr(each)}
+
+    assert not asyncio.run(left(500))
+
+
+def test_what_fails_ahead_fails_where_it_is_needed():
+    class Broken(FakeSession):
+        async def generate(self, prefix, params):
+            await asyncio.sleep(0)
+            if params.purpose == "rollout" and len(self.rollouts) >= 5:
+                raise RainError("lost")
+            return await super().generate(prefix, params)
+
+    def run(prefetch):
+        search = Search(inputs(judge), Broken(CHANCES), CONFIG, may_prefetch=lambda: prefetch)
+        with pytest.raises(RainError, match="lost"):
+            run_search(search)
+        return search.simulations
+
+    assert run(True) == run(False)
+
+
+def test_the_guess_is_the_next_leaf_if_the_score_is_that_of_the_parent():
+    root = Node((), 0)
+    root.add_children([((1,), 0.5), ((2,), 0.5)])
+    first, second = root.children
+    root.n, root.visits, root.value = 2.0, 2, 0.5
+    first.n, first.visits, first.value = 1.0, 1, 0.5
+    before = [(node.n, node.visits, node.value) for node in (root, first, second)]
+    assert guess_next(root, [Visit([root, second], None)], CONFIG) == Guess([root, first], True)
+    assert guess_next(root, [Visit([root, second], 1.0)], CONFIG) == Guess([root, second], True)
+    assert guess_next(root, [Visit([root, first], None)], CONFIG) == Guess([root, second], False)
+    twice = [Visit([root, first], -1.0), Visit([root, second], 1.0)]
+    assert guess_next(root, twice, CONFIG) == Guess([root, second], True)
+    assert guess_next(root, [*twice, Visit([root, second], 1.0)], CONFIG) is None, "its children are not known"
+    assert [(node.n, node.visits, node.value) for node in (root, first, second)] == before
