@@ -85,7 +85,7 @@ class Rain:
     A prompt is a string, a conversation (a list of ``{"role": ..., "content": ...}``) or a tuple of token ids.
     Conversations are rendered with the model's chat template; so are strings, except for models without one, for tasks
     and for goals that continue a text (positive, negative), which put them into the task's prompt file. The same prompt
-    and seed give the same answer, whatever else is in progress (float32, CPU).
+    and seed give the same answer, whatever else is in progress (up to rounding: docs/how-it-works.md).
     """
 
     def __init__(

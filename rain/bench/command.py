@@ -22,6 +22,7 @@ from rain.bench.measure import (
     measure_rain,
     with_prompts,
     with_search,
+    without_prefetch,
 )
 from rain.bench.report import ratios, table
 from rain.bench.rows import Bench, machine
@@ -69,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; the JSON has settings, published, rain (by width), long, engines, plain, whole and ratio."""
+    """Measure and print.
+
+    The JSON has settings, published, rain (by width), step_by_step (the same, nothing ahead), long, engines, plain,
+    whole and ratio.
+    """
     if args.json:
         check_writable(args.json)
     result = measure(open_bench(args), args)
@@ -96,7 +101,8 @@ def open_bench(args: argparse.Namespace) -> Bench:
 
 def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that was asked for, and say how far it is."""
-    result: dict[str, Any] = {"settings": bench.config.as_dict(), "rain": {}, "engines": {}, "plain": {}, "long": {}}
+    groups = ("rain", "step_by_step", "engines", "plain", "long")
+    result: dict[str, Any] = {"settings": bench.config.as_dict(), **{name: {} for name in groups}}
     result |= {"machine": machine(), "bandwidth_gb_s": args.bandwidth}
     for name, found in follow(steps(bench, args)):
         key, _, part = name.partition("/")
@@ -121,6 +127,11 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     if found and not bench.in_float32:
         found.append(Step("decisions", 5 * short, partial(measure_decisions, bench, widths)))
     found += [Step(f"rain/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, bench, w)) for w in widths]
+    found += [
+        Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, without_prefetch(bench), w))
+        for w in widths
+        if w <= bench.placement.prefetch
+    ]
     if args.long:
         found += long_steps(bench, args)
     for name in args.engines:

@@ -48,6 +48,11 @@ def measure_decisions(bench: Bench, widths: Sequence[int]) -> dict[str, Any]:
     return {"published": measure_published(exact)["answers"], "rain": {w: row["answers"] for w, row in rows.items()}}
 
 
+def without_prefetch(bench: Bench) -> Bench:
+    """Return a benchmark in which searches compute nothing ahead."""
+    return replace(bench, placement=replace(bench.placement, prefetch=0))
+
+
 def measure_rain(bench: Bench, width: int) -> dict[str, Any]:
     """Search the answers of ``width`` prompts at once on the tree cache."""
     return asyncio.run(run_searches(bench, bench.tree_aligner(), width, width))

@@ -22,6 +22,10 @@ def ratios(result: dict[str, Any]) -> dict[str, Any]:
     long, exact = dict(result["long"]), result.get("decisions", {})
     if "published" in result:
         found |= compared(result["published"], result["rain"], "", exact)
+    for width, row in result["step_by_step"].items():
+        pair = compared(row, {width: result["rain"][width]}, "ahead_", {})
+        pair["ahead_same_decisions"] &= found.get("ahead_same_decisions", True)
+        found |= pair
     if "published" in long:
         found |= compared(long.pop("published"), long, "long_", {})
         if exact:  # rounding alone may decide
@@ -48,6 +52,7 @@ def named_rows(result: dict[str, Any]) -> list[tuple[str, Row]]:
     """Return the rows of the table."""
     rows = [("baseline implementation", result["published"])] if "published" in result else []
     rows += [(f"RAIN, {width} at once", row) for width, row in result["rain"].items()]
+    rows += [(f"nothing ahead, {width} at once", row) for width, row in result["step_by_step"].items()]
     rows += [(f"long prompts: {w}", row) for w, row in result["long"].items()]
     rows += [(f"{name}, {width}", row) for name, found in result["engines"].items() for width, row in found.items()]
     return rows + ([("whole responses", result["whole"])] if "whole" in result else [])

@@ -179,7 +179,7 @@ class Session(ABC):
     """One search's view of a model, with its own cache; methods may be awaited concurrently.
 
     The same request with the same seed gives the same answer whatever else runs at the same time, up to the rounding
-    of the device: exactly so in float32 on a CPU; GPU kernels are chosen by batch size and may round differently.
+    of the device: batches of another size round otherwise, by some 1e-5 in float32, which hardly ever changes a token.
 
     Attributes:
         usage: what the session has cost.

@@ -62,58 +62,75 @@ class Follower:
         return read_part(path, 0, LARGEST), 0
 
 
-def make_server(path: Path, port: int) -> tuple[ThreadingHTTPServer, str]:
-    """Return a server that listens on this machine, and the page's address, which others cannot guess.
+class LocalServer(ThreadingHTTPServer):
+    """Shows a run to this machine.
+
+    Attributes:
+        root: the page's path, which others cannot guess.
+    """
+
+    def __init__(self, follower: Follower, port: int) -> None:
+        self.follower, self.root = follower, f"/{secrets.token_urlsafe(16)}/"
+        self.page = "".join(assemble(live=True)).encode()
+        super().__init__(("127.0.0.1", port), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: LocalServer
+
+    def do_GET(self) -> None:
+        """Send the page, the prompts or what was added to a search."""
+        asked, port, root = urlsplit(self.path), self.server.server_port, self.server.root
+        query = {name: values[0] for name, values in parse_qs(asked.query).items()}
+        if self.headers.get("host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            self._send(403, b"this page answers at its own address only")
+        elif asked.path == root:
+            self._send(200, self.server.page, "text/html; charset=utf-8")
+        elif asked.path in (f"{root}index", f"{root}events"):
+            try:
+                self._answer(asked.path.removeprefix(root), query, self.server.follower)
+            except (RainError, OSError, ValueError) as error:
+                self._send(500, str(error).encode())
+        else:
+            self._send(404, b"there is no such page")
+
+    def _answer(self, what: str, query: dict[str, str], follower: Follower) -> None:
+        follower.update()
+        if what == "events":
+            part, start = follower.events(query.get("prompt", ""), int(query.get("from", "0")))
+            self._send(200, part.data, more={"x-from": str(start), "x-next": str(part.end)})
+        elif query.get("have") == follower.version:
+            self._send(204, b"")
+        else:
+            self._send(200, follower.index(), "application/json")
+
+    def _send(
+        self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8", more: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        fixed = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
+        for name, value in {**fixed, "x-content-type-options": "nosniff", **(more or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the address in the requests is secret."""
+        return None
+
+
+def make_server(path: Path, port: int) -> tuple[LocalServer, str]:
+    """Return a server that listens on this machine, and the page's address.
 
     Raises:
         RainError: the port cannot be used, or there is nothing to show.
     """
-    follower, secret = Follower(path), secrets.token_urlsafe(16)
-    page = "".join(assemble(live=True)).encode()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = urlsplit(self.path)
-            query = {name: values[0] for name, values in parse_qs(asked.query).items()}
-            if self.headers.get("host") not in (f"127.0.0.1:{bound}", f"localhost:{bound}"):
-                self._send(403, b"this page answers at its own address only")
-            elif asked.path == f"/{secret}/":
-                self._send(200, page, "text/html; charset=utf-8")
-            elif asked.path in (f"/{secret}/index", f"/{secret}/events"):
-                try:
-                    follower.update()
-                    self._answer(asked.path.rpartition("/")[2], query)
-                except (RainError, OSError, ValueError) as error:
-                    self._send(500, str(error).encode())
-            else:
-                self._send(404, b"there is no such page")
-
-        def _answer(self, what: str, query: dict[str, str]) -> None:
-            if what == "events":
-                part, start = follower.events(query.get("prompt", ""), int(query.get("from", "0")))
-                self._send(200, part.data, more={"x-from": str(start), "x-next": str(part.end)})
-            elif query.get("have") == follower.version:
-                self._send(204, b"")
-            else:
-                self._send(200, follower.index(), "application/json")
-
-        def _send(
-            self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8", more: dict[str, str] | None = None
-        ) -> None:
-            self.send_response(status)
-            fixed = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
-            for name, value in {**fixed, "x-content-type-options": "nosniff", **(more or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            return None
-
+    follower = Follower(path)
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = LocalServer(follower, port)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise RainError(f"cannot listen on --port {port}: {reason}") from error
-    bound = server.server_address[1]
-    return server, f"http://127.0.0.1:{bound}/{secret}/"
+    return server, f"http://127.0.0.1:{server.server_port}{server.root}"
