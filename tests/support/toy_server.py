@@ -29,7 +29,8 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "correct-horse-battery"
 SMALL = (
-    "--max-simulations 6 --extra-simulations 3 --min-visits 2 --candidates 4 --max-draws 3 --max-new-tokens 32"
+    "--max-simulations 6 --extra-simulations 3 --min-visits 2 --candidates 4 --max-draws 3 --max-new-tokens 32 "
+    "--prefetch 0"
 ).split()
 
 
