@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
     add("--concurrency", type=int, nargs="+", default=[1, 8], help="searches at once (default: 1 8)")
+    add("--prefetch", type=int, default=3, help="searches at once, at most, that compute ahead (default: 3)")
     add("--simulations", type=int, default=8, help="simulations per commit in the short searches")
     add("--new-tokens", type=int, default=7, help="tokens of the short searches' responses")
     add("--long", type=int, default=3, help="simulations per commit with prompts of the published length (0: none)")
@@ -91,7 +92,7 @@ def open_bench(args: argparse.Namespace) -> Bench:
         raise RainError(f"--bandwidth is {args.bandwidth:g}; it must be above 0")
     options = {"modelname": args.random_weights or args.modelname, "dtype": args.dtype}
     options |= {"max_simulations": args.simulations, "extra_simulations": max(1, args.simulations // 3)}
-    options["max_new_tokens"] = args.new_tokens
+    options |= {"max_new_tokens": args.new_tokens, "prefetch": args.prefetch}
     settings = make_settings(task, {**options, "preset": args.preset, "encoder": args.encoder})
     prompts = load_prompts(args.dataset or task.path(task.dataset), task.reader)
     encoder = ToyEncoder() if args.encoder == "toy" else open_encoder(settings.aligner)
