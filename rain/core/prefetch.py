@@ -117,11 +117,11 @@ class Prefetch:
             self._visits.append(Visit(guess.path, _result(self._guesses[key])))
 
     async def result(self, kind: str, prefix: Tokens, compute: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Return what is computed of this kind for a prefix; once there are guesses, it is computed once."""
-        if not self._guesses:
-            return await compute()
+        """Return what a guess has computed of this kind for a prefix, or compute it."""
         key = kind, prefix
         if key not in self._results:
+            if not self._guesses:
+                return await compute()
             self._results[key] = _started(compute())
         found: Result = await asyncio.shield(self._results[key])
         return found

@@ -80,6 +80,21 @@ def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
     assert {path.name for path in result_paths(tmp_path / "two")} <= {"res_0.jsonl", "res_1.jsonl"}
 
 
+def test_few_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
+    data: Path, template: Path, tmp_path: Path
+) -> None:
+    runs = {"ahead": ["--concurrency", 1], "one": ["--concurrency", 1, "--prefetch", 0], "many": ["--concurrency", 6]}
+    asked, moves = {}, []
+    for name, more in runs.items():
+        flags = [*QUICK, "--dataset", data, "--templates", template, *more, "--outdir", tmp_path / name]
+        assert allocate(*flags).returncode == 0
+        records = [json.loads(line) for path in result_paths(tmp_path / name) for line in path.open()]
+        moves.append({record["id"]: record["moves"] for record in records})
+        asked[name] = sum(record["cost"]["rain"]["requests"] for record in records)
+    assert moves[0] == moves[1] == moves[2]
+    assert asked["ahead"] > asked["one"] == asked["many"]
+
+
 def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path, tmp_path: Path) -> None:
     flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
     assert allocate(*flags, "--s", 2, "--e", 4).returncode == 0
