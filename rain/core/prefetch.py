@@ -2,8 +2,8 @@
 
 Simulations of one search follow each other, and each is a few passes of the model with a few tokens, which is mostly
 the reading of the weights. So a second simulation in the same passes costs little, if its leaf can be guessed before
-the score is known. Requests are functions of key and prefix alone: what was computed for a right guess is what would have
-been computed anyway, and a wrong guess is waste. The tree is changed by real simulations only.
+the score is known. Requests are functions of key and prefix alone: what was computed for a right guess is what would
+have been computed anyway, and a wrong guess is waste. The tree is changed by real simulations only.
 """
 
 from __future__ import annotations
