@@ -18,6 +18,7 @@ from rain.core.engine import ReadOut
 from rain.core.errors import RainError
 from rain.engines.local.batch import Batch, Group, Layout
 from rain.engines.local.kv_cache import KvPool
+from rain.engines.local.precision import batched_product
 from rain.models.info import check_read_outs, decoder_layers
 
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
@@ -54,7 +55,7 @@ def tree_attention(
     if softcap is None:
         out = scaled_dot_product_attention(grouped[None], keys[None], values[None], attn_mask=mask, scale=scaling)
     else:
-        scores = torch.tanh(torch.bmm(grouped, keys.transpose(1, 2)) * (scaling / softcap)) * softcap
+        scores = torch.tanh(batched_product(grouped, keys.transpose(1, 2)) * (scaling / softcap)) * softcap
         weights = torch.softmax(scores if mask is None else scores + mask, dim=2, dtype=torch.float32)
         out = torch.bmm(weights.to(values.dtype), values)
     return out.reshape(heads, count, -1)

@@ -17,6 +17,7 @@ from rain.engines.local.batch import Batch, Span
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.linear import pack_linears, unpack_linears
 from rain.engines.local.model_runner import PREFIX, ModelRunner
+from rain.engines.local.precision import restore_head, widen_head
 from rain.engines.local.sampling import read_rows
 
 LAYERS = {"full_attention", "sliding_attention"}
@@ -53,6 +54,7 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
     try:
         runner = ModelRunner(model)
         pack_linears(model)
+        widen_head(model)
         difference = (_tree_logits(runner, tokens) - plain).std() / plain.std()
         if not float(difference) <= TOLERANCE:
             raise RainError(f"{kind} gives other answers on the tree cache than by itself; use --engine reference")
@@ -81,6 +83,7 @@ def restore_model(runner: ModelRunner) -> None:
 
 def _restore(model: PreTrainedModel, attention: str) -> None:
     unpack_linears(model)
+    restore_head(model)
     model.tie_weights()
     model.set_attn_implementation(attention)
 
