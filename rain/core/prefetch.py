@@ -89,7 +89,7 @@ class Prefetch:
     ) -> None:
         self._allowed, self._guess, self._compute = allowed, guess, compute
         self._visits: list[Visit] = []
-        self._guesses: dict[tuple[Node, bool], asyncio.Task[float]] = {}
+        self._guesses: dict[tuple[Node, bool], tuple[Guess, asyncio.Task[float]]] = {}
         self._results: dict[tuple[str, Tokens], asyncio.Task[Any]] = {}
 
     @contextmanager
@@ -110,11 +110,12 @@ class Prefetch:
                 return
             key = guess.path[-1], guess.expands
             if key not in self._guesses:
-                if sum(not task.done() for task in self._guesses.values()) >= STREAMS:
+                if sum(not task.done() for _, task in self._guesses.values()) >= STREAMS:
                     return
-                self._guesses[key] = _started(self._compute(guess))
-                self._guesses[key].add_done_callback(lambda _: self._go_on())
-            self._visits.append(Visit(guess.path, _result(self._guesses[key])))
+                task = _started(self._compute(guess))
+                self._guesses[key] = guess, task
+                task.add_done_callback(lambda _: self._go_on())
+            self._visits.append(Visit(guess.path, _result(self._guesses[key][1])))
 
     async def result(self, kind: str, prefix: Tokens, compute: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return what a guess has computed of this kind for a prefix, or compute it."""
@@ -126,16 +127,20 @@ class Prefetch:
         found: Result = await asyncio.shield(self._results[key])
         return found
 
-    def commit(self, prefix: Tokens) -> None:
-        """Give up what no later request needs: whatever does not begin with the committed prefix."""
+    def commit(self, root: Node, prefix: Tokens) -> None:
+        """Give up what no later request needs: whatever is not below ``root``, the committed prefix."""
         for kind, known in list(self._results):
             if known[: len(prefix)] != prefix:
                 self._results.pop((kind, known)).cancel()
-        self._guesses = {key: task for key, task in self._guesses.items() if not task.done()}
+        for key, (guess, task) in list(self._guesses.items()):
+            if root not in guess.path:
+                task.cancel()
+            if root not in guess.path or task.done():
+                del self._guesses[key]
 
     async def close(self) -> None:
         """Give up everything."""
-        tasks = [*self._guesses.values(), *self._results.values()]
+        tasks = [*(task for _, task in self._guesses.values()), *self._results.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

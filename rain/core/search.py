@@ -14,8 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from rain.core.candidates import Candidate, Candidates
 from rain.core.concurrency import gather_or_cancel
@@ -124,7 +124,7 @@ class Search:
             yield Commit(child.tokens, root, child, self.simulations - before, self.finish)
             if child.children:
                 child.mix_priors(self.config.root_mix)
-            self.prefetch.commit(self.prefix)
+            self.prefetch.commit(self.root, self.prefix)
             self.session.commit(self.prefix)
             self.inputs.scorer.commit(self._response(self.prefix))
 
@@ -175,9 +175,12 @@ class Search:
     def _guess(self, visits: Sequence[Visit]) -> Guess | None:
         return guess_next(self.root, visits, self.config)
 
-    async def _compute_ahead(self, guess: Guess) -> float:
+    def _compute_ahead(self, guess: Guess) -> Coroutine[Any, Any, float]:
         """Compute what a simulation needs if it goes this way; return its score."""
-        leaf, prefix = guess.path[-1], self.prefix + tuple(token for node in guess.path[1:] for token in node.tokens)
+        return self._visit_ahead(guess, self.prefix + tuple(token for node in guess.path[1:] for token in node.tokens))
+
+    async def _visit_ahead(self, guess: Guess, prefix: Tokens) -> float:
+        leaf = guess.path[-1]
         if guess.expands and not self._finish(prefix):
             expanded = Node(leaf.tokens, leaf.step)
             expanded.n = max(leaf.n, 1.0)

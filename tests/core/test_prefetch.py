@@ -45,9 +45,10 @@ class SlowSession(FakeSession):
 
     def __init__(self, rounds: Rounds) -> None:
         super().__init__(CHANCES, draw, lambda asked: (5,) * (1 + asked.seed % 3))
-        self.rounds = rounds
+        self.rounds, self.asked = rounds, []
 
     async def generate(self, prefix, params):
+        self.asked.append(prefix)
         found = await super().generate(prefix, params)
         for _ in found[0].tokens:
             await self.rounds.wait()
@@ -75,15 +76,18 @@ async def slow_search(prefetch: Callable[[], bool], embed=unlike) -> tuple[list,
     score = found.scorer.score
 
     async def slow_score(response):
+        session.asked.append(found.prompt + response)
         await rounds.wait()
         return await score(response)
 
     found.scorer.score = slow_score
     search = Search(found, session, CONFIG, may_prefetch=prefetch)
-    commits, trees = [], []
+    commits, trees, prefix = [], [], found.prompt
     try:
         async for commit in search.commits():
             commits.append((commit.tokens, commit.simulations, commit.finish))
+            assert all(asked[: len(prefix)] == prefix for asked in session.asked), "nobody needs that any more"
+            prefix, session.asked = search.prefix, []
             trees.append({path: (n.n, n.visits, n.value, n.prior) for path, n in all_nodes(commit.root).items()})
     finally:
         await search.prefetch.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
 
-from rain.engines.local.sampling import Draw, gumbel_noise, read_rows
+from rain.engines.local.sampling import TOP, Draw, gumbel_noise, read_rows
 
 
 def drawn(logits, uniforms, temperature=1.0):
@@ -23,7 +24,7 @@ def numbers(count):
 
 def test_the_noise_is_splitmix64():
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]  # its published outputs for this seed
-    found = gumbel_noise(torch.tensor([[1234567]]), 3)[0].tolist()
+    found = gumbel_noise(torch.tensor([[1234567]]), torch.arange(3))[0].tolist()
     assert found == pytest.approx([-math.log(-math.log(((x >> 11) + 0.5) / 2**53)) for x in expected], rel=1e-6)
 
 
@@ -37,6 +38,24 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature):
         assert abs(share - chance) < 4 * math.sqrt(chance / count) + 1e-9
     for token, logprob in found[:50]:
         assert logprob == pytest.approx(math.log(expected[token]), abs=1e-5)
+
+
+def test_tokens_beyond_the_most_likely_ones_are_drawn_as_often_as_they_are_likely():
+    torch.manual_seed(0)
+    logits, count = torch.randn(1, 3 * TOP), 20_000
+    found = Counter(token for token, _ in drawn(logits.expand(count, -1), numbers(count)))
+    expected = torch.softmax(logits[0].double(), 0)
+    assert 0.2 < float(expected.sort().values[: 2 * TOP].sum()) < 0.6
+    chi_square = sum((found[token] - count * p) ** 2 / (count * p) for token, p in enumerate(expected.tolist()))
+    assert chi_square < 3 * TOP + 4 * math.sqrt(6 * TOP)
+
+
+def test_a_device_without_waiting_draws_the_same(monkeypatch):
+    torch.manual_seed(0)
+    logits = torch.randn(300, 3 * TOP)
+    expected = drawn(logits, numbers(300))
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda tensor: torch.arange(len(tensor))[:, None])
+    assert drawn(logits, numbers(300)) == expected
 
 
 def test_without_a_number_the_most_likely_token_is_taken():

@@ -14,6 +14,12 @@ from rain.serve.app import make_app  # noqa: E402
 from rain.serve.gate import Gate  # noqa: E402
 from rain.serve.page import page_response  # noqa: E402
 
+COUNT_COMMITS = """() => {
+  const rain = document.getElementById("rain");
+  window.counts = [];
+  new MutationObserver(() => counts.push(rain.children.length)).observe(rain, {childList: true});
+}"""
+
 
 def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
     with server.client() as client:
@@ -36,19 +42,22 @@ def test_the_page_is_for_this_machine_unless_it_is_asked_for(make_service):
 
 
 def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, server, tmp_path):
-    page, problems, counts = browser.new_page(viewport={"width": 1000, "height": 700}), [], []
+    page, problems = browser.new_page(viewport={"width": 1000, "height": 700}), []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(server.url)
+    page.evaluate(COUNT_COMMITS)
     page.fill("#question", "<b>Why</b> SLOW?")  # and no limit: that of the server is 60 seconds
     page.click("#ask")
-    while page.is_disabled("#ask"):
-        counts.append(page.locator("#rain span").count())
+    page.wait_for_selector("#rain span")
+    page.wait_for_selector("#ask:enabled")
+    counts = page.evaluate("counts")
     with server.client() as client:
         body = {"model": "rain/toy", "messages": [{"role": "user", "content": "<b>Why</b> SLOW?"}]}
         reply = client.post("/v1/chat/completions", json=body).json()
     assert page.text_content("#rain") == reply["choices"][0]["message"]["content"]
-    assert sorted(set(counts)) == counts[:1] + sorted(set(counts[1:]) - {counts[0]}) and len(set(counts)) > 2
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2, "one after the other"
     assert page.text_content("#plain") and page.locator("#plain span").count() < page.locator("#rain span").count()
     price = page.text_content("#rain-price")
     assert f"simulations{reply['rain']['simulations']}" in price and "seconds" in price
