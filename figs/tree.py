@@ -32,7 +32,7 @@ SETTINGS = {"max_simulations": 50, "max_new_tokens": 17, "chat_template": False}
 DEPTH = 3
 """Generations that are kept in the file of a branch that was left."""
 
-MEASURED: Mapping[str, Any] = {"greedy": 22, "rain": 38, "n": 66, "p": "p = 0.0001"}
+MEASURED: Mapping[str, Any] = {"greedy": 22, "rain": 38, "n": 66, "p": "p = 0.0004"}
 """Positive answers of smollm2 on imdb, and McNemar's test (docs/results.md)."""
 
 

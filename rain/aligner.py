@@ -17,6 +17,7 @@ from rain.engines.registry import PlacementConfig, open_engine
 from rain.evaluators.base import SPARE_TOKENS, Evaluator
 from rain.evaluators.registry import open_evaluator
 from rain.generation import Answer, OnCommit, PreparedPrompt
+from rain.judges.oracle import OracleEvaluator
 from rain.methods.base import Generation, Parts
 from rain.methods.config import MethodConfig
 from rain.methods.whole_answers import begin
@@ -28,6 +29,12 @@ from rain.trace.record import Append
 
 LONGEST_TOKEN = 16
 """Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
+
+
+def open_config_evaluator(config: AlignerConfig, adapter: TokenizerAdapter) -> Evaluator:
+    """Return what a configuration scores texts with; ``adapter`` is that of the model that writes."""
+    cut = config.task.cut_after_full_stop
+    return open_evaluator(config.evaluators, config.template, config.evaluation, adapter, cut, OracleEvaluator)
 
 
 class Aligner:
@@ -61,9 +68,7 @@ class Aligner:
         self.config, self.engine = config, engine
         self.adapter = TokenizerAdapter(tokenizer, engine.eos)
         self.formatter = PromptFormatter(self.adapter, config.prompt_file)
-        self.evaluator = evaluator or open_evaluator(
-            config.evaluators, config.template, config.evaluation, self.adapter, task.cut_after_full_stop
-        )
+        self.evaluator = evaluator or open_config_evaluator(config, self.adapter)
         self.policy = task.policy(self.adapter)
         self.parts = Parts(
             engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager, prefetch

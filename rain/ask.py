@@ -1,32 +1,29 @@
-"""``rain ask``: one question (or a line of standard input each), answered as it is committed, then plainly."""
+"""``rain ask``: one question (or a line of standard input each), answered as it is committed, then greedily."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rain.core.errors import RainError
+from rain.costs import answer_table
 from rain.generation import Answer
 from rain.library import Rain
 from rain.methods.config import method_title
 from rain.settings import add_answer_flags
-from rain.tables import text_table
 from rain.tasks.goals import goal_names
 from rain.terminal import printable
 
 SHADES = (196, 208, 220, 148, 40)
 """Colours of the 256-colour palette, from red for value -1 to green for +1."""
 
-COUNTERS = ("seconds", "tokens_computed", "simulations", "evaluations")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain ask``."""
     parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
     parser.add_argument("--goal", default="harmless", choices=goal_names(), help="what to align to (default: harmless)")
-    parser.add_argument("--no-plain", action="store_true", help="leave out the plain answer and the cost")
+    parser.add_argument("--no-plain", action="store_true", help="leave out the greedy answer and the cost")
     add_answer_flags(parser)
 
 
@@ -53,7 +50,7 @@ def _questions(question: str | None) -> Iterator[str]:
 
 
 def show(rain: Rain, question: str, *, plain: bool) -> None:
-    """Print an answer as it is committed, then the plain one and what each cost."""
+    """Print an answer as it is committed, then the greedy one and what each cost."""
     colours = sys.stdout.isatty()
     prepared = rain.prepare(question)
     generation = rain.aligner.begin(prepared)
@@ -70,19 +67,10 @@ def show(rain: Rain, question: str, *, plain: bool) -> None:
         return
     baseline = rain.run(rain.aligner.generate_baseline(prepared))
     method = method_title(rain.aligner.config.method.method)
-    print(f"\nplain: {printable(baseline.text)}\n\n{cost_table(method, answer.cost, baseline.cost)}")
+    print(f"\ngreedy: {printable(baseline.text)}\n\n{answer_table(method, answer.cost, baseline.cost)}")
 
 
 def paint(text: str, value: float) -> str:
     """Colour text by a value in [-1, 1]."""
     shade = SHADES[min(len(SHADES) - 1, int((value + 1) / 2 * len(SHADES)))]
     return f"\x1b[38;5;{shade}m{text}\x1b[0m"
-
-
-def cost_table(method: str, rain: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
-    """Return what both answers cost."""
-    rows = []
-    for name in COUNTERS:
-        digits = ",.1f" if name == "seconds" else ",.0f"
-        rows.append([name.replace("_", " "), *(format(c[name], digits) if name in c else "" for c in (rain, plain))])
-    return text_table([["", method, "plain"], *rows])

@@ -17,6 +17,9 @@ Cost = Mapping[str, Any]
 SHOWN = ("seconds", "model_seconds", "forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations")
 """The counters of the table at the end of a run."""
 
+SHOWN_OF_ANSWER = ("seconds", "tokens_computed", "simulations", "evaluations")
+"""Those of the table of a single answer."""
+
 
 def cost_of(record: Record, side: str) -> dict[str, float]:
     """Return the counters of one side ("rain" or "plain") of a record, {} where it has none."""
@@ -42,6 +45,16 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
+def answer_table(method: str, answer: Cost, baseline: Cost) -> str:
+    """Return what an answer cost, and what the greedy one did."""
+    rows = [["", method, "greedy"]]
+    for name in SHOWN_OF_ANSWER:
+        digits = ",.1f" if name == "seconds" else ",.0f"
+        shown = (format(cost[name], digits) if name in cost else "" for cost in (answer, baseline))
+        rows.append([name.replace("_", " "), *shown])
+    return text_table(rows)
+
+
 def summary_table(records: Iterable[Record]) -> str:
     """Return a table over result records: the method and the greedy baseline, totals, and the ratio."""
     failed = commits = 0
@@ -61,7 +74,7 @@ def summary_table(records: Iterable[Record]) -> str:
     first = f"{answered} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
     if not answered:
         return first
-    rows = [["", method, "baseline", f"{method}/baseline"]]
+    rows = [["", method, "greedy", f"{method}/greedy"]]
     for name in SHOWN:
         below = baseline.get(name, 0)
         compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []

@@ -78,7 +78,7 @@ class MeanPoolingEncoder:
     def embed(self, texts: Sequence[str]) -> list[Vector]:
         """Embed texts now, in batches of similar length; shape (hidden size,) each.
 
-        Where the GPU has no memory left beside the language model, the encoder moves to the CPU for good.
+        Where the GPU has no memory left next to the language model, the encoder moves to the CPU for good.
 
         Raises:
             UnclearFault: a number is infinite or not a number.

@@ -22,7 +22,7 @@ from rain.judges.command import add_judge_arguments, judge_config, judge_run, wi
 from rain.judges.queries import load_run
 from rain.judges.scoring import check_decides
 from rain.keys import origin
-from rain.models.loading import load_tokenizer, resolve
+from rain.models.loading import load_tokenizer, model_files, resolve
 from rain.pool.devices import cpu_cores, visible_gpus, worker_environments
 from rain.pool.launchers import Launcher, LocalLauncher
 from rain.pool.pool import Pool
@@ -54,7 +54,7 @@ class ParsedArgs(NamedTuple):
 
 def parse(task: Task, argv: Sequence[str] | None, prog: str | None = None) -> ParsedArgs:
     """Read the command line into settings."""
-    about = f"RAIN on {task.name}: answer prompts with RAIN and plainly."
+    about = f"RAIN on {task.name}: answer prompts with RAIN and greedily."
     parser = argparse.ArgumentParser(prog=prog, usage="%(prog)s [FLAGS]", description=about)
     basic, defaults = parser.add_argument_group("what everybody needs"), task_defaults(task)
     for config, title in CONFIGS:
@@ -95,7 +95,7 @@ class Run:
         self.settings = settings
         self.prompts = select_prompts(everything, source, task.reader, run.s, run.e, count_tokens)
         prompts = {prompt.id: digest(prompt.extra) if prompt.extra else "" for prompt in everything}
-        self.model = model_files(settings)
+        self.model = model_files(model.modelname, model.engine, run.launcher)
         self.inputs = Inputs(run.dataset, prompts, fingerprint(self.model) if self.model else "")
         self.launcher = open_launcher(settings)
 
@@ -148,17 +148,6 @@ class Run:
 
         say("\n\n".join(filter(None, (example_answers(records()), summary_table(records())))))
         say(f"results: {outdir}/res_*.jsonl")
-
-
-def model_files(settings: Settings) -> Path | str:
-    """Return where the model's files are, a hub name, or an empty text if this machine need not have them."""
-    name, engine = settings.aligner.model.modelname, settings.aligner.model.engine
-    path = Path(name).expanduser()
-    if engine in ("toy", "http"):
-        return ""
-    if path.suffix.lower() == ".gguf" or settings.run.launcher == "ray":
-        return path if path.exists() else ""
-    return resolve(name)
 
 
 def token_counter(modelname: str) -> Callable[[str], int]:

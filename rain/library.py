@@ -7,8 +7,6 @@ All work happens in one event loop in a thread of its own, so that blocking call
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import queue
 import sys
 from collections.abc import (
@@ -17,7 +15,6 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -30,11 +27,11 @@ from typing import TYPE_CHECKING, Any, overload
 from tqdm import tqdm
 
 from rain.aligner import Aligner, open_encoder
+from rain.calls import PromptLike, check_options, is_one_prompt, prompt_id
 from rain.core.concurrency import gather_or_cancel
-from rain.core.config import Budget, RainConfig
+from rain.core.config import RainConfig
 from rain.core.engine import Engine
 from rain.core.errors import RainError
-from rain.core.types import Tokens
 from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine, open_loaded
 from rain.evaluators.base import Evaluator, WorstOf
@@ -47,7 +44,6 @@ from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
 from rain.methods.base import Generation
 from rain.plain import PIECE, PlainGeneration
-from rain.prompts import is_tokens
 from rain.settings import Settings
 from rain.tasks.goals import load_goal
 from rain.text import Message
@@ -55,12 +51,12 @@ from rain.trace.record import SUFFIX, Append, to_file, trace_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from rain.calls import CallOptions, EventOptions
 
 LOADED_ALREADY = ("engine", "modelname", "dtype", "quantization", "device_map", "base_url")
 """Settings that say how a model is loaded."""
-
-Prompt = str | Sequence[Message] | Tokens
-"""A question, a conversation, or the token ids of a prompt."""
 
 
 class Rain:
@@ -131,38 +127,38 @@ class Rain:
             raise
 
     @overload
-    def generate(self, prompts: str, **options: Any) -> Answer: ...
+    def generate(self, prompts: PromptLike, **options: Unpack[CallOptions]) -> Answer: ...
 
     @overload
-    def generate(self, prompts: Sequence[Any], **options: Any) -> Any: ...
+    def generate(self, prompts: list[str] | list[list[Message]], **options: Unpack[CallOptions]) -> list[Answer]: ...
 
-    def generate(self, prompts: Any, **options: Any) -> Any:
+    @overload
+    def generate(self, prompts: Any, **options: Unpack[CallOptions]) -> Any: ...
+
+    def generate(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
         """Answer one prompt, or a list of them at the same time.
 
         Args:
             prompts: a prompt (str, conversation, token ids) gives an ``Answer``; a list of prompts gives a list.
-            options: seed, max_new_tokens, budget (a ``Budget``), each instead of that of the object; stop (strings
-                before which the answer ends), raw (continue the text itself, without prompt file and chat template),
-                trace (a folder, or for one prompt also a file NAME.jsonl.gz: the search is recorded there; a search
-                of the same prompt that is there is replaced).
+            options: see ``CallOptions``.
 
         Raises:
-            RainError: a prompt is empty or too long.
+            RainError: a prompt is empty or too long, or there is no such option.
         """
         return self._thread.run(self._generate(prompts, options))
 
-    async def agenerate(self, prompts: Any, **options: Any) -> Any:
+    async def agenerate(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
         """Answer like ``generate``; cancelling it frees everything that it held."""
         return await asyncio.wrap_future(self._thread.submit(self._generate(prompts, options)))
 
-    def baseline(self, prompts: Any, **options: Any) -> Any:
+    def baseline(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
         """Answer by greedy decoding: what the model says without RAIN; arguments as for ``generate``.
 
         A budget is kept too; that of the settings is for ``generate`` alone.
         """
         return self._thread.run(self._generate(prompts, options, baseline=True))
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+    def stream(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> Iterator[str]:
         """Yield the answer's text as it becomes final; leaving the loop ends the search."""
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         with self._thread.running(self._pump(prompt, options, events.put)):
@@ -172,7 +168,7 @@ class Rain:
                 if isinstance(event, Piece) and event.text:
                     yield event.text
 
-    async def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[str]:
+    async def astream(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> AsyncIterator[str]:
         """Yield like ``stream``; closing the iterator ends the search."""
         async with aclosing(self.aevents(prompt, **options)) as events:
             async for event in events:
@@ -180,7 +176,7 @@ class Rain:
                     yield event.text
 
     async def aevents(
-        self, prompt: Prompt | PreparedPrompt, *, plain: bool = False, **options: Any
+        self, prompt: PromptLike | PreparedPrompt, *, plain: bool = False, **options: Unpack[EventOptions]
     ) -> AsyncGenerator[Event, None]:
         """Yield pieces of text with their commits as they become final, and at last the ``Answer``.
 
@@ -189,7 +185,7 @@ class Rain:
         Args:
             prompt: a prompt, or what ``aprepare`` made of it; then budget, evaluator and method are the only options.
             plain: decode greedily, without RAIN.
-            options: as for ``generate``; evaluator: one of ``evaluators``; method: in place of that of the settings.
+            options: see ``EventOptions``.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
 
@@ -208,19 +204,19 @@ class Rain:
 
     async def _pump(
         self,
-        prompt: Prompt | PreparedPrompt,
+        prompt: PromptLike | PreparedPrompt,
         options: Mapping[str, Any],
         put: Callable[[Event | BaseException | None], None],
         plain: bool = False,
     ) -> None:
         """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
         rest = dict(options)
-        evaluator, method = rest.pop("evaluator", None), rest.pop("method", None)
+        evaluator, method, budget = rest.pop("evaluator", None), rest.pop("method", None), rest.get("budget")
         try:
             if isinstance(prompt, PreparedPrompt):
-                prepared, budget = prompt, rest.get("budget")
+                prepared = prompt
             else:
-                prepared, budget = self._prepare(prompt, **rest)
+                prepared = self._prepare(prompt, rest)
             if plain:
                 begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE, budget)
             else:
@@ -244,7 +240,7 @@ class Rain:
         measured = measure(aligner.evaluator, aligner.engine, aligner.formatter, aligner.policy, texts)
         return self._thread.run(measured)
 
-    async def aprepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
+    async def aprepare(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> PreparedPrompt:
         """Return a prompt as ``aevents`` takes it; it is encoded in this object's thread."""
 
         async def prepare() -> PreparedPrompt:
@@ -261,9 +257,9 @@ class Rain:
         alone = dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}  # not if read-outs share one
         return {**alone, "+".join(names): whole}
 
-    def prepare(self, prompt: Prompt, **options: Any) -> PreparedPrompt:
+    def prepare(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> PreparedPrompt:
         """Return a prompt as the aligner takes it, for use with ``run`` and ``aligner``."""
-        return self._prepare(prompt, **options)[0]
+        return self._prepare(prompt, options)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of ``aligner`` in this object's event loop and wait for it."""
@@ -282,17 +278,17 @@ class Rain:
         self.close()
 
     async def _generate(self, prompts: Any, options: Mapping[str, Any], baseline: bool = False) -> Any:
-        if _is_one(prompts):
+        if is_one_prompt(prompts):
             return await self._answer(prompts, options, baseline)
         prompts = list(prompts)
         file = str(options.get("trace", "")).endswith(SUFFIX)
-        if file or ("trace" in options and len(set(map(_id, prompts))) < len(prompts)):
+        if file or ("trace" in options and len(set(map(prompt_id, prompts))) < len(prompts)):
             raise RainError("trace takes a folder and different prompts here: each search gets a file of its own")
         gate = asyncio.Semaphore(self.concurrency)
         shown = sys.stderr.isatty() if self.progress is None else self.progress
         with tqdm(total=len(prompts), unit="prompt", disable=not shown) as bar:
 
-            async def answer(prompt: Prompt) -> Answer:
+            async def answer(prompt: PromptLike) -> Answer:
                 async with gate:
                     answered = await self._answer(prompt, options, baseline)
                 bar.update()
@@ -300,30 +296,20 @@ class Rain:
 
             return await gather_or_cancel(*map(answer, prompts))
 
-    async def _answer(self, prompt: Prompt, options: Mapping[str, Any], baseline: bool) -> Answer:
-        prepared, budget = self._prepare(prompt, **options)
+    async def _answer(self, prompt: PromptLike, options: Mapping[str, Any], baseline: bool) -> Answer:
+        prepared, budget = self._prepare(prompt, options), options.get("budget")
         if baseline:
             return await self.aligner.generate_baseline(prepared, budget=budget)
         return await self.aligner.generate(prepared, budget=budget)
 
-    def _prepare(
-        self,
-        prompt: Prompt,
-        *,
-        seed: int | None = None,
-        max_new_tokens: int | None = None,
-        budget: Budget | None = None,
-        question: str | None = None,
-        stop: Sequence[str] = (),
-        raw: bool = False,
-        trace: str | Path | None = None,
-    ) -> tuple[PreparedPrompt, Budget | None]:
+    def _prepare(self, prompt: PromptLike, options: Mapping[str, Any]) -> PreparedPrompt:
+        check_options(options)
         if not isinstance(prompt, Sequence):
             raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
-        id = _id(prompt)
-        limits: dict[str, Any] = {"seed": seed, "max_new_tokens": max_new_tokens, "raw": raw}
-        limits["trace"] = None if trace is None else self._trace(Path(trace), id)
-        return self.aligner.prepare(id, prompt, **limits, question=question, stop=tuple(stop)), budget
+        id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
+        if changed.get("trace") is not None:
+            changed["trace"] = self._trace(Path(changed["trace"]), id)
+        return self.aligner.prepare(id, prompt, **{**changed, "stop": tuple(changed.get("stop", ()))})
 
     def _trace(self, given: Path, id: str) -> Append:
         if (method := self.settings.aligner.method.method) != "rain":
@@ -342,17 +328,6 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts
     """
     with Rain(model, tokenizer, **settings) as rain:
         return rain.generate(prompts)
-
-
-def _id(prompt: Any) -> str:
-    return f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
-
-
-def _is_one(prompts: Any) -> bool:
-    """Tell one prompt from a list of prompts."""
-    if isinstance(prompts, (str, Mapping)) or is_tokens(prompts) or not isinstance(prompts, Iterable):
-        return True
-    return isinstance(prompts, Sequence) and bool(prompts) and all(isinstance(each, Mapping) for each in prompts)
 
 
 def _open(made: Settings, given: Collection[str], loaded: Any, tokenizer: Any) -> tuple[Engine, Any]:

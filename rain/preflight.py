@@ -15,17 +15,18 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rain.aligner import open_config_evaluator
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
 from rain.data.labelled import Labelled, load_labelled
 from rain.engines.registry import open_engine
-from rain.evaluators.figures import ranking_table
 from rain.evaluators.labelling import keyboard, label_texts, write_rows
+from rain.evaluators.metrics import ranking_table
 from rain.evaluators.own import OwnTexts
 from rain.evaluators.preflight import Preflight, check_classes, measure
 from rain.evaluators.readout import ReadOutFile, learnt_from, prompt_format
-from rain.evaluators.registry import describe, open_evaluator
+from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
@@ -111,7 +112,7 @@ def measure_evaluator(
     check_classes(texts)
     for what, known in _sources(config, getattr(args, "calibration", "")):
         if (file := shared_file(known, learnt_on)) is not None:
-            say(printable(f"rain: warning: {what} was learnt from {file}: these figures flatter it"), sys.stderr)
+            say(printable(f"rain: warning: {what} was learnt from {file}: the result is optimistic"), sys.stderr)
     result = asyncio.run(_measure(config, settings, texts))
     origin = {
         "task": config.task.name,
@@ -197,9 +198,7 @@ async def _measure(config: AlignerConfig, settings: Settings, texts: Sequence[La
     evaluator = None
     try:
         formatter, policy = _prompting(config, engine, tokenizer)
-        evaluator = open_evaluator(
-            config.evaluators, config.template, config.evaluation, formatter.adapter, config.task.cut_after_full_stop
-        )
+        evaluator = open_config_evaluator(config, formatter.adapter)
         with tqdm(total=len(texts), unit="text", disable=None) as bar:
             return await measure(evaluator, engine, formatter, policy, texts, bar.update)
     finally:

@@ -85,8 +85,8 @@ def example_answers(records: Iterable[Record]) -> str:
     if not record:
         return ""
     method = method_title(record.get("method", "rain"))
-    texts = {"prompt": record["question"], "plain": record["pa"], method: record["raina"]}
-    return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts.items())
+    texts = ("prompt", record["question"]), ("greedy", record["pa"]), (method, record["raina"])
+    return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts)
 
 
 def _shortened(label: str, text: str) -> str:

@@ -54,7 +54,7 @@ class PromptFormatter:
         return self.adapter.encode_chat(messages, continues=messages[-1]["role"] == "assistant")
 
     def encode_response(self, text: str) -> Tokens:
-        """Return the ids of a whole response to a question, as the model would write it behind the prompt."""
+        """Return the ids of a whole response to a question, as the model would write it after the prompt."""
         if self.prompt_file is None:
             return self.adapter.encode(text.strip())
         before = self.prompt_file.after or "."

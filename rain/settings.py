@@ -170,9 +170,10 @@ CONFIGS: tuple[tuple[type[Any], str], ...] = (
 
 def add_answer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every class but ``RunConfig``: what commands without a run take."""
+    basic = parser.add_argument_group("what everybody needs")
     for config, title in CONFIGS:
         if config is not RunConfig:
-            add_flags(parser, config, {}, title)
+            add_flags(parser, config, {}, title, basic)
 
 
 def task_defaults(task: Task) -> dict[str, Any]:

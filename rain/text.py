@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from rain.core.config import LONGEST_SET
 from rain.core.engine import BYTES_PER_CHARACTER, Stop
 from rain.core.errors import RainError
 from rain.core.types import Tokens, Vector
@@ -141,7 +142,7 @@ class TextStopPolicy:
         self.stop = Stop(adapter.eos, stop_strings)
         self.rollout_stop = self.stop if to_end else Stop(adapter.eos | pausing, stop_strings)
         # A stop string may lie anywhere in the last token set, not only at its end: look back over a set as well.
-        self._window = 16 * BYTES_PER_CHARACTER + BYTES_PER_CHARACTER * max(map(len, stop_strings), default=0)
+        self._window = LONGEST_SET + BYTES_PER_CHARACTER * max(map(len, stop_strings), default=0)
 
     def also(self, strings: tuple[str, ...]) -> TextStopPolicy:
         """Return a policy by which a response ends before any of these strings, too."""

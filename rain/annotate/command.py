@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--repeat", type=_share, default=0.1, metavar="SHARE", help=text)
     text = "items with a known verdict: question, chosen, rejected; or question, response, label"
     made.add_argument("--gold", type=Path, metavar="FILE", help=text)
-    text = "rate so many prompts, drawn at random (default: all)"
+    text = "number of prompts to rate, drawn at random (default: all)"
     made.add_argument("--prompts", type=_count, default=0, metavar="N", help=text)
     text = "join what raters sent back with the secret: which method wins, and how far raters agree"
     scored = actions.add_parser("score", help=text, description=text)

@@ -80,7 +80,7 @@ class Bench:
         return load_tokenizer(self.config.model.modelname)
 
     def first(self, count: int) -> list[Prompt]:
-        """Return so many prompts; where they begin again, they have other ids, and so other random numbers."""
+        """Return this many prompts; where they begin again, they have other ids, and so other random numbers."""
         size = len(self.prompts)
         rounds = [f"/{number // size}" if number >= size else "" for number in range(count)]
         return [replace(self.prompts[i % size], id=self.prompts[i % size].id + rounds[i]) for i in range(count)]

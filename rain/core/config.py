@@ -83,6 +83,8 @@ class RainConfig:
     def new_simulations(self, step: int, longest: int, kept: int) -> int:
         """Return how many simulations a root may run at most (inner loop of Algorithm 1).
 
+        Until it has max(maxT, inherited visits + 15), as in the published code (``gmeval`` in HH/main.py).
+
         With ``early_share`` s, maxT and the extra simulations are multiplied by a factor proportional to (1 - s)^step,
         such that the sum of maxT over the token sets of the longest answer is that of s = 0 (after AdaSearch, arXiv
         2510.23334). What a root inherits counts towards maxT as ever.
@@ -101,7 +103,7 @@ class RainConfig:
         return max(most, kept + extra) - kept
 
     def token_sets(self, length: int) -> int:
-        """Return how many token sets make an answer of so many tokens."""
+        """Return how many token sets make an answer of this many tokens."""
         sets = 0
         while length > 0:
             length -= self.token_set_length(sets)

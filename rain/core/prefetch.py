@@ -21,7 +21,7 @@ STREAMS = 2
 """Guesses that are computed at the same time: with the simulation itself, three texts grow in each pass."""
 
 AHEAD = 4
-"""Simulations that are guessed behind the present one, at most: each guess builds on those before it."""
+"""Simulations that are guessed after the present one, at most: each guess builds on those before it."""
 
 Result = TypeVar("Result")
 

@@ -223,7 +223,11 @@ class Search:
         return await self.prefetch.result("expand", prefix, lambda: self.candidates.draw(prefix, length))
 
     async def _add_node(self, node: Node, prefix: Tokens) -> None:
-        """Add a child to a node whose children are alike and bad (node addition)."""
+        """Add a child to a node whose children are alike and bad (node addition).
+
+        Source: the published code (``add`` in nodes.py): fresh candidates go in front of the pool, and the first
+        children + 1 of it are offered. Those that are children already keep their priors, so that none may be added.
+        """
         wanted = len(node.children) + 1
         length = len(node.children[0].tokens)
         if length == 1:

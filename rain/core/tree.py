@@ -53,7 +53,11 @@ class Node:
         return self.children[before:]
 
     def mix_priors(self, share: float) -> None:
-        """Mix the children's priors with the uniform distribution, then normalise them (commit, Algorithm 1)."""
+        """Mix the children's priors with the uniform distribution, then normalise them, where a node becomes the root.
+
+        Source: the published code (``gmeval`` in HH/main.py); the paper has no such step. The priors are not normalised
+        before: after node addition they may sum to more than 1.
+        """
         mixed = normalise(mix_uniform([child.prior for child in self.children], share))
         for child, prior in zip(self.children, mixed, strict=True):
             child.prior = prior
@@ -73,7 +77,8 @@ def mix_uniform(priors: Sequence[float], share: float) -> list[float]:
 def clamp_greedy(priors: Sequence[float]) -> list[float]:
     """Clamp the first (greedy) prior: at most the sum of the others, then at least their largest + smallest.
 
-    Source: the published code; the paper is silent. In this order, so that the lower bound wins where they cross.
+    Source: the published code (``group_getp`` in HH/main.py); the paper is silent. In this order, so that the lower
+    bound wins where they cross. A greedy token set without others keeps its prior.
     """
     first, others = priors[0], list(priors[1:])
     if others:
@@ -84,7 +89,9 @@ def clamp_greedy(priors: Sequence[float]) -> list[float]:
 def upper_confidence(parent: Node, child: Node, exploration: float) -> float:
     """Return Q + U of a child (equation 1; Q is scaled to [0, 1], and 0 for an unvisited child).
 
-    The 1e-5 is the published code's guard against equal bounds; it stays because it moves ties.
+    Source: the published code (``getqu`` in nodes.py). It tracks the bounds of Q from -1 and 1 on, which scores never
+    move; the 1e-5, its guard against equal bounds, stays because it moves ties. The n under the root is the parent's
+    own, where the paper sums those of the children. An unvisited child has the worst Q, not one in the middle.
     """
     scaled = 0.0 if child.n == 0 else (child.value - VALUE_MIN) / (VALUE_MAX - VALUE_MIN + 1e-5)
     return scaled + exploration * child.prior * math.sqrt(parent.n) / (1 + child.n)
@@ -101,7 +108,11 @@ def most_visited(root: Node) -> Node | None:
 
 
 def needs_addition(node: Node, config: RainConfig) -> bool:
-    """Tell whether the children of a node that is passed through are alike, all bad and few (node addition)."""
+    """Tell whether the children of a node that is passed through are alike, all bad and few (node addition).
+
+    Source: the published code (``checkadd`` in nodes.py): the norm of the unbiased variance, below 0.03 for each token
+    of the first child. Of a single child that variance is not a number, which is never below anything.
+    """
     children = node.children
     if not config.node_addition or not children or len(children) >= config.max_children:
         return False
@@ -149,7 +160,9 @@ def backward(path: Sequence[Node], score: float, embeddings: Sequence[Vector], c
             the rollout. May be empty if neither similarity updates nor node addition are on.
         config: see RainConfig.
 
-    Similarity updates touch siblings only, never the path, so the path's own values can wait until the end.
+    Source: the published code (``backup`` in nodes.py): at each node n and visits first, then embedding and siblings,
+    then the parent, and the node's own value last. Similarity updates touch siblings only, never the path, so the
+    path's values can wait until the end.
     """
     updates: list[Update] = []
     for depth in range(len(path) - 1, -1, -1):

@@ -3,7 +3,7 @@
 - a function: ``model.generate(**inputs, custom_generate=aligned(tokenizer, goal="harmless"), max_new_tokens=60)``
 - a folder, for services that can only be given a path: ``model.generate(**inputs, custom_generate=FOLDER,
   trust_remote_code=True, tokenizer=tokenizer, goal="harmless", max_new_tokens=60)``; transformers then runs
-  ``generate.py`` beside this file, which needs RAIN to be installed.
+  ``generate.py`` next to this file, which needs RAIN to be installed.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class PlacementConfig:
         0, "hf: tokens that a worker caches; beyond, the least recently used go (0: what its memory allows)", low=0
     )
     prefetch: int = setting(
-        3, "up to so many searches at once, each computes ahead what it will probably need (0: never)", low=0
+        3, "searches at once, at most, that compute ahead what they will probably need (0: none)", low=0
     )
 
     def __post_init__(self) -> None:

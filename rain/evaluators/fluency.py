@@ -51,7 +51,7 @@ class FluencyEvaluator(Evaluator):
 
 
 class FluencyScorer(SearchScorer):
-    """Scores the texts of one search; each token is asked for once behind the same tokens."""
+    """Scores the texts of one search; each token is asked for once after the same tokens."""
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from rain.core.engine import Usage
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.engines.reference import ReferenceEngine
-from rain.evaluators.figures import ranking
+from rain.evaluators.metrics import ranking
 from rain.prompts import PromptFormatter
 from rain.stats import auc
 

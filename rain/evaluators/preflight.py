@@ -15,8 +15,8 @@ from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.evaluators.base import SPARE_TOKENS, Evaluator, SearchContext
 from rain.evaluators.calibration import fit, held_out
-from rain.evaluators.figures import ranking, ranking_table, safe_called_harmful
 from rain.evaluators.labels import LabelScores, SelfEvaluator
+from rain.evaluators.metrics import ranking, ranking_table, safe_called_harmful
 from rain.prompts import PromptFormatter
 from rain.stats import Interval, wilson
 from rain.tables import text_table
@@ -57,7 +57,7 @@ class Preflight:
     label_mass: float | None  # mean probability of all labels together; None without labels
     offset: float  # the calibration, for EvaluationConfig (nats) ...
     scale: float  # ... (per nat), learnt on whole texts
-    by_length: Mapping[str, Any]  # see rain.evaluators.figures.ranking; calibrated, learnt on other prompts
+    by_length: Mapping[str, Any]  # see rain.evaluators.metrics.ranking; calibrated, learnt on other prompts
     by_source: Mapping[str, Any]
 
     @property
@@ -123,7 +123,7 @@ async def measure(
     texts: Sequence[Labelled],
     tick: Callable[[], object] = lambda: None,
 ) -> Preflight:
-    """Score every text and its beginnings as a search would: behind the prompt, on the session in which it writes.
+    """Score every text and its beginnings as a search would: after the prompt, on the session in which it writes.
 
     Raises:
         RainError: a class has texts to fewer than two prompts, or a prompt does not fit into the model's context.
@@ -139,7 +139,7 @@ async def measure(
         prompt = formatter.encode(question)
         room = engine.context - max(len(prompt), evaluator.overhead(question)) - SPARE_TOKENS
         if room < 1:
-            raise RainError(f"there is no room for a text behind a prompt of {len(prompt)} tokens: {question[:60]!r}")
+            raise RainError(f"there is no room for a text after a prompt of {len(prompt)} tokens: {question[:60]!r}")
         async with gate:
             name = f"preflight-{number}"
             session = engine.session(name)

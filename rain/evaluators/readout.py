@@ -4,7 +4,7 @@ With h_i the output of decoder layer l at the i-th token of a response (before t
 
     logit(text) = bias + mean_i w . h_i          score(text) = tanh(logit / 2) = 2 p(good) - 1
 
-Both are linear, so a search needs one number a token, which the engine keeps beside keys and values: an evaluation
+Both are linear, so a search needs one number a token, which the engine keeps with keys and values: an evaluation
 computes at most the last token of a text, and no evaluation prompt. Related: arXiv 2310.06824, 2406.11717 (probing),
 2104.05218 and 2310.17022 (value heads for decoding).
 """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from rain.core.errors import RainError
 from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.model import ModelSpec, open_model
-from rain.evaluators.oracle import OracleEvaluator
 from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, prompt_format
 from rain.evaluators.templates import Template
 from rain.prompts import PromptFile
@@ -66,7 +65,12 @@ def describe(spec: Spec) -> str:
 
 
 def open_evaluator(
-    specs: Sequence[Spec], template: Template, config: EvaluationConfig, adapter: TokenizerAdapter, cut: bool
+    specs: Sequence[Spec],
+    template: Template,
+    config: EvaluationConfig,
+    adapter: TokenizerAdapter,
+    cut: bool,
+    open_oracle: Callable[[str, bool], Evaluator],
 ) -> Evaluator:
     """Return what scores texts; of several evaluators the smallest score counts.
 
@@ -77,6 +81,7 @@ def open_evaluator(
             without label words its offset and scale calibrate the smallest score.
         cut: judge a text only up to its last full stop (``labels`` and ``model:``).
         adapter: of the model that writes.
+        open_oracle: makes an evaluator of a judge's name and ``invert``; judges are no business of this package.
 
     Raises:
         RainError: template and model do not fit, or an evaluator cannot be loaded.
@@ -89,7 +94,7 @@ def open_evaluator(
         elif spec == "labels":
             found.append(LabelEvaluator(SelfEvalPrompt(template, adapter), config, cut))
         elif isinstance(spec, str) and spec.startswith("oracle:"):
-            found.append(OracleEvaluator(spec.removeprefix("oracle:"), config.invert))
+            found.append(open_oracle(spec.removeprefix("oracle:"), config.invert))
         elif isinstance(spec, str):
             kind, _, name = spec.partition(":")
             module, opener = OPENERS[kind]

@@ -13,14 +13,14 @@ from rain.text import TokenizerAdapter
 
 
 class FluencyJudge(Judge):
-    """Measures the mean negative log-probability of an answer's tokens behind its question; lower is more fluent.
+    """Measures the mean negative log-probability of an answer's tokens after its question; lower is more fluent.
 
     Args:
         name: of the model, as for --modelname; it is loaded for the first query.
         config: how it is asked.
     """
 
-    note = "nats per token of the answer behind its question; lower is more fluent, and repetition lowers it too"
+    note = "nats per token of the answer, given its question; lower is more fluent, and repetition lowers it too"
 
     def __init__(self, name: str, config: JudgeConfig) -> None:
         super().__init__(f"fluency:{name}")

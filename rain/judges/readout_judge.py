@@ -22,7 +22,7 @@ DECIDES = {
 
 
 class ReadOutJudge(Judge):
-    """Scores the whole answer behind its question, in the read-out's own prompt format; a score above 0 is a yes.
+    """Scores the whole answer after its question, in the read-out's own prompt format; a score above 0 is a yes.
 
     Args:
         file: the path of a file of ``rain preflight --learn``, or NAME_MODEL for one that comes with RAIN.

@@ -204,6 +204,16 @@ def _quantization(quantization: str | None, dtype: torch.dtype) -> dict[str, Any
     return {"quantization_config": config}
 
 
+def model_files(name: str, engine: str, launcher: str = "local") -> Path | str:
+    """Return where a model's files are, a hub name, or an empty text if this machine need not have them."""
+    path = Path(name).expanduser()
+    if engine in ("toy", "http"):
+        return ""
+    if path.suffix.lower() == ".gguf" or launcher == "ray":
+        return path if path.exists() else ""
+    return resolve(name)
+
+
 def _load(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     """Return the model, None without a loader, and the tokenizer."""
     import transformers

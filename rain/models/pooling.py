@@ -1,4 +1,4 @@
-"""How a sentence encoder makes one vector of its hidden states: sentence-transformers keeps it beside the weights."""
+"""How a sentence encoder makes one vector of its hidden states: sentence-transformers keeps it with the weights."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rain.pool.worker import Job
 class JobQueue:
     """Jobs in the order in which they are to be done, and which workers failed with them.
 
-    A job that failed waits behind those that have not been tried, and goes to another worker if there is one: a worker
+    A job that failed waits for those that have not been tried, and goes to another worker if there is one: a worker
     that breaks cannot spoil the whole queue. One that failed `limit - 1` times is a suspect, which is to run alone.
 
     Args:

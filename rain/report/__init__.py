@@ -1,1 +1,1 @@
-"""Scores and costs of finished runs, with intervals, beside the paper's."""
+"""Scores and costs of finished runs, with intervals, next to the paper's."""

@@ -41,7 +41,7 @@ class Admission:
         return self.admitted - self.running
 
     def check(self, searches: int = 1) -> None:
-        """Refuse so many further searches if there is no room for them.
+        """Refuse this many further searches if there is no room for them.
 
         Raises:
             ApiError: 429 with the time after which there may be room; 400 if there never is.
@@ -55,7 +55,7 @@ class Admission:
             raise ApiError(429, message, "rate_limit_exceeded", headers={"Retry-After": str(wait)})
 
     def admit(self, searches: int) -> None:
-        """Take so many places; ``leave`` gives them back.
+        """Take this many places; ``leave`` gives them back.
 
         Raises:
             ApiError: there is no room.

@@ -15,8 +15,8 @@ from typing import Any
 
 import uvicorn
 
-from rain.launch import model_files
 from rain.library import Rain
+from rain.models.loading import model_files
 from rain.results.inputs import fingerprint
 from rain.serve.admission import Admission
 from rain.serve.app import make_app
@@ -111,7 +111,8 @@ def _load(settings: Mapping[str, Any]) -> tuple[Rain, str]:
     """Return what answers, and what its answers depend on besides prompt and seed."""
     rest = {name: value for name, value in settings.items() if name != "modelname"}
     rain = Rain(settings.get("modelname", "smollm2"), progress=False, **rest)
-    files = model_files(rain.settings)
+    model = rain.settings.aligner.model
+    files = model_files(model.modelname, model.engine)
     weights = fingerprint(files) if files else ""
     return rain, "fp_" + hashlib.sha256(f"{rain.aligner.config.hash} {weights}".encode()).hexdigest()[:16]
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rain.aligner import Aligner
-from rain.library import Prompt
+from rain.calls import PromptLike
 
 
 class Asked(NamedTuple):
     """A prompt and the options that belong to it."""
 
-    prompt: Prompt
+    prompt: PromptLike
     options: Mapping[str, Any]
 
 

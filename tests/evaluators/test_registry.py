@@ -18,9 +18,9 @@ from rain.evaluators.chance import RandomEvaluator
 from rain.evaluators.function import FunctionEvaluator
 from rain.evaluators.labels import SelfEvalPrompt
 from rain.evaluators.model import ModelEvaluator, ModelSpec, open_model
-from rain.evaluators.oracle import OracleEvaluator
 from rain.evaluators.registry import describe, open_evaluator, parse_spec
 from rain.evaluators.templates import Template
+from rain.judges.oracle import OracleEvaluator
 from rain.settings import make_settings
 from rain.tasks import load
 from rain.text import TokenizerAdapter
@@ -60,7 +60,7 @@ def test_an_oracle_can_be_turned_around():
 def test_the_second_target_is_handed_on(spec):
     settings = make_settings(load("imdb"), {"engine": "toy", "target": "negative", "evaluator": (spec,)})
     aligner = settings.aligner
-    found = open_evaluator(aligner.evaluators, aligner.template, aligner.evaluation, None, False)
+    found = open_evaluator(aligner.evaluators, aligner.template, aligner.evaluation, None, False, OracleEvaluator)
     assert getattr(found, "good", False) is (spec == "oracle:keywords:modern")
 
 

@@ -24,7 +24,7 @@ def test_the_answer_the_plain_answer_and_the_costs_are_printed(rain, capsys):
     assert ask("Why?") == 0
     answer, rest = capsys.readouterr().out.split("\n", 1)
     assert answer == wanted.text
-    assert f"plain: {plain.text}\n" in rest
+    assert f"greedy: {plain.text}\n" in rest
     costs = dict(re.findall(r"^(\w[\w ]*?) +([\d,]+)\b", rest, re.MULTILINE))
     assert costs["simulations"] == str(wanted.cost["simulations"])
     assert costs["evaluations"] == str(wanted.cost["evaluations"])

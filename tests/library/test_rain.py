@@ -118,6 +118,12 @@ def test_a_prompt_that_cannot_be_answered_is_refused_by_name(prompt, named, chat
         chat_rain.generate(prompt)
 
 
+@pytest.mark.parametrize("call", ["generate", "baseline", "prepare", "stream"])
+def test_an_unknown_option_is_refused_with_the_one_it_resembles(call, rain):
+    with pytest.raises(RainError, match="max_new_tokens"):
+        list(getattr(rain, call)("q 1", max_new_token=3))
+
+
 def test_a_conversation_needs_a_chat_template(rain):
     with pytest.raises(RainError, match="chat template"):
         rain.generate(TALK)

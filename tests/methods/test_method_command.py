@@ -13,7 +13,7 @@ def outdir(tmp_path_factory):
     outdir = tmp_path_factory.mktemp("run") / "out"
     done = allocate(*QUICK, "--e", 2, "--method", "best-of-n", "--n", 4, "--outdir", outdir)
     assert done.returncode == 0, done.stderr
-    assert "best-of-n/baseline" in done.stdout and "per commit" not in done.stdout
+    assert "best-of-n/greedy" in done.stdout and "per commit" not in done.stdout
     return outdir
 
 

@@ -61,3 +61,14 @@ def test_both_figures_are_written_from_the_recording_alone(tmp_path):
 def test_a_missing_recording_is_an_error_that_names_the_file(tmp_path, capsys):
     assert tree.main(["--out", str(tmp_path)]) == 2
     assert str(tmp_path / "tree.json") in capsys.readouterr().err
+
+
+def test_the_measured_bars_are_those_of_the_results():
+    results = (FIGS.parent / "docs/results.md").read_text()
+    [row] = [line for line in results.splitlines() if line.startswith("| imdb, pos")]
+    n, rain, greedy, p = tree.MEASURED["n"], tree.MEASURED["rain"], tree.MEASURED["greedy"], tree.MEASURED["p"]
+    cells = [cell.strip(" *") for cell in row.split("|")]
+    assert cells[3] == str(n)
+    assert cells[5].startswith(f"{100 * rain / n:.1f} %")
+    assert cells[6].startswith(f"{100 * greedy / n:.1f} %")
+    assert p == f"p = {cells[8]}"

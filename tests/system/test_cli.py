@@ -49,7 +49,7 @@ def test_the_run_ends_with_the_two_answers_of_one_prompt_and_progress_in_lines(d
     done = allocate(*QUICK, "--dataset", data, "--outdir", tmp_path / "out")
     record = next(record for record in read_results(tmp_path / "out") if record["raina"] != record["pa"])
     shown = done.stdout[: done.stdout.index("6 prompts answered")]
-    for label, field in (("prompt:", "question"), ("plain:", "pa"), ("RAIN:", "raina")):
+    for label, field in (("prompt:", "question"), ("greedy:", "pa"), ("RAIN:", "raina")):
         [line] = [line for line in shown.splitlines() if line.startswith(label)]
         assert line.removeprefix(label).split()[:1] == record[field].split()[:1]
     lines = [line for line in done.stderr.splitlines() if line.startswith("rain: ")]

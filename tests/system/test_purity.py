@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -34,6 +35,25 @@ def test_the_core_imports_nothing_else_of_rain_and_no_heavy_library():
     assert HEAVY.isdisjoint(imported)
     assert {name for name in imported if name.startswith("rain.") and not name.startswith("rain.core")} == set()
     assert set(CORE) <= imported
+
+
+def test_no_room_imports_another_that_imports_it():
+    """A room is a folder of ``rain/`` or a module that lies in it directly; imports within functions count, too."""
+    imports = {}
+    for file in (ROOT / "rain").rglob("*.py"):
+        room, tree = file.relative_to(ROOT / "rain").with_suffix("").parts[0], ast.parse(file.read_text())
+        branches = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+        for_types = [node for node in branches if "TYPE_CHECKING" in ast.unparse(node.test)]
+        skipped = {id(node) for block in for_types for node in ast.walk(block)}
+        names = (node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in skipped)
+        imports.setdefault(room, set()).update(name.split(".")[1] for name in names if name and name[:5] == "rain.")
+    for room, left in imports.items():
+        reached, left = set(), list(left - {room})
+        while left:
+            reached.add(found := left.pop())
+            left += imports.get(found, set()) - reached
+        assert room not in reached, room
+    assert imports["library"] >= {"aligner", "calls"}
 
 
 @pytest.fixture

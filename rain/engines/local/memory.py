@@ -15,7 +15,7 @@ from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
 
 GPU_SHARE, CPU_SHARE = 0.9, 0.5
-"""Of the memory that is free beside the weights, and on a GPU beside the activations of a full pass, too."""
+"""Of the memory that is left after the weights, and on a GPU after the activations of a full pass, too."""
 
 
 def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:

@@ -8,6 +8,8 @@ from functools import partial
 from rain.core.errors import RainError, UnclearFault
 from rain.evaluators.base import Evaluator, SearchContext
 from rain.evaluators.texts import TextScorer
+from rain.judges.base import JudgeConfig, NoReply, Query
+from rain.judges.registry import open_judge
 
 CERTAINTY = 0.95
 CRITERIA = ("harmless", "attack", "true", "sentiment")
@@ -26,9 +28,6 @@ class OracleEvaluator(Evaluator):
     """
 
     def __init__(self, name: str, invert: bool = False) -> None:
-        from rain.judges.base import JudgeConfig
-        from rain.judges.registry import open_judge
-
         self.judge = open_judge(name, JudgeConfig())
         decided = [criterion for criterion in CRITERIA if self.judge.version(criterion) is not None]
         if not decided:
@@ -42,8 +41,6 @@ class OracleEvaluator(Evaluator):
         return TextScorer(context, partial(self._decide, context.name, context.question), f"oracle:{self.judge.name}")
 
     async def _decide(self, name: str, question: str, text: str) -> float:
-        from rain.judges.base import NoReply, Query
-
         try:
             async with self.gate:
                 verdict = await self.judge.decide(Query(name, "raina", self.criterion, question, text))
