@@ -205,14 +205,8 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     evaluators = tuple(parse_spec(spec, model.name, prompt_file, asked, server) for spec in sources.evaluator)
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     evaluation = build(EvaluationConfig, *layers)
-    if evaluation.invert and sources.calibration and "labels" not in evaluators:
-        raise RainError(
-            f"--calibration {sources.calibration} was learnt for --target {task.targets[0]}, and only label words can "
-            f"turn it around; leave it out"
-        )
-    for spec in evaluators:
-        if evaluation.invert and isinstance(spec, str) and spec.startswith(ONE_WAY):
-            raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
+    if evaluation.invert:
+        _check_inverted(task, evaluators, sources.calibration)
     aligner = AlignerConfig(
         task=task,
         model=model,
@@ -229,6 +223,22 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     if run.trace and method.method != "rain":
         raise RainError(f"--trace records searches, and --method {method.method} does not search; leave --trace out")
     return Settings(aligner, placement, run, preset)
+
+
+def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) -> None:
+    """Refuse what a ``--target`` other than the task's own cannot turn around.
+
+    Raises:
+        RainError: it names the setting.
+    """
+    if calibration and "labels" not in evaluators:
+        raise RainError(
+            f"--calibration {calibration} was learnt for --target {task.targets[0]}, and only label words can turn it "
+            f"around; leave it out"
+        )
+    for spec in evaluators:
+        if isinstance(spec, str) and spec.startswith(ONE_WAY):
+            raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -7,25 +7,24 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rain.core.engine import Engine
 from rain.core.errors import RainError
+from rain.core.types import Tokens
 from rain.data.labelled import Labelled
-from rain.evaluators.base import SPARE_TOKENS, Evaluator, SearchContext
-from rain.evaluators.calibration import fit, held_out
-from rain.evaluators.labels import LabelScores, SelfEvaluator
-from rain.evaluators.metrics import ranking, ranking_table, safe_called_harmful
+from rain.evaluators.assessment import LENGTHS, WHOLE, Assessment, Reading
+from rain.evaluators.base import SPARE_TOKENS, Evaluator, SearchContext, SearchScorer
+from rain.evaluators.calibration import fit
+from rain.evaluators.labels import SelfEvaluator
+from rain.evaluators.metrics import ranking_table, safe_called_harmful
 from rain.prompts import PromptFormatter
-from rain.stats import Interval, wilson
+from rain.stats import Interval
 from rain.tables import text_table
 from rain.text import TextStopPolicy
 
-LENGTHS = (4, 8, 16, 32)
-"""Beginnings of each text that are measured besides the whole, as a search meets them (tokens)."""
-
-WHOLE = "whole"
 CONCURRENCY = 8
 
 VERDICTS = {
@@ -101,20 +100,6 @@ def share(value: float, interval: Interval) -> str:
     return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
-class Reading(NamedTuple):
-    """What an evaluator says of one text.
-
-    Attributes:
-        score: of the whole text, in [-1, 1].
-        evidence: of its beginnings by name of the length, and of the whole.
-        labels: of the whole text; None where no labels are asked for.
-    """
-
-    score: float
-    evidence: Mapping[str, float]
-    labels: LabelScores | None = None
-
-
 async def measure(
     evaluator: Evaluator,
     engine: Engine,
@@ -135,7 +120,7 @@ async def measure(
         groups.setdefault(item.question, []).append(i)
     found: dict[int, Reading] = {}
 
-    async def read(number: int, question: str) -> None:
+    async def read(number: int, question: str, chosen: Sequence[int]) -> None:
         prompt = formatter.encode(question)
         room = engine.context - max(len(prompt), evaluator.overhead(question)) - SPARE_TOKENS
         if room < 1:
@@ -145,21 +130,25 @@ async def measure(
             session = engine.session(name)
             scorer = evaluator.search(SearchContext(engine, session, name, prompt, question, policy))
             try:
-                for i in groups[question]:
-                    response = formatter.encode_response(texts[i].response)[:room]
-                    lengths = [k for last, k in zip((0, *LENGTHS), LENGTHS, strict=False) if len(response) > last]
-                    parts = [response[:k] for k in lengths] + [response]
-                    values = await asyncio.gather(*map(scorer.evidence, parts))
-                    labels = await scorer.read(response) if isinstance(scorer, SelfEvaluator) else None
-                    evidence = dict(zip([*map(str, lengths), WHOLE], values, strict=True))
-                    found[i] = Reading(await scorer.score(response), evidence, labels)
+                for i in chosen:
+                    found[i] = await _read(scorer, formatter.encode_response(texts[i].response)[:room])
                     tick()
             finally:
                 await scorer.close()
                 await session.close()
 
-    await asyncio.gather(*(read(number, question) for number, question in enumerate(groups)))
+    await asyncio.gather(*(read(number, *group) for number, group in enumerate(groups.items())))
     return assess([found[i] for i in range(len(texts))], texts)
+
+
+async def _read(scorer: SearchScorer, response: Tokens) -> Reading:
+    """Score a response and its beginnings."""
+    lengths = [length for shorter, length in pairwise((0, *LENGTHS)) if len(response) > shorter]
+    parts = [response[:length] for length in lengths] + [response]
+    values = await asyncio.gather(*map(scorer.evidence, parts))
+    evidence = dict(zip([*map(str, lengths), WHOLE], values, strict=True))
+    labels = await scorer.read(response) if isinstance(scorer, SelfEvaluator) else None
+    return Reading(await scorer.score(response), evidence, labels)
 
 
 def check_classes(texts: Sequence[Labelled]) -> None:
@@ -170,45 +159,31 @@ def check_classes(texts: Sequence[Labelled]) -> None:
 
 def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
     """Compare what was said with the labels: as it is, and what a calibration adds."""
-    total, good = len(texts), [item.good for item in texts]
-    means = [each.evidence[WHOLE] for each in readings]
-    right = sum(each.score != 0 and (each.score > 0) == item.good for each, item in zip(readings, texts, strict=True))
-    learnt, (offset, scale) = held_out(means, good, [item.question for item in texts]), fit(means, good)
-    calls = [mean > other.offset for mean, other in zip(means, learnt, strict=True)]
-    calibrated = sum(a == b for a, b in zip(calls, good, strict=True))
-
-    def subset(chosen: Sequence[int], length: str = WHOLE) -> dict[str, Any] | None:
-        values = [readings[i].evidence[length] for i in chosen]
-        called = [value > learnt[i].offset for value, i in zip(values, chosen, strict=True)]
-        return ranking(values, called, [texts[i] for i in chosen])
-
-    def long_enough(length: str) -> list[int]:
-        return [i for i, each in enumerate(readings) if length in each.evidence]
-
-    by_length = {name: subset(long_enough(name), name) for name in (*map(str, LENGTHS), WHOLE)}
-    sources = sorted({item.source for item in texts} - {""})
-    by_source = {name: subset([i for i, item in enumerate(texts) if item.source == name]) for name in sources}
-    whole = by_length[WHOLE] or {}
-    labels = [each.labels for each in readings if each.labels]
-    biases = [abs(each.log_odds[0] - each.log_odds[1]) / 2 for each in labels if len(each.log_odds) == 2]
+    found = Assessment(readings, texts)
+    by_length, (offset, scale) = found.by_length(), fit(found.evidence, found.good)
+    scores = [each.score for each in readings]
+    as_it_is = [score != 0 and (score > 0) == good for score, good in zip(scores, found.good, strict=True)]
+    calls = [value > other.offset for value, other in zip(found.evidence, found.held_out, strict=True)]
+    accuracy, accuracy_interval = found.accuracy(as_it_is)
+    calibrated, calibrated_interval = found.accuracy(a == b for a, b in zip(calls, found.good, strict=True))
     return Preflight(
-        texts=total,
-        good=sum(good),
-        accuracy=right / total,
-        accuracy_interval=wilson(right, total),
-        abstentions=sum(each.score == 0 for each in readings),
-        held_out_accuracy=calibrated / total,
-        held_out_interval=wilson(calibrated, total),
-        auc=whole["auc"],
-        auc_interval=Interval(*whole["auc_interval"]),
-        safe_called_harmful=safe_called_harmful([each.score >= 0 for each in readings], texts),
-        safe_called_harmful_calibrated=whole["safe_called_harmful"],
-        order_bias_nats=sum(biases) / len(biases) if biases else None,
-        label_mass=sum(each.mass for each in labels) / total if labels else None,
+        texts=len(texts),
+        good=sum(found.good),
+        accuracy=accuracy,
+        accuracy_interval=accuracy_interval,
+        abstentions=scores.count(0),
+        held_out_accuracy=calibrated,
+        held_out_interval=calibrated_interval,
+        auc=by_length[WHOLE]["auc"],
+        auc_interval=Interval(*by_length[WHOLE]["auc_interval"]),
+        safe_called_harmful=safe_called_harmful([score >= 0 for score in scores], texts),
+        safe_called_harmful_calibrated=by_length[WHOLE]["safe_called_harmful"],
+        order_bias_nats=found.order_bias(),
+        label_mass=found.label_mass(),
         offset=offset,
         scale=scale,
-        by_length={name: row for name, row in by_length.items() if row},
-        by_source={name: row for name, row in by_source.items() if row},
+        by_length=by_length,
+        by_source=found.by_source(),
     )
 
 

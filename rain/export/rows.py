@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
-from rain.export.siblings import choices
+from rain.export.siblings import sibling_pairs
 from rain.judges.queries import SIDES, Run, continuation
 from rain.report.measures import pair_result, questions
 from rain.report.table import Outcome, Table
@@ -119,7 +119,7 @@ def _pairs(record: Record, options: Options) -> Iterator[tuple[str, str]]:
     if drafts and drafts[-1][0] - drafts[0][0] >= options.margin and drafts[-1][1] != drafts[0][1]:
         yield drafts[-1][1], drafts[0][1]
     if (trace := trace_file(options.outdir / TRACES, record["id"])).exists():
-        for one in choices(trace):
+        for one in sibling_pairs(trace):
             if one.chosen_value - one.rejected_value >= options.margin:
                 yield one.chosen.lstrip(), one.rejected.lstrip()
 

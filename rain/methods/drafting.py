@@ -142,30 +142,42 @@ class Drafting(Generation):
             RainError: there is no room for a first one.
         """
         tokens: Tokens = ()
-        room = self.room(prefix)
-        if not room and not self.drafts:
-            raise RainError(f"the prompt of {len(prefix)} tokens leaves no room for an answer in the model's context")
-        if not room:
-            raise Done
+        room = self._check_room(prefix)
         room = min(room, longest or room)
         while len(tokens) < room:
-            if (tokens or self.drafts) and self.out_of_budget():
-                if self.drafts:
-                    self.ended = True
-                    raise Done
+            if self.drafts and self.out_of_budget():
+                self.ended = True
+                raise Done
+            if tokens and self.out_of_budget():
                 return Written(tokens, "budget")
-            piece = room - len(tokens)
-            if self.budget.seconds:
-                piece = min(piece, PIECE)
-            if self.budget.tokens:
-                left = self.budget.tokens - self.computed - (0 if tokens else len(prefix))
-                piece = min(piece, max(1, left))
+            piece = self._next_piece(room - len(tokens), 0 if tokens else len(prefix))
             params = self._params(prefix + tokens, piece, 1, greedy=greedy)
             [more] = await self._session.generate(prefix + tokens, params)
             tokens += more.tokens
             if finish := self.policy.finish(tokens):
                 return Written(tokens, finish)
         return Written(tokens, "length")
+
+    def _check_room(self, prefix: Tokens) -> int:
+        """Return the room for a text, see ``write``."""
+        room = self.room(prefix)
+        if not room and self.drafts:
+            raise Done
+        if not room:
+            raise RainError(f"the prompt of {len(prefix)} tokens leaves no room for an answer in the model's context")
+        return room
+
+    def _next_piece(self, room: int, uncomputed: int) -> int:
+        """Return how many tokens to write before the budget is looked at again.
+
+        Args:
+            room: tokens that the text may still have.
+            uncomputed: tokens before it that are computed for the first time.
+        """
+        piece = min(room, PIECE) if self.budget.seconds else room
+        if self.budget.tokens:
+            piece = min(piece, max(1, self.budget.tokens - self.computed - uncomputed))
+        return piece
 
     async def write_draft(self, prefix: Tokens, *, greedy: bool = True) -> None:
         """Write one draft without asking the evaluator; of a later one that the budget cuts nothing is kept."""

@@ -179,27 +179,33 @@ class Pool:
 
     def _on_death(self, slot: Slot, killed: bool, reason: str) -> None:
         """Put a dead worker's jobs back, or give them up; report it; give up the worker if it fails again and again."""
-        index, sure = slot.handle.index, any(fault.sure for fault in slot.faults)
+        index, worker_at_fault = slot.handle.index, any(fault.sure for fault in slot.faults)
         reason = slot.reason or (slot.faults[0].reason if slot.faults else reason)
         self._outcomes["died"] += 1
         self._on_event(Event("died", index, data=reason))
         for job in slot.jobs.values():
             self._put_back(slot, job, reason)
         health = self._health[index]
-        if sure or not slot.failed or not slot.failed <= health.failed:
+        if worker_at_fault or not slot.failed or not slot.failed <= health.failed:  # not jobs that failed here before
             health.failures += 1
         health.failed |= slot.failed
-        if sure:
+        if worker_at_fault:
             health.since = time.monotonic() + self.config.pause_s * 2 ** (health.failures - 1)
-        again = slot.served or (self._outcomes["ready"] if sure else killed and not slot.faults)
-        if again and health.failures < self.config.max_failures:
-            return
+        may_restart = slot.served or (self._outcomes["ready"] if worker_at_fault else killed and not slot.faults)
+        if not may_restart or health.failures >= self.config.max_failures:
+            when = "" if slot.served else " during start-up" + ("" if worker_at_fault else "; see its output above")
+            self._give_up_worker(index, f"worker {index} {reason}{when} (failures in a row: {health.failures})")
+
+    def _give_up_worker(self, index: int, what: str) -> None:
+        """Go on without a worker.
+
+        Raises:
+            RainError: it was the last one, and there is something left to do.
+        """
         del self._health[index]
         if not self._health and self._outstanding():
-            when = "" if slot.served else " during start-up" + ("" if sure else "; see its output above")
             raise RainError(
-                f"no worker can continue: worker {index} {reason}{when} (failures in a row: {health.failures}); "
-                "what is done is kept, and the same command continues"
+                f"no worker can continue: {what}; what is done is kept, and the same command continues"
             )
 
     def _put_back(self, slot: Slot, job: Job, reason: str, blame: bool = True) -> None:

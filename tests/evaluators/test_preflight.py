@@ -12,9 +12,10 @@ import rain.preflight
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
+from rain.evaluators.assessment import WHOLE, Reading
 from rain.evaluators.calibration import fit
 from rain.evaluators.labels import LabelScores, read_calibration
-from rain.evaluators.preflight import WHOLE, Preflight, Reading, assess, read_preflight
+from rain.evaluators.preflight import Preflight, assess, read_preflight
 from rain.stats import Interval, wilson
 
 # (log-odds with either order of the options, label): right, abstention, right, wrong

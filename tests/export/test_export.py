@@ -14,7 +14,7 @@ from support.tiny_task import ROOT
 from rain import Rain
 from rain.cli import main
 from rain.engines.toy import ToyTokenizer
-from rain.export.siblings import choices
+from rain.export.siblings import sibling_pairs
 from rain.text import TextStopPolicy, TokenizerAdapter
 from rain.trace import Tree, read
 
@@ -103,7 +103,7 @@ def test_siblings_of_recorded_searches_give_pairs(tmp_path):
     settings = [*QUICK, "--e", "2", "--trace", "--outdir", str(outdir)]
     assert main(["run", "hh", "--dataset", str(ROOT / "HH" / "demo.jsonl"), *settings]) == 0
     rows = export(outdir, "trl-preference", "--margin", "0.01")
-    found = [one for file in sorted((outdir / "trace").glob("*.gz")) for one in choices(file)]
+    found = [one for file in sorted((outdir / "trace").glob("*.gz")) for one in sibling_pairs(file)]
     expected = [one for one in found if one.chosen_value - one.rejected_value >= 0.01]
     assert [texts(row, "chosen", "rejected") for row in rows] == [
         (one.chosen.lstrip(), one.rejected.lstrip()) for one in expected
@@ -118,7 +118,7 @@ def test_pairs_end_where_answers_end(limit, tmp_path):
     with Rain(engine="toy", **search) as rain:
         for seed in range(12):
             file = tmp_path / f"{seed}.jsonl.gz"
-            answer, made = rain.generate("Why?", seed=seed, stop=["B", "Ao"], trace=file), list(choices(file))
+            answer, made = rain.generate("Why?", seed=seed, stop=["B", "Ao"], trace=file), list(sibling_pairs(file))
             tree, events, expected, tokens = Tree(), read(file).events, [], ()
             for event in events:
                 if event["event"] == "commit":

@@ -131,9 +131,7 @@ class Layout:
         chains = np.concatenate([np.array(span.chain) for span in self.spans])
         numbers = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.concatenate([np.arange(length) for length in lengths])
-        first, last = np.empty((2, size), dtype=np.int64)
-        first[chains[::-1]] = numbers[::-1]
-        last[chains] = numbers + 1
+        first, last = _span_ranges(chains, numbers, size)
         new = first[chains] == numbers
         query = positions >= np.repeat(lengths - fresh, lengths)
         self.slots, self.positions = chains[query], positions[query]
@@ -147,6 +145,20 @@ class Layout:
             distances = self.positions[rows, None] - key_positions[seen]
             distances[(number < first[seen]) | (number >= last[seen])] = -1
             self.groups.append(Group(rows, torch.from_numpy(keys[seen]), distances))
+
+
+def _span_ranges(chains: NDArray[np.int64], numbers: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return for each slot the first span that it is on and the one after the last: (2, size).
+
+    Args:
+        chains: slots of all spans' chains, one span after the other.
+        numbers: of the spans, for each of them.
+        size: of the pool; slots on no span have values that mean nothing.
+    """
+    ranges = np.empty((2, size), dtype=np.int64)
+    ranges[0, chains[::-1]] = numbers[::-1]  # written back to front, so that the first span is what stays
+    ranges[1, chains] = numbers + 1
+    return ranges
 
 
 def _runs(

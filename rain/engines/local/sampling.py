@@ -139,23 +139,40 @@ def _draw_whole(logits: torch.Tensor, likely: torch.Tensor, draws: Sequence[Draw
         likely: (rows, at least TOP or all) the most likely ids, best first.
         draws: what is drawn from which row.
     """
-    size, device = logits.shape[1], logits.device
     numbers = [[draw.row, draw.temperature, -1.0 if draw.uniform is None else draw.uniform] for draw in draws]
-    rows, temperatures, uniforms = torch.split(torch.tensor(numbers, dtype=torch.float64).to(device), 1, dim=1)
-    keys, rows, likely = (uniforms * 2.0**53).long(), rows[:, 0].long(), likely[:, :TOP]
-    scaled, likely = logits[rows] / temperatures.float(), likely[rows]
+    rows, temperatures, uniforms = torch.tensor(numbers, dtype=torch.float64).to(logits.device).T.unsqueeze(2)
+    keys, rows = (uniforms * 2.0**53).long(), rows[:, 0].long()  # (draws, 1), (draws,)
+    scaled, likely = logits[rows] / temperatures.float(), likely[rows, :TOP]  # (draws, vocabulary), (draws, TOP)
     totals = torch.logsumexp(scaled, dim=1, keepdim=True)
-    logprobs = scaled.gather(1, likely).double() - totals
-    left = (1 - logprobs.exp().sum(dim=1, keepdim=True)).clamp(min=0) * (size > TOP)
-    places = torch.cat([likely, torch.full_like(keys, size)], dim=1)
-    scores = torch.cat([logprobs, left.log()], dim=1) + gumbel_noise(keys, places)
-    winners = torch.where(uniforms < 0, 0, scores.argmax(dim=1, keepdim=True))
-    tokens = places.gather(1, winners)[:, 0]
-    beyond = tokens == size
-    rest = beyond.nonzero()[:, 0] if device.type == "cpu" else torch.arange(len(rows), device=device)  # no wait on GPUs
-    noisy = scaled[rest] + gumbel_noise(keys[rest], torch.arange(size, device=device))
-    tokens[rest] = torch.where(beyond[rest], noisy.scatter(1, likely[rest], -torch.inf).argmax(dim=1), tokens[rest])
-    return tokens, (scaled.gather(1, tokens[:, None]) - totals)[:, 0]
+    size, logprobs = logits.shape[1], scaled.gather(1, likely).double() - totals
+    tokens = torch.where(uniforms < 0, likely[:, :1], _draw_likely(logprobs, likely, keys, size))
+    beyond = tokens[:, 0] == size
+    # A GPU computes it for all draws, rather than wait until it is known for which.
+    rest = beyond.nonzero()[:, 0] if logits.device.type == "cpu" else torch.arange(len(draws), device=logits.device)
+    found = _draw_others(scaled[rest], likely[rest], keys[rest])
+    tokens[rest] = torch.where(beyond[rest, None], found, tokens[rest])
+    return tokens[:, 0], (scaled.gather(1, tokens) - totals)[:, 0]
+
+
+def _draw_likely(logprobs: torch.Tensor, likely: torch.Tensor, keys: torch.Tensor, size: int) -> torch.Tensor:
+    """Let the likely tokens compete with all others as one; return ids, or ``size`` where those win: (draws, 1).
+
+    Args:
+        logprobs: (draws, TOP).
+        likely: (draws, TOP) ids.
+        keys: (draws, 1), of the noise.
+        size: of the vocabulary.
+    """
+    others = (1 - logprobs.exp().sum(dim=1, keepdim=True)).clamp(min=0) * (size > likely.shape[1])  # their probability
+    contestants = torch.cat([likely, torch.full_like(keys, size)], dim=1)  # (draws, TOP + 1)
+    scores = torch.cat([logprobs, others.log()], dim=1) + gumbel_noise(keys, contestants)
+    return contestants.gather(1, scores.argmax(dim=1, keepdim=True))
+
+
+def _draw_others(logits: torch.Tensor, likely: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Let all tokens but the likely ones compete; return ids: (draws, 1); logits: (draws, vocabulary)."""
+    scores = logits + gumbel_noise(keys, torch.arange(logits.shape[1], device=logits.device))
+    return scores.scatter(1, likely, -torch.inf).argmax(dim=1, keepdim=True)
 
 
 def gumbel_noise(keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
