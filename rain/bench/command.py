@@ -47,27 +47,29 @@ class Step(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain bench``."""
-    add = parser.add_argument
+    add = parser.add_argument_group("what is measured").add_argument
     add("--modelname", default="smollm2", help="model (default: smollm2)")
-    add("--random-weights", default="", metavar="SHAPE", help=f"in its place: {', '.join(shape_names())}, a JSON file")
-    add("--bandwidth", type=float, default=3350, help="of the device's memory (GB/s; default: an H100's)")
-    add("--encoder", default="minilm", help="sentence encoder (toy: a formula, for machines without any)")
-    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    add("--preset", default="none", help="none: the paper's evaluation; auto: as the command does")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="(default: auto)")
+    add("--preset", default="none", choices=("none", "auto"), help="none: the paper's; auto: as rain run does")
+    add("--concurrency", type=int, nargs="+", default=[1, 8], help="searches at once (default: 1 8)")
+    add("--no-published", action="store_true", help="skip the baseline implementation, which is slow")
+    add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none; default: 1)")
+    add("--whole-tokens", type=int, default=32, help="maximum tokens of a whole response (default: 32)")
+    add("--growth", action="store_true", help="also measure how cost grows with T, the response and the prompts")
+    add("--json", type=Path, help="write the result here")
+    add = parser.add_argument_group("the short searches, and other ways to run them").add_argument
+    add("--simulations", type=int, default=8, help="simulations per commit (default: 8)")
+    add("--new-tokens", type=int, default=7, help="tokens of a response (default: 7)")
+    add("--long", type=int, default=3, help="simulations per commit with prompts of the published length (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
-    add("--concurrency", type=int, nargs="+", default=[1, 8], help="searches at once (default: 1 8)")
     add("--prefetch", type=int, default=3, help="searches at once, at most, that compute ahead (default: 3)")
-    add("--simulations", type=int, default=8, help="simulations per commit in the short searches")
-    add("--new-tokens", type=int, default=7, help="tokens of the short searches' responses")
-    add("--long", type=int, default=3, help="simulations per commit with prompts of the published length (0: none)")
-    add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none)")
-    add("--whole-tokens", type=int, default=32, help="maximum tokens of a whole response")
-    add("--growth", action="store_true", help="also measure how cost grows with T, the response and the prompts")
-    add("--engines", nargs="*", default=[], help="further engines as rows: vllm, http")
+    add("--encoder", default="minilm", help="sentence encoder (toy: a formula, for machines without any)")
+    add("--engines", nargs="*", default=[], choices=("vllm", "http"), help="further engines as rows")
     add("--base-url", default="", help="of --engines http")
-    add("--no-published", action="store_true", help="skip the baseline implementation, which is slow")
-    add("--json", type=Path, help="write the result here")
+    add = parser.add_argument_group("models with random weights (docs/gpu.md)").add_argument
+    add("--random-weights", default="", metavar="SHAPE", help=f"{', '.join(shape_names())}, or a JSON file")
+    add("--bandwidth", type=float, default=3350, help="of the device's memory (GB/s; default: an H100's)")
 
 
 def run(args: argparse.Namespace) -> int:

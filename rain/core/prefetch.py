@@ -55,21 +55,30 @@ def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess
         visits: in their order.
         config: the constants.
     """
+    with pretended(visits):
+        path = [root]
+        while path[-1].children and not needs_addition(path[-1], config):
+            path.append(select_child(path[-1], config.exploration))
+    leaf = path[-1]
+    times = bool(leaf.visits) + sum(visit.path[-1] is leaf for visit in visits)
+    return None if leaf.children or times > 1 else Guess(path, times == 1)
+
+
+@contextmanager
+def pretended(visits: Sequence[Visit]) -> Iterator[None]:
+    """Have the nodes the counts and values that these visits would give them, for as long as the context lasts."""
     before: dict[Node, tuple[float, float]] = {}
-    for path, known in visits:
-        score = known if known is not None else next((node.value for node in reversed(path) if node.n), 0.0)
-        for node in path:
-            before.setdefault(node, (node.n, node.value))
-            node.n += 1
-            node.value += (score - node.value) / node.n
-    guess = [root]
-    while guess[-1].children and not needs_addition(guess[-1], config):
-        guess.append(select_child(guess[-1], config.exploration))
-    for node, (n, value) in before.items():
-        node.n, node.value = n, value
-    leaf = guess[-1]
-    times = bool(leaf.visits) + sum(path[-1] is leaf for path, _ in visits)
-    return None if leaf.children or times > 1 else Guess(guess, times == 1)
+    try:
+        for path, known in visits:
+            score = known if known is not None else next((node.value for node in reversed(path) if node.n), 0.0)
+            for node in path:
+                before.setdefault(node, (node.n, node.value))
+                node.n += 1
+                node.value += (score - node.value) / node.n
+        yield
+    finally:
+        for node, (n, value) in before.items():
+            node.n, node.value = n, value
 
 
 class Prefetch:

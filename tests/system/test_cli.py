@@ -244,13 +244,24 @@ def test_a_directory_that_cannot_be_made_and_one_that_is_in_use_are_named(
 
 def test_help_explains_every_flag_with_its_default_and_choices_and_begins_with_the_usual_ones() -> None:
     done = allocate("--help")
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""
     for flag in "--nump --s --e --outdir --modelname --dataset --maxlen --max-new-tokens --dtype".split():
         assert f"\n  {flag} " in done.stdout
     text = " ".join(done.stdout.split())
     for part in ("(default: 50)", "(default: smollm2)", "(default: demo.jsonl)", "{local,ray}", "{hard,soft}"):
         assert part in text
     assert text.index("--modelname MODELNAME") < text.index("--launcher") < text.index("--exploration")
+
+
+@pytest.mark.parametrize("command", ["ask", "serve", "preflight", "bench"])
+def test_help_of_other_commands_begins_with_the_usual_flags_too(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    shown = shown[shown.index("options:") :]
+    assert shown.index("  --modelname") < shown.index("  --encoder")
+    assert shown.index("  --dtype {auto,float32,bfloat16,float16}") < shown.index("  --encoder")
 
 
 def test_a_flag_that_is_unknown_or_no_number_is_refused_by_usage() -> None:
