@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from rain.configs import AlignerConfig
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import Budget, RainConfig
 from rain.core.engine import Engine
@@ -23,7 +24,7 @@ from rain.methods.config import MethodConfig
 from rain.methods.whole_answers import begin
 from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_messages, is_tokens
-from rain.settings import AlignerConfig
+from rain.records import answer_record, error_record
 from rain.text import Message, SentenceEncoder, TokenizerAdapter
 from rain.trace.record import Append
 
@@ -70,6 +71,7 @@ class Aligner:
         self.formatter = PromptFormatter(self.adapter, config.prompt_file)
         self.evaluator = evaluator or open_config_evaluator(config, self.adapter)
         self.policy = task.policy(self.adapter)
+        prefetch = prefetch if engine.batches else 0
         self.parts = Parts(
             engine, self.evaluator, encoder, self.policy, self.formatter, task.aim, config.method, eager, prefetch
         )
@@ -140,7 +142,8 @@ class Aligner:
     def _fit(self, search: RainConfig, tokens: Tokens, question: str) -> RainConfig:
         """Return the constants with a limit that leaves room for answer and evaluation in the model's context."""
         around = max(0, self.evaluator.overhead(question) - len(tokens))
-        search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - SPARE_TOKENS)))
+        spare = max(SPARE_TOKENS, *search.token_set_lengths)  # a token set is drawn whole, beyond the limit too
+        search = replace(search, maxlen=max(1, min(search.maxlen, self.engine.context - around - spare)))
         if search.limit(len(tokens)) <= len(tokens):
             raise PromptTooLong(
                 f"the prompt of {len(tokens)} tokens leaves no room for an answer within the limit of "
@@ -227,41 +230,20 @@ class Aligner:
             raise
         except RainError as error:
             return error_record(self.config, prompt, str(error))
-        return {"id": prompt.id, "question": prompt.question, **answers, **prompt.extra, **_origin(self.config)}
+        return answer_record(self.config, prompt, *answers, self.engine.dtype)
 
-    async def _answers(self, prompt: Prompt, on_commit: OnCommit, trace: Append | None) -> dict[str, Any]:
-        """Answer by the method of the settings and plainly, at the same time."""
+    async def _answers(self, prompt: Prompt, on_commit: OnCommit, trace: Append | None) -> tuple[Answer, Answer]:
+        """Answer by the method of the settings and greedily, at the same time."""
         prepared = self.prepare(prompt.id, prompt.question, trace=trace)
         rain, plain = await gather_or_cancel(
             self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
         )
-        drafts = [draft.as_dict() for draft in rain.drafts]
-        return {
-            "method": self.config.method.method,
-            "raina": rain.text,
-            "pa": plain.text,
-            "finish": rain.finish,
-            "moves": [commit._asdict() for commit in rain.commits],
-            "cost": {"rain": rain.cost, "plain": plain.cost},
-            "dtype": self.engine.dtype,
-            **({"value": rain.value, "drafts": drafts} if drafts else {}),
-        }
+        return rain, plain
 
     async def close(self) -> None:
         """Release evaluator and engine."""
         await self.evaluator.close()
         await self.engine.close()
-
-
-def _origin(config: AlignerConfig) -> dict[str, Any]:
-    """Return the fields that every record ends with: what made it."""
-    goal = {"target": config.evaluation.target} if config.evaluation.target else {}
-    return {**goal, "model": config.model.name, "seed": config.prompting.seed, "config": config.hash}
-
-
-def error_record(config: AlignerConfig, prompt: Prompt, reason: str) -> dict[str, Any]:
-    """Return the record of a prompt that has no answer."""
-    return {"id": prompt.id, "question": prompt.question, "error": reason, **prompt.extra, **_origin(config)}
 
 
 def open_encoder(config: AlignerConfig) -> SentenceEncoder:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rain.configs import AlignerConfig, Settings
 from rain.core.errors import RainError
-from rain.settings import AlignerConfig, Settings, make_settings
+from rain.settings import make_settings
 from rain.tasks import load
 from rain.tasks.goals import load_goal
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rain.aligner import error_record
+from rain.configs import Settings
 from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.costs import summary_table
@@ -30,10 +30,11 @@ from rain.pool.ray_launcher import RayLauncher
 from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Event, Job
 from rain.progress import Progress, example_answers
+from rain.records import error_record
 from rain.results.inputs import Inputs, fingerprint
 from rain.results.jsonl import Record
 from rain.results.run_dir import RunDir, iter_results
-from rain.settings import CONFIGS, Settings, make_settings, task_defaults
+from rain.settings import CONFIGS, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
 from rain.terminal import say
@@ -79,7 +80,7 @@ def open_launcher(settings: Settings) -> Launcher:
     return LocalLauncher(worker_main, settings, environments)
 
 
-class Run:
+class Allocation:
     """The prompts of a run, those that are done already, and the workers that answer the others.
 
     Raises:
@@ -173,7 +174,7 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
 
     def work() -> int:
         args = parse(task, argv, prog)
-        allocation = Run(args.settings)
+        allocation = Allocation(args.settings)
         for name in args.judges:
             check_judge(name, args)
         if notice := args.settings.preset_notice("--preset none"):

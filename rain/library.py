@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from rain.aligner import Aligner, open_encoder
 from rain.calls import PromptLike, check_options, is_one_prompt, prompt_id
+from rain.configs import Settings
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import Engine
@@ -44,7 +45,6 @@ from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
 from rain.methods.base import Generation
 from rain.plain import PIECE, PlainGeneration
-from rain.settings import Settings
 from rain.tasks.goals import load_goal
 from rain.text import Message
 from rain.trace.record import SUFFIX, Append, to_file, trace_file

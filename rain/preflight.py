@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rain.aligner import open_config_evaluator
+from rain.configs import AlignerConfig, Settings
 from rain.core.engine import Engine
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
@@ -30,7 +31,7 @@ from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
-from rain.settings import AlignerConfig, Settings, add_answer_flags, make_settings
+from rain.settings import add_answer_flags, make_settings
 from rain.tasks import load, names
 from rain.terminal import printable, say
 from rain.text import TextStopPolicy, TokenizerAdapter

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 
 from rain.aligner import Aligner, open_aligner
+from rain.configs import Settings
 from rain.generation import CommittedText
 from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
-from rain.settings import Settings
 
 
 class WorkerLoop:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rain.annotate.items import QUESTIONS
-from rain.annotate.make import Json, make
+from rain.annotate.make import make
+from rain.core.types import Json
 from rain.judges.queries import load_run
 from rain.report.markdown import rate
 from rain.results.files import write_atomic, write_error

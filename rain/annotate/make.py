@@ -17,10 +17,10 @@ import secrets
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from rain.annotate.items import Answers, Item, items_of, load_answers, load_gold, wording
 from rain.core.errors import RainError
+from rain.core.types import Json
 from rain.judges.queries import Run
 from rain.results.files import write_atomic, write_error
 from rain.results.jsonl import encode_json
@@ -30,8 +30,6 @@ SCHEMA = 1
 
 PAIR = [("1", "first", "A is better"), ("2", "second", "B is better"), ("0", "tie", "tie"), ("b", "bad", "both bad")]
 """Keys, verdicts and their names on the page."""
-
-Json = dict[str, Any]
 
 
 def sign(key: str, *what: object) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rain.annotate.make import SCHEMA, SECRET, Json, choices, sign
+from rain.annotate.make import SCHEMA, SECRET, choices, sign
 from rain.core.errors import RainError
+from rain.core.types import Json
 
 OTHER = {"first": "second", "second": "first"}
 

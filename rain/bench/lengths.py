@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle
 
+from rain.configs import AlignerConfig
 from rain.prompts import PromptFile
-from rain.settings import AlignerConfig
 
 PUBLISHED_LENGTHS = (370, 1200)
 """Tokens of the published code's prompts: in front of the question, and in front of the text that is judged."""

@@ -55,6 +55,7 @@ def without_prefetch(bench: Bench) -> Bench:
 
 def measure_rain(bench: Bench, width: int) -> dict[str, Any]:
     """Search the answers of ``width`` prompts at once on the tree cache."""
+    bench = bench if width <= bench.placement.prefetch else without_prefetch(bench)  # as a run does
     return asyncio.run(run_searches(bench, bench.tree_aligner(), width, width))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rain.aligner import Aligner
+from rain.configs import AlignerConfig
 from rain.core.engine import Engine
 from rain.costs import total
 from rain.data.datasets import Prompt
@@ -21,7 +22,6 @@ from rain.generation import Answer, PreparedPrompt
 from rain.models.loading import auto_dtype, cpu_features, load_model, load_tokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape
 from rain.pool.devices import cpu_cores
-from rain.settings import AlignerConfig
 from rain.text import SentenceEncoder
 
 if TYPE_CHECKING:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+def start_shared(work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Start what several may wait for, by ``asyncio.shield``; an exception that nobody waits for is forgotten."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 async def gather_or_cancel(*coroutines: Any) -> list[Any]:

@@ -239,11 +239,13 @@ class Engine(ABC):
         context: maximum length of a prefix (tokens).
         eos: ids with which the model ends a response; there may be several, or none.
         dtype: number format of the weights, for the records.
+        batches: whether requests that are made at the same time share passes, so that a search may compute ahead.
     """
 
     context: int
     eos: tuple[int, ...] = ()
     dtype: str = "unknown"
+    batches: bool = True
 
     @abstractmethod
     def session(self, name: str) -> Session:

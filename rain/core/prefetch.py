@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+from rain.core.concurrency import start_shared
 from rain.core.config import RainConfig
 from rain.core.tree import Node, needs_addition, select_child
 from rain.core.types import Tokens
@@ -121,7 +122,7 @@ class Prefetch:
             if key not in self._guesses:
                 if sum(not task.done() for _, task in self._guesses.values()) >= STREAMS:
                     return
-                task = _started(self._compute(guess))
+                task = start_shared(self._compute(guess))
                 self._guesses[key] = guess, task
                 task.add_done_callback(lambda _: self._go_on())
             self._visits.append(Visit(guess.path, _result(self._guesses[key][1])))
@@ -132,7 +133,7 @@ class Prefetch:
         if key not in self._results:
             if not self._guesses:
                 return await compute()
-            self._results[key] = _started(compute())
+            self._results[key] = start_shared(compute())
         found: Result = await asyncio.shield(self._results[key])
         return found
 
@@ -158,10 +159,3 @@ class Prefetch:
 def _result(task: asyncio.Task[float]) -> float | None:
     """Return a score that has been computed already."""
     return None if not task.done() or task.cancelled() or task.exception() else task.result()
-
-
-def _started(work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-    """Start a task whose exception nobody has to look at: who needs the result gets it."""
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task

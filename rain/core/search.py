@@ -219,7 +219,8 @@ class Search:
         """Return the token sets that a node may be continued with, and their priors, which are not normalised."""
         length = self.config.token_set_length(node.step)
         if length == 1:
-            return await self.candidates.most_likely(prefix, self.config.candidates)
+            count = self.config.candidates
+            return await self.prefetch.result("top", prefix, lambda: self.candidates.most_likely(prefix, count))
         return await self.prefetch.result("expand", prefix, lambda: self.candidates.draw(prefix, length))
 
     async def _add_node(self, node: Node, prefix: Tokens) -> None:

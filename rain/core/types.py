@@ -1,4 +1,4 @@
-"""The two types that everything shares."""
+"""Types that everything shares."""
 
 from __future__ import annotations
 
@@ -12,3 +12,6 @@ Tokens = tuple[int, ...]
 
 Vector = NDArray[np.floating[Any]]
 """One sentence embedding, shape (size,)."""
+
+Json = dict[str, Any]
+"""A JSON object."""

@@ -48,6 +48,8 @@ class ReferenceEngine(Engine):
         RainError: the model's numbers are not finite.
     """
 
+    batches = False
+
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, *, keep_cache: bool = True, published: bool = False
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -85,6 +86,13 @@ class SearchScorer(ABC):
         return None
 
 
+def give_up_others(tasks: dict[Tokens, asyncio.Task[Any]], committed: Tokens) -> None:
+    """Cancel what is still computed for texts that differ from what is committed."""
+    for text, task in list(tasks.items()):
+        if not task.done() and text[: len(committed)] != committed[: len(text)]:
+            tasks.pop(text).cancel()
+
+
 def evidence(score: float) -> float:
     """Return half the log-odds of a score, atanh(score): with a score of 2 p - 1 they are log(p / (1 - p)) / 2."""
     return math.atanh(max(-CERTAIN, min(CERTAIN, score)))
@@ -144,8 +152,17 @@ class WorstScorer(SearchScorer):
     """The smallest of several scores, calibrated."""
 
     def __init__(self, evaluator: WorstOf, scorers: Sequence[SearchScorer]) -> None:
-        super().__init__()
         self.evaluator, self.scorers = evaluator, scorers
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """Return how many texts all evaluated together."""
+        return sum(scorer.evaluations for scorer in self.scorers)
+
+    @property
+    def usage(self) -> Usage:  # type: ignore[override]
+        """Return what all cost the language model."""
+        return sum((scorer.usage for scorer in self.scorers), Usage())
 
     async def score(self, response: Tokens) -> float:
         """Return the smallest score, calibrated; all are computed at the same time."""
@@ -158,8 +175,6 @@ class WorstScorer(SearchScorer):
 
     async def _smallest(self, response: Tokens) -> float:
         scores: list[float] = await gather_or_cancel(*(scorer.score(response) for scorer in self.scorers))
-        self.evaluations = sum(scorer.evaluations for scorer in self.scorers)
-        self.usage = sum((scorer.usage for scorer in self.scorers), Usage())
         return min(scores)
 
     def commit(self, response: Tokens) -> None:

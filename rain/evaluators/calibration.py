@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from rain.core.errors import RainError
 
 FOLDS = 5
 RIDGE = 0.1
@@ -62,3 +66,28 @@ def held_out(
     fold = dealt[group]
     learnt = [fit(x[fold != i].tolist(), y[fold != i].tolist()) for i in range(max(fold) + 1)]
     return [learnt[i] for i in fold]
+
+
+def read_calibration(path: Path, evaluators: Sequence[str] | None = None) -> dict[str, float]:
+    """Read offset and scale from a file that ``rain preflight`` wrote.
+
+    Args:
+        path: of the file.
+        evaluators: what is to be calibrated (``describe``); None: whatever the file belongs to.
+
+    Raises:
+        RainError: the file is missing, is not JSON, lacks a number or belongs to other evaluators; the message names
+            file and field.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        learnt, wanted = data.get("evaluators", ["labels"]), list(evaluators or ())
+        if evaluators and learnt != (["labels"] if "labels" in wanted else wanted):
+            raise RainError(f"the calibration {path} is one of {' and '.join(learnt)}, not of {' and '.join(wanted)}")
+        return {name: float(data[name]) for name in ("offset", "scale")}
+    except OSError as error:
+        raise RainError(f"cannot read the calibration {path}: {error.strerror}") from error
+    except KeyError as error:
+        raise RainError(f"the calibration {path} lacks the field {error}") from error
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise RainError(f"the calibration {path} is not a JSON object with the numbers offset and scale") from error

@@ -12,8 +12,9 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from rain.core.concurrency import start_shared
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
 
 GRAM = 4
 SHORT = 8
@@ -64,7 +65,7 @@ class FluencyScorer(SearchScorer):
         text = self.context.policy.visible(response)
         if text not in self._scores:
             self.evaluations += 1
-            self._scores[text] = asyncio.ensure_future(self._score(text))
+            self._scores[text] = start_shared(self._score(text))
         return await asyncio.shield(self._scores[text])  # others may wait for it, too
 
     async def _score(self, text: Tokens) -> float:
@@ -76,8 +77,13 @@ class FluencyScorer(SearchScorer):
         if tokens not in self._logprobs:
             prefix = self.context.prompt + tokens[:-1]
             asked = self.context.session.next_logprobs(prefix, ids=tokens[-1:])
-            self._logprobs[tokens] = asyncio.ensure_future(asked)
-        return (await self._logprobs[tokens])[tokens[-1]]
+            self._logprobs[tokens] = start_shared(asked)
+        return (await asyncio.shield(self._logprobs[tokens]))[tokens[-1]]
+
+    def commit(self, response: Tokens) -> None:
+        """Give up texts that begin otherwise."""
+        for tasks in (self._scores, self._logprobs):
+            give_up_others(tasks, self.context.policy.visible(response))
 
     def asks(self) -> list[Seen]:
         """Return the evaluator's name."""

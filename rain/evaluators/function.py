@@ -19,7 +19,7 @@ TextFunction = Callable[[str, str], float | Awaitable[float]]
 
 
 class FunctionEvaluator(Evaluator):
-    """Scores texts with a function, which runs in a thread unless it is a coroutine function."""
+    """Scores texts with a function: in a thread, one text of a search at a time, unless it is a coroutine function."""
 
     def __init__(self, function: TextFunction) -> None:
         self.function = function
@@ -27,14 +27,15 @@ class FunctionEvaluator(Evaluator):
     def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
         name = getattr(self.function, "__name__", "function")
-        return TextScorer(context, partial(self._call, context.question), name)
+        return TextScorer(context, partial(self._call, asyncio.Lock(), context.question), name)
 
-    async def _call(self, question: str, text: str) -> float:
+    async def _call(self, one_at_a_time: asyncio.Lock, question: str, text: str) -> float:
         function: Callable[[str, str], Any] = self.function
         if inspect.iscoroutinefunction(function):
             value = function(question, text)
         else:
-            value = await asyncio.to_thread(function, question, text)
+            async with one_at_a_time:
+                value = await asyncio.to_thread(function, question, text)
         return check_score(await value if inspect.isawaitable(value) else value)
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from rain.core.concurrency import gather_or_cancel
+from rain.core.concurrency import gather_or_cancel, start_shared
 from rain.core.engine import Engine, Session
 from rain.core.errors import RainError, UnclearFault
 from rain.core.fields import setting, validate
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
 from rain.evaluators.templates import Template
 from rain.text import PROBES, TextStopPolicy, TokenizerAdapter, common_start
 
@@ -51,31 +49,6 @@ class EvaluationConfig:
         else:
             score = math.tanh(self.scale * (sum(log_odds) / len(log_odds) - self.offset))
         return -score if self.invert else score
-
-
-def read_calibration(path: Path, evaluators: Sequence[str] | None = None) -> dict[str, float]:
-    """Read offset and scale from a file that ``rain preflight`` wrote.
-
-    Args:
-        path: of the file.
-        evaluators: what is to be calibrated (``describe``); None: whatever the file belongs to.
-
-    Raises:
-        RainError: the file is missing, is not JSON, lacks a number or belongs to other evaluators; the message names
-            file and field.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        learnt, wanted = data.get("evaluators", ["labels"]), list(evaluators or ())
-        if evaluators and learnt != (["labels"] if "labels" in wanted else wanted):
-            raise RainError(f"the calibration {path} is one of {' and '.join(learnt)}, not of {' and '.join(wanted)}")
-        return {name: float(data[name]) for name in ("offset", "scale")}
-    except OSError as error:
-        raise RainError(f"cannot read the calibration {path}: {error.strerror}") from error
-    except KeyError as error:
-        raise RainError(f"the calibration {path} lacks the field {error}") from error
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise RainError(f"the calibration {path} is not a JSON object with the numbers offset and scale") from error
 
 
 class LabelPrompt(NamedTuple):
@@ -191,14 +164,17 @@ class LabelEvaluator(Evaluator):
 
 
 class SelfEvaluator(SearchScorer):
-    """Scores the texts of one search; the same text is asked about once."""
+    """Scores the texts of one search; the same tokens are asked about once.
+
+    Not the same text: two ways to write it in tokens have different log-odds, and who asks first must not decide.
+    """
 
     def __init__(self, evaluator: LabelEvaluator, session: Session, question: str, policy: TextStopPolicy) -> None:
         super().__init__()
         self.evaluator, self.session, self.policy = evaluator, session, policy
         self.context = evaluator.prompt.context(question)
         self.usage = session.usage
-        self._scores: dict[str, asyncio.Task[LabelScores]] = {}
+        self._scores: dict[Tokens, asyncio.Task[LabelScores]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
@@ -212,12 +188,10 @@ class SelfEvaluator(SearchScorer):
     async def read(self, response: Tokens) -> LabelScores:
         """Return what the model says of a response."""
         text = self.visible(response)
-        key = self.evaluator.prompt.adapter.decode(text)
-        if key not in self._scores:
+        if text not in self._scores:
             self.evaluations += 1
-            asked = self.evaluator.prompt.read(self.session, self.context, text)
-            self._scores[key] = asyncio.ensure_future(asked)
-        return await asyncio.shield(self._scores[key])  # others may wait for it, too
+            self._scores[text] = start_shared(self.evaluator.prompt.read(self.session, self.context, text))
+        return await asyncio.shield(self._scores[text])  # others may wait for it, too
 
     def visible(self, response: Tokens) -> Tokens:
         """Return the ids of the text that is asked about."""
@@ -226,6 +200,7 @@ class SelfEvaluator(SearchScorer):
 
     def commit(self, response: Tokens) -> None:
         """Let the engine drop texts that begin otherwise."""
+        give_up_others(self._scores, self.policy.visible(response))
         self.session.commit(self.context + self.policy.visible(response))
 
     def asks(self) -> list[Seen]:
@@ -239,8 +214,8 @@ class SelfEvaluator(SearchScorer):
 
     def seen(self, response: Tokens) -> list[Seen]:
         """Return the log-odds of a response that has been scored."""
-        read = self.evaluator.prompt.adapter.decode(self.visible(response))
-        log_odds, mass = self._scores[read].result()
+        text = self.visible(response)
+        read, (log_odds, mass) = self.evaluator.prompt.adapter.decode(text), self._scores[text].result()
         score = self.evaluator.config.score(log_odds)
         return [{"score": score, "read": read, "log_odds": log_odds, "mass": mass}]
 

@@ -11,6 +11,7 @@ computes at most the last token of a text, and no evaluation prompt. Related: ar
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -22,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from rain.core.concurrency import start_shared
 from rain.core.digest import digest
 from rain.core.engine import Engine, ReadOut
 from rain.core.errors import RainError, UnclearFault
 from rain.core.types import Tokens, Vector
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen
+from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
 from rain.prompts import PromptFile
 
 CHAT = "chat template"
@@ -159,18 +161,24 @@ class ReadOutScorer(SearchScorer):
         super().__init__()
         self.evaluator, self.session, self.prompt = evaluator, context.session, context.prompt
         self.policy = context.policy
-        self._logits: dict[Tokens, list[float]] = {}
+        self._logits: dict[Tokens, asyncio.Task[list[float]]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
         text = self.policy.visible(response)
         if text not in self._logits:
             self.evaluations += 1
-            self._logits[text] = await self._read(text) if text else [0.0] * len(self.evaluator.files)
-        return _score(self._logits[text])
+            self._logits[text] = start_shared(self._read(text))
+        return _score(await asyncio.shield(self._logits[text]))  # others may wait for it, too
 
     async def _read(self, text: Tokens) -> list[float]:
+        if not text:
+            return [0.0] * len(self.evaluator.files)
         return self.evaluator.logits(await self.session.read_out(self.prompt + text, len(self.prompt), self.usage))
+
+    def commit(self, response: Tokens) -> None:
+        """Give up texts that begin otherwise: their tokens are dropped, and would all be computed again."""
+        give_up_others(self._logits, self.policy.visible(response))
 
     def asks(self) -> list[Seen]:
         """Return the name of each read-out."""
@@ -180,7 +188,12 @@ class ReadOutScorer(SearchScorer):
         """Return the logits of a response that has been scored."""
         text = self.policy.visible(response)
         read = self.policy.adapter.decode(text)
-        return [{"score": _score([logit]), "read": read, "logit": logit} for logit in self._logits[text]]
+        return [{"score": _score([logit]), "read": read, "logit": logit} for logit in self._logits[text].result()]
+
+    async def close(self) -> None:
+        """Give up texts that nobody waits for any more."""
+        for task in self._logits.values():
+            task.cancel()
 
 
 def _score(logits: list[float]) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from rain.core.concurrency import start_shared
 from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.evaluators.base import SearchContext, SearchScorer, Seen
@@ -14,10 +15,13 @@ Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
 
 
+ScoreText = Callable[[str], Coroutine[Any, Any, float]]
+
+
 class TextScorer(SearchScorer):
     """Scores the texts of one search with an asynchronous function, which is called once for the same text."""
 
-    def __init__(self, context: SearchContext, score_text: Callable[[str], Awaitable[float]], name: str) -> None:
+    def __init__(self, context: SearchContext, score_text: ScoreText, name: str) -> None:
         super().__init__()
         self.policy, self._score_text, self.name = context.policy, score_text, name
         self._scores: dict[str, asyncio.Future[float]] = {}
@@ -27,7 +31,7 @@ class TextScorer(SearchScorer):
         text = self.policy.text(response)
         if text not in self._scores:
             self.evaluations += 1
-            self._scores[text] = asyncio.ensure_future(self._score_text(text))
+            self._scores[text] = start_shared(self._score_text(text))
         return await asyncio.shield(self._scores[text])  # others may wait for it, too
 
     def asks(self) -> list[Seen]:
@@ -58,7 +62,7 @@ class Batcher(Generic[Item, Result]):
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Result:
-        """Return the function's result for an item; its exception is that of every item of the call."""
+        """Return the function's result for an item; after an exception each item of the call gets a call of its own."""
         future = self._waiting.setdefault(item, asyncio.get_running_loop().create_future())
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -68,15 +72,21 @@ class Batcher(Generic[Item, Result]):
         while self._waiting:
             await asyncio.sleep(0)  # so that everything that is ready can ask
             batch, self._waiting = self._waiting, {}
-            try:
-                results = await asyncio.to_thread(self._call, list(batch))
-            except Exception as error:
-                for future in batch.values():
+            await self._settle(batch)
+
+    async def _settle(self, batch: Mapping[Item, asyncio.Future[Result]]) -> None:
+        try:
+            results = await asyncio.to_thread(self._call, list(batch))
+        except Exception as error:
+            for item, future in batch.items():
+                if len(batch) > 1:
+                    await self._settle({item: future})
+                else:
                     future.set_exception(error)
                     future.exception()  # read, in case that nobody waits any more
-            else:
-                for future, result in zip(batch.values(), results, strict=True):
-                    future.set_result(result)
+        else:
+            for future, result in zip(batch.values(), results, strict=True):
+                future.set_result(result)
 
 
 def check_score(value: Any) -> float:

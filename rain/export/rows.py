@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rain.core.errors import RainError
+from rain.core.types import Json
 from rain.export.siblings import sibling_pairs
 from rain.judges.queries import SIDES, Run, continuation
 from rain.report.measures import pair_result, questions
 from rain.report.table import Outcome, Table
 from rain.results.jsonl import Record
 from rain.trace.record import TRACES, trace_file
-
-Json = dict[str, Any]
 
 
 class Options(NamedTuple):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
+from rain.core.types import Json
 from rain.methods.config import method_title
-
-Json = Mapping[str, Any]
 
 COSTS = {"tokens_computed": "tokens computed per prompt", "seconds": "seconds per prompt"}
 NAMES = {"attack": "attack success", "true": "true answers", "info": "informative answers", "true_info": "true + info"}

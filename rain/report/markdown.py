@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from rain.core.types import Json
 from rain.tables import markdown_table, markdown_text
-
-Json = Mapping[str, Any]
 
 NAMES = {"attack": "attack success (lower is better)", "true": "True", "info": "Info", "true_info": "True+Info"}
 """How metrics are called, where that is not their name."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rain.core.types import Json
 from rain.judges.base import Decision
 from rain.judges.queries import FLUENCY, SIDES, Run
 from rain.report.paper import paper_figures
 from rain.report.table import Judged, Outcome, Table, mean
 from rain.stats import mcnemar, paired_difference, ratio, wilson
-
-Json = dict[str, Any]
 
 COSTS = ("forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations", "seconds")
 """The counters of a report; simulations and evaluations are RAIN's alone."""

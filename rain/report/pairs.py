@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rain.core.types import Json
 from rain.report.measures import Question, compare
 from rain.report.table import Outcome, Table
-
-Json = dict[str, Any]
 
 
 class Reported(NamedTuple):

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from rain.generation import Answer
 from rain.serve.errors import ApiError
-from rain.serve.replies import Chunks, Job, usage, whole
+from rain.serve.replies import AnswerJob, Chunks, usage, whole
 from rain.serve.service import Service
 from rain.serve.trace import Trace
 
@@ -42,7 +42,7 @@ class AnswerResponse(Response):
         stream: whether text is sent as it becomes final.
     """
 
-    def __init__(self, service: Service, job: Job, trace: Trace, stream: bool) -> None:
+    def __init__(self, service: Service, job: AnswerJob, trace: Trace, stream: bool) -> None:
         super().__init__()
         self.service, self.job, self.trace = service, job, trace
         self._work = self._stream if stream else self._whole

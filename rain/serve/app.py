@@ -22,7 +22,7 @@ from rain.serve.answers import GONE, AnswerResponse, error_response
 from rain.serve.errors import ApiError
 from rain.serve.page import page_response
 from rain.serve.prompts import Asked, chat_prompt
-from rain.serve.replies import Job
+from rain.serve.replies import AnswerJob
 from rain.serve.schema import ChatRequest, CompletionRequest, StreamOptions, parse
 from rain.serve.service import Service
 from rain.serve.trace import trace_of
@@ -131,7 +131,7 @@ class Routes:
             trace.fields["prompt"] = prepared.question
         patience, silence = _patience(request), service.config.keep_alive
         streaming = asked.stream_options or StreamOptions()
-        job = Job(
+        job = AnswerJob(
             id=f"{'chatcmpl' if kind is ChatRequest else 'cmpl'}-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=asked.model,

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rain.core.config import Budget
+from rain.core.types import Json
 from rain.evaluators.base import Evaluator
 from rain.generation import Answer, Piece, PreparedPrompt
 from rain.serve.models import Served
-
-Json = dict[str, Any]
 
 FINISHED = {"eos": "stop", "stop": "stop"}
 """OpenAI's finish reason for the library's; all others are "length"."""
@@ -20,7 +19,7 @@ COUNTS = ("simulations", "evaluations", "tokens_computed", "tokens_reused")
 
 
 @dataclass(frozen=True)
-class Job:
+class AnswerJob:
     """A request that has been admitted.
 
     Attributes:
@@ -98,7 +97,7 @@ def price(answer: Answer) -> Json:
     return {**own, **counts}
 
 
-def whole(job: Job, answers: Sequence[Answer]) -> Json:
+def whole(job: AnswerJob, answers: Sequence[Answer]) -> Json:
     """Return the body of an answer that is not streamed."""
     choices = [_choice(job, i, answer) for i, answer in enumerate(answers)]
     kind = "chat.completion" if job.chat else "text_completion"
@@ -106,7 +105,7 @@ def whole(job: Job, answers: Sequence[Answer]) -> Json:
     return {**job.head(kind), "choices": choices, "usage": usage(answers), "rain": rain}
 
 
-def _choice(job: Job, index: int, answer: Answer) -> Json:
+def _choice(job: AnswerJob, index: int, answer: Answer) -> Json:
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     content = {"message": message} if job.chat else {"text": answer.text}
     finish = FINISHED.get(answer.finish, "length")
@@ -123,7 +122,7 @@ def _total(answers: Sequence[Answer]) -> Json:
 class Chunks:
     """Makes the chunks of one stream; details of commits whose text is held back wait for the next text."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: AnswerJob) -> None:
         self.job = job
         self._head = job.head("chat.completion.chunk" if job.chat else "text_completion")
         if job.include_usage:

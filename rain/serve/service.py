@@ -21,7 +21,7 @@ from rain.serve.errors import ApiError, unavailable
 from rain.serve.keys import Keys
 from rain.serve.metrics import Metrics
 from rain.serve.models import Models
-from rain.serve.replies import Job
+from rain.serve.replies import AnswerJob
 
 Item = tuple[int, Event]
 """The number of a choice, and what it sends."""
@@ -70,7 +70,7 @@ class Service:
             raise unavailable("the model is loading")
         return self.rain
 
-    async def events(self, job: Job) -> AsyncGenerator[Item | None, None]:
+    async def events(self, job: AnswerJob) -> AsyncGenerator[Item | None, None]:
         """Run the searches of a request; yield what they send, and None after each silence.
 
         What has no text breaks no silence, as the client gets nothing.
@@ -100,7 +100,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _search(self, job: Job, index: int, found: asyncio.Queue[Item | Exception]) -> None:
+    async def _search(self, job: AnswerJob, index: int, found: asyncio.Queue[Item | Exception]) -> None:
         """Run one search when its turn comes; errors are sent, too."""
         try:
             async with self.admission.turn():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from support.judge import score_texts
 
 from rain.core.errors import RainError
-from rain.evaluators.function import PythonEvaluator
+from rain.evaluators.function import FunctionEvaluator, PythonEvaluator
 from rain.evaluators.texts import Batcher
 
 CALLS = []
@@ -46,7 +45,7 @@ def test_texts_that_wait_at_once_are_one_call_in_a_thread_and_equal_ones_are_ask
 
 
 @pytest.mark.parametrize(
-    ("function", "named"), [(broken, "ZeroDivisionError"), (short, "1 scores for 2 texts"), (nan, "nan")]
+    ("function", "named"), [(broken, "ZeroDivisionError"), (short, "0 scores for 1 texts"), (nan, "nan")]
 )
 def test_what_goes_wrong_in_a_function_is_an_error(function, named, capfd):
     with pytest.raises(RainError, match=named):
@@ -60,11 +59,11 @@ def test_a_function_that_is_not_there_is_named():
 
 
 def test_what_comes_during_a_call_waits_for_the_next_one():
-    calls = []
+    calls, asked = [], threading.Event()
 
     def call(items):
         calls.append(items)
-        time.sleep(0.05)
+        assert asked.wait(30)
         return [-item for item in items]
 
     async def run():
@@ -72,7 +71,38 @@ def test_what_comes_during_a_call_waits_for_the_next_one():
         first = asyncio.create_task(batcher(1))
         while not calls:
             await asyncio.sleep(0.001)
-        return await asyncio.gather(first, batcher(2), batcher(3), batcher(2))
+        rest = asyncio.gather(batcher(2), batcher(3), batcher(2))
+        await asyncio.sleep(0)
+        asked.set()
+        return [await first, *await rest]
 
     assert asyncio.run(run()) == [-1, -2, -3, -2]
     assert calls == [[1], [2, 3]]
+
+
+def test_an_exception_is_that_of_its_own_item():
+    def call(items):
+        if 2 in items:
+            raise ValueError("two")
+        return [-item for item in items]
+
+    async def run():
+        batcher = Batcher(call)
+        return await asyncio.gather(*map(batcher, (1, 2, 3)), return_exceptions=True)
+
+    one, two, three = asyncio.run(run())
+    assert (one, str(two), three) == (-1, "two", -3)
+
+
+def test_a_function_gets_one_text_of_a_search_at_a_time():
+    inside, together = [], []
+
+    def function(prompt, text):
+        inside.append(text)
+        together.append(len(inside))
+        threading.Event().wait(0.01)
+        inside.remove(text)
+        return 0.0
+
+    score_texts(FunctionEvaluator(function), ["a", "b", "c"])
+    assert together == [1, 1, 1]

@@ -13,8 +13,8 @@ from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.evaluators.assessment import WHOLE, Reading
-from rain.evaluators.calibration import fit
-from rain.evaluators.labels import LabelScores, read_calibration
+from rain.evaluators.calibration import fit, read_calibration
+from rain.evaluators.labels import LabelScores
 from rain.evaluators.preflight import Preflight, assess, read_preflight
 from rain.stats import Interval, wilson
 

@@ -13,12 +13,12 @@ from support.tiny_task import LETTERS, SHIPPED, WORDS, template
 
 from rain.core.errors import RainError, UnclearFault
 from rain.engines.toy import EOS, ToyTokenizer
+from rain.evaluators.calibration import read_calibration
 from rain.evaluators.labels import (
     EvaluationConfig,
     LabelEvaluator,
     SelfEvalPrompt,
     cut_after_full_stop,
-    read_calibration,
 )
 from rain.evaluators.templates import Template
 from rain.text import TokenizerAdapter
@@ -122,6 +122,16 @@ def test_a_text_is_judged_once_even_if_it_is_asked_for_twice_at_once(tmp_path):
     assert asyncio.run(run()) == [1.0] * 4
     assert scorer.evaluations == 2
     assert len(judge.asked) == 4
+
+
+def test_who_asks_first_decides_nothing(tmp_path):
+    """Two ways to write a text in tokens are two questions, whichever of them was asked about ahead."""
+    scorer, judge = evaluator(tmp_path, honest)
+    one, two = (32, 0xE2, 0x82), (32, 0xE2)
+    assert TOY.decode(one) == TOY.decode(two), "both end in a replacement character"
+    for response in (one, two):
+        asyncio.run(scorer.score(response))
+    assert len({prefix for prefix, _ in judge.asked}) == 4
 
 
 def test_only_what_is_visible_is_judged(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from support.tiny_task import make_aligner, make_task, prompts, records
 from support.watched import WatchedEngine
 
-from rain.aligner import error_record
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt
+from rain.records import error_record
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from rain.serve.app import make_app
 from rain.serve.gate import Gate
 from rain.serve.keys import Keys
 from rain.serve.models import Served
-from rain.serve.replies import Job
+from rain.serve.replies import AnswerJob
 from rain.serve.trace import Trace
 
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -139,7 +139,7 @@ def job():
     names = {"id": "1", "created": 0, "model": "rain/toy", "fingerprint": "", "ignored": ()}
     asked = {"served": Served(False, 0), "prompt": prompt, "evaluator": None, "budget": Budget(), "deadline": None}
     usage = {"include_usage": False, "continuous_usage": False}
-    return Job(**names, **asked, **usage, chat=True, choices=1, silence=0.2)
+    return AnswerJob(**names, **asked, **usage, chat=True, choices=1, silence=0.2)
 
 
 def test_commits_without_text_are_silence(make_service, job):

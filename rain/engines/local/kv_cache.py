@@ -97,7 +97,7 @@ class KvPool:
 
 
 @dataclass(slots=True)
-class Node:
+class CachedToken:
     """A token in its place.
 
     Attributes:
@@ -133,7 +133,7 @@ class KvTree:
     def __init__(self, pool: KvPool, base: KvTree | None = None) -> None:
         self.pool, self.base = pool, base
         pool.trees.add(self)
-        self.nodes: dict[int, Node] = {}
+        self.nodes: dict[int, CachedToken] = {}
         self.computed_paths: set[int] = set()
         self.version = self.last_used_step = 0
         self._children: dict[tuple[int, int], int] = {}
@@ -171,7 +171,7 @@ class KvTree:
         for token in tokens:
             slot, parent = self.pool.take(), chain[-1] if chain else ROOT
             path = hash((self.nodes[parent].path if parent in self.nodes else 0, token))
-            self.nodes[slot] = Node(parent, token, path, NOTHING_READ)
+            self.nodes[slot] = CachedToken(parent, token, path, NOTHING_READ)
             self._children[parent, token] = slot
             fresh += path not in self.computed_paths
             self.computed_paths.add(path)

@@ -17,10 +17,10 @@ from rain.engines.local.sampling import NextTokenDistribution, read_rows
 from rain.engines.local.sequence import Request, Sequence
 from rain.terminal import say
 
-EVENT_LOOP_YIELDS = 8
+EVENT_LOOP_YIELDS = 12
 """Turns of the event loop between two passes. A result wakes its search through nested gathers, a turn each, and the
-search then makes its next requests; a pass that started earlier would go out half full. Eight are more than any chain
-takes, and a turn costs microseconds."""
+search then makes its next requests; a pass that started earlier would go out half full. The longest chain has ten
+(labels among several evaluators, while computing ahead), and a turn costs microseconds."""
 
 KEPT = 0.8
 """Share of the cache that stays when memory runs out."""
