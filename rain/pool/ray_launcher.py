@@ -28,6 +28,7 @@ would listen on all interfaces instead of the loopback one. Ray reads it when it
 _STORE_BYTES = 128 << 20
 _NOTICE_S = 60.0
 _CONNECT_S = 10.0
+_TRIES = 3
 
 
 def import_ray() -> Any:
@@ -189,15 +190,22 @@ class RayLauncher(Launcher):
             if self._address == "local":
                 machine = {"num_cpus": cpu_cores(), "num_gpus": len(visible_gpus())}
                 options |= {**machine, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-            try:
-                _check_reachable(self._address)
-                ray.init(**options)
-            except Exception as error:  # Ray raises errors of every kind here, and Exception itself where it is slow
-                reason = str(error).strip().split("\n")[0]
-                raise RainError(f"cannot use the Ray cluster {self._address!r}: {reason}; see --ray-address") from error
+            self._init(options, _TRIES if self._address == "local" else 1)
             self._joined = True
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._resources = worker_resources(self._nump, nodes)
+
+    def _init(self, options: dict[str, Any], tries: int) -> None:
+        """Connect or start; Ray gives its own start 30 seconds, which a busy machine may exceed."""
+        try:
+            _check_reachable(self._address)
+            self._ray.init(**options)
+        except Exception as error:  # Ray raises errors of every kind here, and Exception itself where it is slow
+            self._ray.shutdown()
+            if tries > 1:
+                return self._init(options, tries - 1)
+            reason = str(error).strip().split("\n")[0]
+            raise RainError(f"cannot use the Ray cluster {self._address!r}: {reason}; see --ray-address") from error
 
     def events(self, timeout_s: float) -> Iterator[Event]:
         """Yield what the actors have reported, and the exits of those that were ended."""

@@ -12,6 +12,7 @@ import pytest
 
 from rain.core.errors import RainError
 from rain.launch import main
+from rain.pool import ray_launcher
 from rain.pool.ray_launcher import worker_resources
 from rain.pool.ray_worker import RayWorker
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink
@@ -139,3 +140,29 @@ def test_flags_that_cannot_work_are_refused_before_anything_is_made(
     assert main(load("hh"), ["--engine", "toy", "--outdir", str(outdir), *flags]) == 2
     assert message in capsys.readouterr().err
     assert not outdir.exists()
+
+
+@pytest.mark.parametrize(("address", "failures", "tries"), [("local", 2, 3), ("local", 3, 3), ("127.0.0.1:1", 1, 0)])
+def test_a_start_of_ray_that_takes_too_long_is_tried_again_but_a_cluster_is_not(
+    address: str, failures: int, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def init(**options: object) -> None:
+        calls.append("init")
+        if calls.count("init") <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 2}}]
+    fake = SimpleNamespace(
+        init=init, is_initialized=lambda: False, nodes=lambda: nodes, shutdown=lambda: calls.append("shutdown")
+    )
+    monkeypatch.setattr(ray_launcher, "import_ray", lambda: fake)
+    launcher = ray_launcher.RayLauncher(print, None, 1, address)
+    if failures < 3 and address == "local":
+        launcher._join()
+    else:
+        with pytest.raises(RainError, match="--ray-address"):
+            launcher._join()
+    assert calls.count("init") == tries
+    assert calls.count("shutdown") == failures
