@@ -110,11 +110,12 @@ def test_a_cluster_that_does_not_start_is_reported_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     def init(**options: object) -> None:
-        assert options["address"] == "local" and options["num_cpus"]
+        assert options["address"] == "local"
+        assert options["num_cpus"]
         raise error
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=list))
     assert main(load("hh"), ["--engine", "toy", "--outdir", str(tmp_path / "out"), "--launcher", "ray"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("rain: error: ") and "Ray cluster 'local'" in last and "The node timed out." in last
