@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from rain.entry import guarded
 
@@ -32,9 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
+def installed_version() -> str:
+    """Return the version; a checkout that was never installed has none."""
+    try:
+        return version("rain")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rain", description="RAIN: rewindable auto-regressive inference")
-    parser.add_argument("--version", action="version", version=f"rain {version('rain')}")
+    parser.add_argument("--version", action="version", version=f"rain {installed_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_text, description=help_text)

@@ -48,7 +48,8 @@ def _options(field: dataclasses.Field[Any], kind: Any, defaults: Mapping[str, An
     if choices := field.metadata["choices"]:
         options["metavar"] = f"{{{','.join(choices)}}}"
     if typing.get_origin(kind) is tuple:
-        return options | {"nargs": "+", "type": typing.get_args(kind)[0]}
+        kind = typing.get_args(kind)[0]  # texts may be given flag by flag, numbers belong together
+        return options | {"nargs": "+", "type": kind, "action": "extend" if kind is str else "store"}
     if isinstance(kind, types.UnionType):
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     return options | {"type": kind}

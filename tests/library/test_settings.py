@@ -11,6 +11,7 @@ from support.tiny_task import LETTERS, ROOT, make_task, saved
 from rain.core.errors import RainError
 from rain.evaluators.labels import EvaluationConfig
 from rain.evaluators.templates import Template
+from rain.launch import parse
 from rain.settings import CONFIGS, make_settings, template_path
 from rain.tasks import load, names
 
@@ -174,3 +175,9 @@ def test_a_configuration_can_be_sent_to_another_process(name):
     assert (copy.template, copy.prompt_file, copy.search) == (config.template, config.prompt_file, config.search)
     assert copy.hash == config.hash
     json.dumps(copy.as_dict())
+
+
+def test_evaluators_may_be_given_in_one_flag_or_in_several():
+    once = parse(load("hh"), ["--engine", "toy", "--evaluator", "fluency", "random:3"]).settings
+    twice = parse(load("hh"), ["--engine", "toy", "--evaluator", "fluency", "--evaluator", "random:3"]).settings
+    assert once.aligner.evaluators == twice.aligner.evaluators == ("fluency", "random:3")

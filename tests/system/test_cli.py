@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -275,6 +276,15 @@ def test_rain_tells_its_version_and_refuses_unknown_tasks(capsys: pytest.Capture
         cli.main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("rain ")
     assert cli.main(["run", "chess", "--nump", "2"]) == 2
+    assert "chess" in capsys.readouterr().err
+
+
+def test_a_checkout_that_was_never_installed_has_commands_but_no_version(monkeypatch, capsys):
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "version", missing)
+    assert cli.main(["run", "chess"]) == 2
     assert "chess" in capsys.readouterr().err
 
 
