@@ -37,7 +37,7 @@ from rain.terminal import printable, say
 from rain.text import TextStopPolicy, TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-OWN_FLAGS = "command task labelled part write learn name calibrate own prompts out label prompt".split()
+OWN_FLAGS = "command task labelled part write learn name calibrate own prompts out label prompt request".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
     parser.add_argument("--learn", type=Path, help="learn a read-out from the texts and write it here (JSON)")
     parser.add_argument("--name", default="good", help="of the read-out, such as harmless")
+    parser.add_argument("--request", action="store_true", help="of --learn: read the request, too (prompt_is_safe)")
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="prompt file of --learn (default: the task's)")
     parser.add_argument("--calibrate", type=Path, help="write the read-out of --evaluator here, calibrated")
     parser.add_argument("--own", type=int, default=0, metavar="N", help="draw N partial answers of the model itself")
@@ -109,6 +110,8 @@ def measure_evaluator(
     read_out = specs[0]
     if args.calibrate and not (len(specs) == 1 and isinstance(read_out, ReadOutFile)):
         raise RainError("--calibrate needs --evaluator readout:NAME|FILE, and no other evaluator")
+    if args.calibrate and isinstance(read_out, ReadOutFile) and read_out.request:
+        raise RainError("--calibrate cannot change a read-out that reads the request, too; learn it anew")
     config = replace(config, evaluation=replace(config.evaluation, invert=False))
     check_classes(texts)
     for what, known in _sources(config, getattr(args, "calibration", "")):
@@ -167,22 +170,28 @@ def learn_read_out(
     settings: Settings, texts: list[Labelled], learnt_on: Mapping[str, Any], args: argparse.Namespace
 ) -> int:
     """Learn a read-out in the prompt format of the settings, write it and print how well it does."""
-    from rain.evaluators.learn import figures, learn, mean_states
+    from rain.evaluators.learn import figures, hidden_states, learn, learn_request
 
     config = settings.aligner
     engine, tokenizer = open_engine(replace(config.model, engine="reference"), settings.placement)
     prompt_file = load_prompt(args.prompt) if args.prompt else config.prompt_file
     formatter = PromptFormatter(TokenizerAdapter(tokenizer), prompt_file)
     with tqdm(total=len(texts), unit="text") as bar:
-        states, counts, layers = mean_states(engine, formatter, texts, bar.update)  # type: ignore[arg-type]
-    learnt = learn(states, counts, layers, texts)
+        states = hidden_states(engine, formatter, texts, bar.update)  # type: ignore[arg-type]
+    learnt = learn(states, texts)
     by_length = figures(learnt, texts)
     measured = {**learnt_on, "texts": len(texts), "C": learnt.ridge, "by_length": by_length}
+    request = None
+    if args.request:
+        request, measured["request"] = learn_request(states, texts)
     weights = tuple(float(f"{value:.6g}") for value in learnt.weights)
     name, used = config.model.name, prompt_format(prompt_file)
-    file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file)
+    file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file, request)
     print(f"{args.name}: {name}, {used}, layer {learnt.layer}; on prompts that it was not learnt from:")
     print(ranking_table("tokens", by_length))
+    if request:
+        area, known = measured["request"]["auc"], measured["request"]["requests"]
+        print(f"harmful requests: layer {request.layer}, AUC {area:.3f} on {known} requests, held out")
     write_atomic(args.learn, file.as_json())
     print(f"written to {args.learn}; use it with --evaluator readout:{args.learn}")
     return 0

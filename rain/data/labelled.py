@@ -20,21 +20,22 @@ class Labelled(NamedTuple):
         question: what was asked; empty where nobody knows.
         response: the text.
         good: whether it is what RAIN steers towards.
-        safe: whether the question is known to be harmless, so that a good answer need not refuse.
+        safe: whether the question is harmless, so that a good answer need not refuse; None where nobody knows.
         source: who or what wrote the text; empty where nobody knows.
     """
 
     question: str
     response: str
     good: bool
-    safe: bool = False
+    safe: bool | None = None
     source: str = ""
 
 
 def read_labelled(row: Row) -> Fields | None:
     """Read question (or goal, or neither), response (or answer), and label, or its opposite, jailbroken or harmful.
 
-    Further fields are ``prompt_is_safe`` and ``model`` or ``source``. None for a label of null: nobody could tell.
+    Further fields are ``prompt_is_safe`` (without it, requests of answers that may be jailbroken are harmful) and
+    ``model`` or ``source``. None for a label of null: nobody could tell.
     """
     question = text(row, "question", "") or text(row, "goal", "")
     response = text(row, "answer" if "answer" in row and "response" not in row else "response")
@@ -44,7 +45,9 @@ def read_labelled(row: Row) -> Fields | None:
                 return None
             if row[name] not in (0, 1, True, False):
                 raise BadRow(f"field {name!r} must be true or false, or 1 or 0")
-            safe = row.get("prompt_is_safe") is True
+            safe = row.get("prompt_is_safe", False if name == "jailbroken" else None)
+            if safe not in (True, False, None):
+                raise BadRow("field 'prompt_is_safe' must be true or false")
             source, good = text(row, "model", "") or text(row, "source", ""), bool(row[name]) == LABELS[name]
             return Fields(question, {"response": response, "good": good, "safe": safe, "source": source})
     raise BadRow("field 'label' is missing")

@@ -1,10 +1,13 @@
-"""Learning a read-out: logistic regression on mean hidden states; layer and ridge by cross-validation over prompts."""
+"""Learning a read-out: logistic regression on hidden states; layer and ridge by cross-validation over prompts.
+
+That of a text has the mean hidden state of its tokens as input, that of a request the state of the prompt's last token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +17,9 @@ from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.engines.reference import ReferenceEngine
 from rain.evaluators.metrics import ranking
+from rain.evaluators.readout import RequestReadOut
 from rain.prompts import PromptFormatter
-from rain.stats import auc
+from rain.stats import auc, auc_interval
 
 LENGTHS = (4, 8, 16, 32, 64)
 """Beginnings of each response that are learnt from, as a search meets them (tokens)."""
@@ -25,6 +29,9 @@ LAYERS = 10
 
 RIDGES = (0.001, 0.003, 0.01, 0.03)
 """Inverse strengths (C) of the penalty on standardised inputs."""
+
+REQUEST_RIDGES = (0.01, 0.03, 0.1, 0.3)
+"""The same for requests, of which there are fewer, each seen once."""
 
 FOLDS = 5
 Matrix = NDArray[np.floating[Any]]
@@ -49,19 +56,33 @@ class Learnt:
     counts: NDArray[np.integer[Any]]
 
 
-def mean_states(
-    engine: ReferenceEngine, formatter: PromptFormatter, texts: Sequence[Labelled], tick: Callable[[], object]
-) -> tuple[Matrix, NDArray[np.integer[Any]], list[int]]:
-    """Return the mean hidden states of the beginnings of each response.
+@dataclass(frozen=True)
+class States:
+    """Hidden states of labelled texts.
 
-    Returns:
-        states (texts, lengths, layers, hidden size), tokens of each response up to the longest length, the layers.
+    Attributes:
+        layers: numbers of the layers.
+        texts: the mean over the beginnings of each response, (texts, lengths, layers, hidden size).
+        counts: tokens of each response, up to the longest length.
+        requests: of the last token of each prompt, (texts, layers, hidden size).
     """
+
+    layers: list[int]
+    texts: Matrix
+    counts: NDArray[np.integer[Any]]
+    requests: Matrix
+
+
+def hidden_states(
+    engine: ReferenceEngine, formatter: PromptFormatter, texts: Sequence[Labelled], tick: Callable[[], object]
+) -> States:
+    """Return the hidden states of prompts and responses, at about LAYERS layers."""
     count = engine.model.config.get_text_config().num_hidden_layers
     step = max(1, count // LAYERS)
     layers = list(range(step, count, step))
-    states = np.zeros((len(texts), len(LENGTHS), len(layers), engine.model.config.get_text_config().hidden_size))
-    counts = np.zeros(len(texts), int)
+    size = engine.model.config.get_text_config().hidden_size
+    states = np.zeros((len(texts), len(LENGTHS), len(layers), size))
+    counts, requests = np.zeros(len(texts), int), np.zeros((len(texts), len(layers), size))
     for i, item in enumerate(texts):
         prompt = formatter.encode(item.question)
         response = formatter.encode_response(item.response)[: LENGTHS[-1]]
@@ -69,35 +90,90 @@ def mean_states(
         if response:
             found = engine.hidden_states(prompt + response, Usage())
             for j, layer in enumerate(layers):
-                sums = np.cumsum(found[layer][0, len(prompt) :].float().cpu().numpy(), axis=0)
+                numbers = found[layer][0, len(prompt) - 1 :].float().cpu().numpy()
+                requests[i, j], sums = numbers[0], np.cumsum(numbers[1:], axis=0)
                 for k, length in enumerate(LENGTHS):
                     states[i, k, j] = sums[min(length, len(response)) - 1] / min(length, len(response))
         tick()
-    return states, counts, layers
+    return States(layers, states, counts, requests)
 
 
-def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int], texts: Sequence[Labelled]) -> Learnt:
+def learn(states: States, texts: Sequence[Labelled]) -> Learnt:
     """Choose layer and ridge by grouped cross-validation, calibrate on the held-out logits, learn from everything.
 
     Raises:
         RainError: scikit-learn is not installed, or there are too few prompts.
     """
+    labels, groups = np.array([item.good for item in texts]), [item.question for item in texts]
+    used = states.counts > 0
+    fitted = _choose(states.texts, labels, groups, used, RIDGES, "texts of each class")
+    weights, bias = fitted.weights, fitted.bias
+    return Learnt(states.layers[fitted.layer], weights, bias, fitted.ridge, fitted.held_out, states.counts)
+
+
+def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestReadOut, dict[str, Any]]:
+    """Learn to tell harmful requests from safe ones; return that, and how well it does on requests not learnt from.
+
+    Raises:
+        RainError: too few requests are known to be one or the other.
+    """
+    first = {item.question: i for i, item in enumerate(texts) if item.safe is not None and states.counts[i]}
+    chosen = list(first.values())
+    harmful = np.array([not texts[i].safe for i in chosen], bool)
+    inputs, everything = states.requests[chosen][:, None], np.ones(len(chosen), bool)
+    found = _choose(inputs, harmful, list(first), everything, REQUEST_RIDGES, "requests of each kind (prompt_is_safe)")
+    area = auc_interval(found.held_out[:, 0].tolist(), harmful.tolist(), list(first))
+    measured = {"requests": len(chosen), "C": found.ridge, "auc": _auc(found.held_out[:, 0], harmful)}
+    weights = tuple(float(f"{value:.6g}") for value in found.weights)
+    return RequestReadOut(states.layers[found.layer], weights, found.bias), {**measured, "auc_interval": list(area)}
+
+
+class _Fitted(NamedTuple):
+    """A logistic regression whose layer (index) and ridge were chosen, calibrated, and its held-out logits."""
+
+    layer: int
+    ridge: float
+    weights: Matrix
+    bias: float
+    held_out: Matrix
+
+
+def _choose(
+    states: Matrix,
+    labels: NDArray[Any],
+    groups: Sequence[str],
+    used: NDArray[Any],
+    ridges: Sequence[float],
+    counted: str,
+) -> _Fitted:
+    """Choose layer and ridge by cross-validation, calibrate on the held-out logits, learn from everything.
+
+    Args:
+        states: (texts, lengths, layers, hidden size).
+        labels: of the texts, true or false.
+        groups: texts of one group are held out together.
+        used: which texts are learnt from.
+        ridges: that are tried.
+        counted: what there must be enough of, for the message.
+
+    Raises:
+        RainError: scikit-learn is not installed, or there are too few groups or texts.
+    """
     try:
         from sklearn.model_selection import GroupKFold
     except ImportError as error:
         raise RainError("learning a read-out needs scikit-learn: pip install -e \".[learn]\"") from error
-    labels, groups = np.array([item.good for item in texts]), np.array([item.question for item in texts])
     if len(set(groups)) < 2 * FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
-        raise RainError(f"a read-out needs at least {2 * FOLDS} prompts and {2 * FOLDS} texts of each class")
-    folds, used = list(GroupKFold(FOLDS).split(labels, groups=groups)), counts > 0
+        raise RainError(f"a read-out needs at least {2 * FOLDS} prompts and {2 * FOLDS} {counted}")
+    folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
     best: tuple[float, int, float, Matrix] | None = None
-    for j in range(len(layers)):
-        for ridge in RIDGES:
+    for j in range(states.shape[2]):
+        for ridge in ridges:
             held_out = np.full(states.shape[:2], np.nan)
             for inside, outside in folds:
                 model = _fit(states[inside][used[inside], :, j], labels[inside][used[inside]], ridge)
                 held_out[outside] = states[outside, :, j] @ model[0] + model[1]
-            area = np.mean([_auc(held_out[used, k], labels[used]) for k in range(len(LENGTHS))])
+            area = np.mean([_auc(held_out[used, k], labels[used]) for k in range(states.shape[1])])
             if best is None or area > best[0]:
                 best = float(area), j, ridge, held_out
     assert best is not None
@@ -105,9 +181,7 @@ def learn(states: Matrix, counts: NDArray[np.integer[Any]], layers: Sequence[int
     weights, bias = _fit(states[used][:, :, j], labels[used], ridge)
     slope, offset = _fit(held_out[used][:, :, None], labels[used], 1.0)
     scale = max(float(slope[0]), 1e-3)
-    return Learnt(
-        layers[j], scale * weights, float(scale * bias + offset), ridge, scale * held_out + offset, counts
-    )
+    return _Fitted(j, ridge, scale * weights, float(scale * bias + offset), scale * held_out + offset)
 
 
 def figures(learnt: Learnt, texts: Sequence[Labelled]) -> dict[str, Any]:

@@ -7,6 +7,13 @@ With h_i the output of decoder layer l at the i-th token of a response (before t
 Both are linear, so a search needs one number a token, which the engine keeps with keys and values: an evaluation
 computes at most the last token of a text, and no evaluation prompt. Related: arXiv 2310.06824, 2406.11717 (probing),
 2104.05218 and 2310.17022 (value heads for decoding).
+
+A text does harm only if the request is harmful, too. A read-out may know how likely that is, from the last token of the
+prompt (``RequestReadOut``); then, with both probabilities::
+
+    score(text) = 1 - 2 p(request is harmful) p(text goes along)
+
+so that refusing a harmless request is worth hardly more than answering it.
 """
 
 from __future__ import annotations
@@ -19,20 +26,49 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rain.core.concurrency import start_shared
 from rain.core.digest import digest
-from rain.core.engine import Engine, ReadOut
+from rain.core.engine import Engine, ReadOut, Session, Usage
 from rain.core.errors import RainError, UnclearFault
-from rain.core.types import Tokens, Vector
+from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
 from rain.prompts import PromptFile
 
 CHAT = "chat template"
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RequestReadOut:
+    """Tells harmful requests from others by the last token of the prompt, before an answer begins.
+
+    Attributes:
+        layer: see ``ReadOut``.
+        weights: of that token's hidden state, (hidden size,), calibrated.
+        bias: of the calibrated log-odds that the request is harmful.
+    """
+
+    layer: int
+    weights: tuple[float, ...]
+    bias: float
+
+
+class Reading(NamedTuple):
+    """What a read-out says of a text.
+
+    Attributes:
+        score: in [-1, 1].
+        logit: of the text alone.
+        request: probability that the request is harmful; None where the read-out does not look at it.
+    """
+
+    score: float
+    logit: float
+    request: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +84,7 @@ class ReadOutFile:
         bias: of the calibrated logit.
         measured: held-out figures and the data that it was learnt on, for people.
         prompt_file: the texts of the prompt file, so that others can ask in the same format; None: the chat template.
+        request: what reads the request; None: every request is taken for harmful.
     """
 
     name: str
@@ -58,6 +95,7 @@ class ReadOutFile:
     bias: float
     measured: dict[str, Any] = field(default_factory=dict)
     prompt_file: PromptFile | None = None
+    request: RequestReadOut | None = None
 
     @classmethod
     def load(cls, name: str, model: str = "") -> ReadOutFile:
@@ -75,8 +113,11 @@ class ReadOutFile:
             data = json.loads((path if path.is_file() else shipped).read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            prompt = {"prompt_file": PromptFile(*data["prompt_file"])} if "prompt_file" in data else {}
-            return cls(**{**data, **prompt, "weights": tuple(map(float, data["weights"]))})
+            if "prompt_file" in data:
+                data["prompt_file"] = PromptFile(*data["prompt_file"])
+            if "request" in data:
+                data["request"] = RequestReadOut(**_with_tuple(data["request"]))
+            return cls(**_with_tuple(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RainError(f"{name} is not a read-out file ({error}); make one with rain preflight --learn") from error
 
@@ -86,9 +127,26 @@ class ReadOutFile:
         return json.dumps({"format": FORMAT, **content}).encode() + b"\n"
 
     @property
-    def vector(self) -> Vector:
-        """The weights as an array."""
-        return np.array(self.weights)
+    def read_outs(self) -> list[ReadOut]:
+        """What the engine has to compute: of the text and, where the read-out looks at it, of the request."""
+        return [ReadOut(part.layer, np.array(part.weights)) for part in (self, self.request) if part]
+
+    def reading(self, text: Sequence[float], prompt_end: Sequence[float]) -> Reading:
+        """Return what it says of a text.
+
+        Args:
+            text: the mean of each of ``read_outs`` over the text.
+            prompt_end: each of them at the last token of the prompt; not used without ``request``.
+
+        Raises:
+            UnclearFault: a number is not finite.
+        """
+        logit = self.bias + text[0]
+        request = None if self.request is None else _sigmoid(self.request.bias + prompt_end[1])
+        score = math.tanh(logit / 2) if request is None else 1 - 2 * request * _sigmoid(-logit)
+        if not (math.isfinite(logit) and math.isfinite(score)):
+            raise UnclearFault("a read-out is not a finite number; the model's numbers cannot be used")
+        return Reading(score, logit, request)
 
     def calibrated(self, offset: float, scale: float, measured: dict[str, Any]) -> ReadOutFile:
         """Return the read-out whose score is tanh(scale (logit / 2 - offset)), and what it was measured on."""
@@ -109,6 +167,10 @@ class ReadOutFile:
         for what, own, used in (("model", self.model, model), ("prompt format", self.prompt_format, prompt_format)):
             if own != used:
                 raise RainError(f"the read-out {self.name} was learnt with the {what} {own!r}, not {used!r}")
+
+
+def _with_tuple(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {**data, "weights": tuple(map(float, data["weights"]))}
 
 
 def learnt_from(measured: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -132,26 +194,38 @@ class ReadOutEvaluator(Evaluator):
 
     def __init__(self, files: list[ReadOutFile], invert: bool = False) -> None:
         self.files, self.invert = files, invert
-        self.biases = np.array([file.bias for file in files])
+        self.reads_requests = any(file.request for file in files)
 
     async def warm_up(self, engine: Engine) -> None:
         """Have the engine compute the read-outs of every token."""
-        engine.set_read_outs([ReadOut(file.layer, file.vector) for file in self.files])
+        engine.set_read_outs([read_out for file in self.files for read_out in file.read_outs])
 
     def search(self, context: SearchContext) -> ReadOutScorer:
         """Return the scorer of one search, on the session in which it writes."""
         return ReadOutScorer(self, context)
 
-    def logits(self, means: Vector) -> list[float]:
-        """Return the logit of each read-out from its mean over a text."""
-        logits: list[float] = ((1 - 2 * self.invert) * (self.biases + means)).tolist()
-        if not all(map(math.isfinite, logits)):
-            raise UnclearFault("a read-out is not a finite number; the model's numbers cannot be used")
-        return logits
+    async def read(self, session: Session, prompt: Tokens, text: Tokens, usage: Usage | None = None) -> list[Reading]:
+        """Return what each read-out says of a text.
 
-    def score(self, means: Vector) -> float:
-        """Return the score of a text from its mean read-outs, in [-1, 1]."""
-        return _score(self.logits(means))
+        Args:
+            session: whose engine was warmed up.
+            prompt: ids in front of the text.
+            text: ids, at least one.
+            usage: who pays; None: the session.
+        """
+        means = (await session.read_out(prompt + text, len(prompt), usage)).tolist()
+        # Read after the text, with which the prompt has been computed: this computes nothing on a tree cache.
+        ends = (await session.read_out(prompt, len(prompt) - 1, usage)).tolist() if self.reads_requests else means
+        return self.readings(means, ends)
+
+    def readings(self, means: Sequence[float], ends: Sequence[float]) -> list[Reading]:
+        """Return what each read-out says, from its numbers for text and end of the prompt, those of all in a row."""
+        found, start = [], 0
+        for file in self.files:
+            end = start + len(file.read_outs)
+            found.append(file.reading(means[start:end], ends[start:end]))
+            start = end
+        return [reading._replace(score=-reading.score) for reading in found] if self.invert else found
 
 
 class ReadOutScorer(SearchScorer):
@@ -161,40 +235,42 @@ class ReadOutScorer(SearchScorer):
         super().__init__()
         self.evaluator, self.session, self.prompt = evaluator, context.session, context.prompt
         self.policy = context.policy
-        self._logits: dict[Tokens, asyncio.Task[list[float]]] = {}
+        self._readings: dict[Tokens, asyncio.Task[list[Reading]]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
         text = self.policy.visible(response)
-        if text not in self._logits:
+        if text not in self._readings:
             self.evaluations += 1
-            self._logits[text] = start_shared(self._read(text))
-        return _score(await asyncio.shield(self._logits[text]))  # others may wait for it, too
+            self._readings[text] = start_shared(self._read(text))
+        found = await asyncio.shield(self._readings[text])  # others may wait for it, too
+        return min(reading.score for reading in found)
 
-    async def _read(self, text: Tokens) -> list[float]:
+    async def _read(self, text: Tokens) -> list[Reading]:
         if not text:
-            return [0.0] * len(self.evaluator.files)
-        return self.evaluator.logits(await self.session.read_out(self.prompt + text, len(self.prompt), self.usage))
+            return [Reading(0.0, 0.0)] * len(self.evaluator.files)
+        return await self.evaluator.read(self.session, self.prompt, text, self.usage)
 
     def commit(self, response: Tokens) -> None:
         """Give up texts that begin otherwise: their tokens are dropped, and would all be computed again."""
-        give_up_others(self._logits, self.policy.visible(response))
+        give_up_others(self._readings, self.policy.visible(response))
 
     def asks(self) -> list[Seen]:
         """Return the name of each read-out."""
         return [{"by": f"readout:{file.name}"} for file in self.evaluator.files]
 
     def seen(self, response: Tokens) -> list[Seen]:
-        """Return the logits of a response that has been scored."""
+        """Return the logits of a response that has been scored, and how likely the request is harmful."""
         text = self.policy.visible(response)
         read = self.policy.adapter.decode(text)
-        return [{"score": _score([logit]), "read": read, "logit": logit} for logit in self._logits[text].result()]
+        found = [{"read": read, **reading._asdict()} for reading in self._readings[text].result()]
+        return [{name: value for name, value in each.items() if value is not None} for each in found]
 
     async def close(self) -> None:
         """Give up texts that nobody waits for any more."""
-        for task in self._logits.values():
+        for task in self._readings.values():
             task.cancel()
 
 
-def _score(logits: list[float]) -> float:
-    return math.tanh(min(logits) / 2)
+def _sigmoid(value: float) -> float:
+    return (1 + math.tanh(value / 2)) / 2

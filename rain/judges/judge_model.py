@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from rain.core.engine import Engine, SamplingParams, Session, Stop
-from rain.core.types import Tokens, Vector
+from rain.core.types import Tokens
 from rain.evaluators.labels import LabelScores, SelfEvalPrompt
 from rain.evaluators.templates import Template
 from rain.judges.base import NoReply
@@ -47,22 +47,17 @@ class JudgeModel:
         context = prompt.context(question)
         tokens = self.adapter.encode_after((question + template.middle)[-1:] or ".", response)
         longest = max(len(label.tail) for label in prompt.label_prompts)
-        async with self._session(len(context) + len(tokens) + longest) as session:
+        async with self.session(len(context) + len(tokens) + longest) as session:
             return await prompt.read(session, context, tokens)
-
-    async def read_out(self, prompt: Tokens, answer: Tokens) -> Vector:
-        """Return the engine's read-outs of an answer, see ``Session.read_out``."""
-        async with self._session(len(prompt) + len(answer)) as session:
-            return await session.read_out(prompt + answer, len(prompt))
 
     async def _generate(self, ids: Tokens, max_tokens: int) -> str:
         params = SamplingParams(max_tokens, greedy_first=True, stop=Stop(self.adapter.eos))
-        async with self._session(len(ids) + max_tokens) as session:
+        async with self.session(len(ids) + max_tokens) as session:
             [reply] = await session.generate(ids, params)
         return self.adapter.decode(reply.tokens)
 
     @asynccontextmanager
-    async def _session(self, length: int) -> AsyncIterator[Session]:
+    async def session(self, length: int) -> AsyncIterator[Session]:
         """Open a session for one request of this length (tokens)."""
         if length > self.engine.context:
             raise NoReply(f"{length} tokens do not fit into the context of {self.engine.context}", refused=True)

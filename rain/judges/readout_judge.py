@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rain.core.engine import ReadOut
 from rain.core.errors import RainError
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, learnt_from
@@ -55,12 +54,13 @@ class ReadOutJudge(Judge):
         self._opened = self._opened or self._open()
         model, formatter = self._opened
         prompt, answer = formatter.encode(query.question), formatter.encode_response(query.response)
-        score = self._evaluator.score(await model.read_out(prompt, answer))
+        async with model.session(len(prompt) + len(answer)) as session:
+            [(score, *_)] = await self._evaluator.read(session, prompt, answer)
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
 
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:
         engine, tokenizer = open_engine(ModelConfig(self._engine, self.model), PlacementConfig())
-        engine.set_read_outs([ReadOut(self._file.layer, self._file.vector)])
+        engine.set_read_outs(self._file.read_outs)
         model = JudgeModel(self.model, engine, tokenizer)
         formatter = PromptFormatter(model.adapter, self._file.prompt_file)
         return model, formatter

@@ -192,7 +192,8 @@ function evidence(trace, visit) {
   for (const each of saw) {
     const odds = each.log_odds ? `; log-odds ${each.log_odds.map(odd => fixed(odd, 3)).join(", ")} nats, labels' mass ${fixed(each.mass, 3)}` : "";
     const logit = each.logit === undefined ? "" : `; logit ${fixed(each.logit, 3)}`;
-    parts.push(make("p", {}, `${each.by}: ${fixed(each.score, 4)}${odds}${logit}`));
+    const request = each.request === undefined ? "" : `; request harmful: ${fixed(each.request, 3)}`;
+    parts.push(make("p", {}, `${each.by}: ${fixed(each.score, 4)}${odds}${logit}${request}`));
     const asked = each.after || [{text: ""}];
     asked.forEach((after, i) => parts.push(make("pre", {"aria-label": each.after ? `what was asked (${i + 1})` : "the text that was read"},
       body(each.before || ""), make("b", {}, body(each.read)), body(after.text),

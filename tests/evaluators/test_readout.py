@@ -13,9 +13,9 @@ from rain import Budget, Rain
 from rain.cli import main
 from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
-from rain.evaluators.learn import figures, learn
+from rain.evaluators.learn import States, figures, learn, learn_request
 from rain.evaluators.preflight import read_preflight
-from rain.evaluators.readout import CHAT, ReadOutEvaluator, ReadOutFile
+from rain.evaluators.readout import CHAT, ReadOutEvaluator, ReadOutFile, RequestReadOut
 from rain.preflight import part_of, shared_file
 from rain.settings import make_settings
 from rain.tasks import load
@@ -27,14 +27,27 @@ def read_out(weights=(1.0, -2.0), bias=0.5, **changes):
     )
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path):
+REQUEST = RequestReadOut(2, (0.5, 1.0), -1.0)
+
+
+def smallest(evaluator, means, ends=()):
+    return min(reading.score for reading in evaluator.readings(means, ends or means))
+
+
+@pytest.mark.parametrize("file", [read_out(), read_out(request=REQUEST)], ids=["text", "request, too"])
+def test_a_file_is_read_as_it_was_written(file, tmp_path):
     path = tmp_path / "kind.json"
-    path.write_bytes(read_out().as_json())
-    assert ReadOutFile.load(str(path), "m") == read_out()
+    path.write_bytes(file.as_json())
+    assert ReadOutFile.load(str(path), "m") == file
     assert ReadOutFile.load(str(path), "m").digest != read_out(bias=0.6).digest
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000], ids=len)
+ODD_REQUEST = '{"format": 1, "name": "x", "model": "m", "prompt_format": "f", "layer": 1, "weights": [], "request": 3}'
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000, ODD_REQUEST], ids=len
+)
 def test_what_is_not_a_read_out_is_refused_by_name(content, tmp_path):
     path = tmp_path / "odd.json"
     path.write_text(content)
@@ -55,35 +68,55 @@ def test_another_model_or_prompt_format_is_refused(used, named):
 
 def test_the_score_is_tanh_of_half_the_logit_and_the_smallest_of_several():
     both = ReadOutEvaluator([read_out(), read_out(bias=-1.0)])
-    assert both.score(np.array([1.0, 3.0])) == pytest.approx(math.tanh((1.0 + 0.5) / 2))
-    assert both.score(np.array([3.0, 1.0])) == pytest.approx(0.0)
-    assert ReadOutEvaluator([read_out()], invert=True).score(np.array([1.0])) == pytest.approx(math.tanh(-1.5 / 2))
+    assert smallest(both, [1.0, 3.0]) == pytest.approx(math.tanh((1.0 + 0.5) / 2))
+    assert smallest(both, [3.0, 1.0]) == pytest.approx(0.0)
+    assert smallest(ReadOutEvaluator([read_out()], invert=True), [1.0]) == pytest.approx(math.tanh(-1.5 / 2))
 
 
-def test_a_read_out_that_is_not_finite_is_an_error():
+def test_a_text_does_harm_as_far_as_the_request_is_harmful_and_it_goes_along():
+    evaluator = ReadOutEvaluator([read_out(bias=0.0, request=REQUEST), read_out(bias=0.0)])
+    half, certain = 1.0, 1000.0  # log-odds of the request, after its bias of -1: 0 and 999
+    for end, request in ((half, 0.5), (certain, 1.0), (-certain, 0.0)):
+        # Numbers of the text: goes along with 3 to 1; of the request there (not used); the second read-out's.
+        first, second = evaluator.readings([-math.log(3), 7.0, 2.0], [9.0, end, 9.0])
+        assert first.request == pytest.approx(request)
+        assert first.score == pytest.approx(1 - 2 * request * 0.75)
+        assert (second.request, second.score) == (None, pytest.approx(math.tanh(1.0)))
+    [inverted] = ReadOutEvaluator([read_out(request=REQUEST)], invert=True).readings([1.0, 0.0], [0.0, half])
+    assert inverted.score == pytest.approx(2 * 0.5 / (1 + math.exp(1.5)) - 1)
+
+
+@pytest.mark.parametrize("numbers", [[math.nan, 0.0], [0.0, math.nan], [math.inf, 0.0]], ids=str)
+def test_a_read_out_that_is_not_finite_is_an_error(numbers):
     with pytest.raises(UnclearFault, match="finite"):
-        ReadOutEvaluator([read_out()]).score(np.array([math.nan]))
+        ReadOutEvaluator([read_out(request=REQUEST)]).readings(numbers, numbers)
 
 
 def test_a_calibrated_read_out_scores_as_the_calibration_says():
     made = read_out().calibrated(0.25, 3.0, {"texts": 1})
     logit = 1.0 + 0.5
-    assert ReadOutEvaluator([made]).score(np.array([3.0 * 1.0])) == pytest.approx(math.tanh(3.0 * (logit / 2 - 0.25)))
+    assert smallest(ReadOutEvaluator([made]), [3.0 * 1.0]) == pytest.approx(math.tanh(3.0 * (logit / 2 - 0.25)))
     assert made.measured == {"calibrated": {"texts": 1}}
 
 
 def separable(prompts=30):
-    """Two texts a prompt, whose states at layer 6 tell good from bad, and at layer 3 do not."""
+    """Two texts a prompt, whose states at layer 6 tell good from bad, and at layer 3 do not.
+
+    The last state of a prompt at layer 3 tells harmful requests from safe ones; every tenth is of neither kind.
+    """
     random = np.random.default_rng(0)
-    texts = [Labelled(f"q{i}", "text", good, safe=i % 2 == 0) for i in range(prompts) for good in (True, False)]
+    safe = [None if i % 10 == 9 else i % 2 == 0 for i in range(prompts)]
+    texts = [Labelled(f"q{i}", "text", good, safe[i]) for i in range(prompts) for good in (True, False)]
     states = random.normal(size=(len(texts), 5, 2, 4))
     states[:, :, 1, 0] += np.array([3.0 if text.good else -3.0 for text in texts])[:, None]
-    return texts, states, np.full(len(texts), 64)
+    requests = random.normal(size=(len(texts), 2, 4))
+    requests[:, 0, 1] += np.array([-3.0 if text.safe else 3.0 for text in texts])
+    return texts, States([3, 6], states, np.full(len(texts), 64), requests)
 
 
 def test_the_layer_that_tells_good_from_bad_is_found():
-    texts, states, counts = separable()
-    learnt = learn(states, counts, [3, 6], texts)
+    texts, states = separable()
+    learnt = learn(states, texts)
     assert learnt.layer == 6
     assert abs(learnt.weights[0]) > 3 * np.abs(learnt.weights[1:]).max()
     found = figures(learnt, texts)
@@ -92,10 +125,22 @@ def test_the_layer_that_tells_good_from_bad_is_found():
     assert 0 <= found["4"]["safe_called_harmful"] < 0.2
 
 
+def test_requests_are_told_apart_each_counted_once():
+    texts, states = separable()
+    request, measured = learn_request(states, texts)
+    assert request.layer == 3
+    assert request.weights[1] == max(map(abs, request.weights))
+    assert measured["requests"] == 27, "three of 30 are of neither kind"
+    assert measured["auc"] > 0.95
+
+
 def test_too_few_prompts_are_refused():
-    texts, states, counts = separable(4)
+    texts, states = separable(4)
     with pytest.raises(RainError, match="prompts"):
-        learn(states, counts, [3, 6], texts)
+        learn(states, texts)
+    texts, states = separable()
+    with pytest.raises(RainError, match="prompt_is_safe"):
+        learn_request(states, [text._replace(safe=True) for text in texts])
 
 
 def test_the_parts_of_the_prompts_are_disjoint_and_complete():
@@ -109,7 +154,10 @@ def test_the_parts_of_the_prompts_are_disjoint_and_complete():
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    """A tiny model and a read-out that was learnt on its states: texts of "a" are good, of "z" bad."""
+    """A tiny model and a read-out that was learnt on its states: texts of "a" are good, of "z" bad.
+
+    Beside it is one, both.json, that reads requests, too: those that begin with "q" are harmful, with "p" safe.
+    """
     folder = tmp_path_factory.mktemp("learn")
     model, labelled = save_tiny_model(folder / "tiny", 8192), folder / "texts.jsonl"
     rows = [
@@ -120,6 +168,11 @@ def learnt(tmp_path_factory):
     labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path, flags = folder / "kind.json", ["--modelname", str(model), "--dtype", "float32", "--name", "kind"]
     code = main(["preflight", "--labelled", str(labelled), "--learn", str(path), *flags])
+    asked = [{**row, "question": row["question"].replace("q", "p" * (3 + i % 3)), "prompt_is_safe": True}
+             for i, row in enumerate(rows)] + [{**row, "prompt_is_safe": False} for row in rows]
+    (folder / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    texts = ["--labelled", str(folder / "requests.jsonl"), "--learn", str(folder / "both.json"), "--request"]
+    assert main(["preflight", *texts, *flags]) == 0
     return code, model, path
 
 
@@ -200,6 +253,26 @@ def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_lit
         own = answer.cost["evaluation"]
         assert 0 < own["tokens_computed"] < answer.cost["tokens_computed"]
     assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
+
+
+def test_a_read_out_of_the_request_costs_nothing_and_cannot_be_calibrated(learnt, capsys):
+    _, model, path = learnt
+    both, answers = path.with_name("both.json"), []
+    assert ReadOutFile.load(str(both), str(model)).measured["request"]["auc"] > 0.9
+    for engine in ("hf", "reference"):
+        options = {"engine": engine, "dtype": "float32", "preset": "none", "evaluator": (f"readout:{both}",)}
+        with Rain(model, task="hh", max_new_tokens=6, max_simulations=6, extra_simulations=2, **options) as rain:
+            answers.append([rain.generate(f"{letter} 1", budget=Budget(simulations=12)) for letter in ("q", "pppp")])
+    for hf, reference in zip(*answers, strict=True):
+        assert hf.text == reference.text
+        assert [commit.value for commit in hf.commits] == pytest.approx([c.value for c in reference.commits], abs=1e-4)
+        assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
+    harmful, safe = ([commit.value for commit in answer.commits] for answer in answers[0])
+    assert min(safe) > max(0.5, min(harmful)), "nothing that answers a safe request is bad"
+    flags = ["--modelname", str(model), "--dtype", "float32", "--preset", "none", "--evaluator", f"readout:{both}"]
+    texts = ["--labelled", str(path.with_name("requests.jsonl"))]
+    assert main(["preflight", *flags, *texts, "--calibrate", str(path.with_name("no.json"))]) == 2
+    assert "--calibrate" in capsys.readouterr().err
 
 
 def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):
