@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ from rain.settings import make_settings
 from rain.tasks import load
 
 PAPER_SIMULATIONS, PAPER_EXTRA = 50, 15
+LONG_TOKENS = 64
+"""Limit of the responses with prompts as published; the searches end earlier."""
 
 
 class Step(NamedTuple):
@@ -60,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the short searches, and other ways to run them").add_argument
     add("--simulations", type=int, default=8, help="simulations per commit (default: 8)")
     add("--new-tokens", type=int, default=7, help="tokens of a response (default: 7)")
-    add("--long", type=int, default=3, help="simulations per commit with prompts of the published length (0: none)")
+    add("--long", type=int, default=12, help="first simulations with T = 50 and prompts as published (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
     add("--prefetch", type=int, default=3, help="searches at once, at most, that compute ahead (default: 3)")
@@ -149,9 +152,9 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
 
 
 def long_steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
-    """Return the same with prompts of the published length."""
-    short = {"max_simulations": args.long, "extra_simulations": max(1, args.long // 3), "max_new_tokens": 3}
-    long = with_search(with_prompts(bench, *PUBLISHED_LENGTHS), **short)
+    """Return the first simulations of searches like the paper's: T = 50, prompts of the published length."""
+    paper = {"max_simulations": PAPER_SIMULATIONS, "extra_simulations": PAPER_EXTRA, "max_new_tokens": LONG_TOKENS}
+    long = replace(with_search(with_prompts(bench, *PUBLISHED_LENGTHS), **paper), simulations=args.long)
     found = [] if args.no_published else [Step("long/published", 30.0 * args.long, partial(measure_published, long))]
     return found + [Step(f"long/{w}", args.long * (1 + w), partial(measure_rain, long, w)) for w in args.concurrency]
 

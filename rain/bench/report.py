@@ -47,6 +47,7 @@ def compared(base: Row, rows: Mapping[str, Row], name: str, exact: Row) -> dict[
             found[f"{name}{kind}_{width}"] = base[field] / row[field]
     exact = exact or {"published": base["answers"], "rain": {w: row["answers"] for w, row in rows.items()}}
     same = all(answers[0] == exact["published"][0] for answers in exact["rain"].values())
+    same &= all(row.get("visited") == base.get("visited") for row in rows.values())
     return {**found, f"{name}same_decisions": same}
 
 
@@ -66,12 +67,13 @@ def table(result: dict[str, Any]) -> str:
     cells = [["", "s/sim", "CPU s/sim", "s/token", "calls/sim", "tokens/sim", "comp/dist", "outside", "MiB"]]
     for name, row in rows:
         distinct, outside = row["computed_over_distinct"], row.get("outside_model_share")
+        committed = row["seconds_per_committed_token"]
         cells.append(
             [
                 name,
                 f"{row['seconds_per_simulation']:.3f}",
                 f"{row['cpu_seconds_per_simulation']:.3f}",
-                f"{row['seconds_per_committed_token']:.2f}",
+                f"{committed:.2f}" if committed else "",
                 f"{row['calls_per_simulation']:.1f}",
                 f"{row['tokens_per_simulation']:.0f}",
                 f"{distinct:.3f}" if distinct else "",

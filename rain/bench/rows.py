@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
+import json
 import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rain.aligner import Aligner
 from rain.configs import AlignerConfig
+from rain.core.config import Budget
 from rain.core.engine import Engine
 from rain.costs import total
 from rain.data.datasets import Prompt
@@ -23,6 +27,7 @@ from rain.models.loading import auto_dtype, cpu_features, load_model, load_token
 from rain.models.random_weights import HashTokenizer, random_model, read_shape
 from rain.pool.devices import cpu_cores
 from rain.text import SentenceEncoder
+from rain.trace.record import Append
 
 if TYPE_CHECKING:
     from rain.bench.passes import PassMeter
@@ -41,6 +46,7 @@ class Bench:
         encoder: the sentence encoder.
         random: architecture of a model with random weights, see ``random_model``; "": the configuration's model.
         bandwidth: of the memory of the model's device (bytes a second).
+        simulations: of each search, which ends after them; 0: with its response.
         weights: bytes of the model's weights that a pass reads, known once it is loaded.
     """
 
@@ -50,6 +56,7 @@ class Bench:
     encoder: SentenceEncoder
     random: str = ""
     bandwidth: float = 0.0
+    simulations: int = 0
     weights: int = field(default=0, init=False)
 
     @property
@@ -111,33 +118,39 @@ async def run_all(
     answer: Callable[[PreparedPrompt], Awaitable[Answer]],
     count: int,
     width: int,
+    trace: Append | None = None,
 ) -> list[Answer]:
-    """Answer the first ``count`` prompts, at most ``width`` at once."""
+    """Answer the first ``count`` prompts, at most ``width`` at once; ``trace`` takes what is recorded of the first."""
     gate = asyncio.Semaphore(width)
 
-    async def one(prompt: Prompt) -> Answer:
+    async def one(number: int, prompt: Prompt) -> Answer:
         async with gate:
-            return await answer(aligner.prepare(prompt.id, prompt.question))
+            return await answer(aligner.prepare(prompt.id, prompt.question, trace=None if number else trace))
 
-    return await asyncio.gather(*map(one, bench.first(count)))
+    return await asyncio.gather(*(one(*each) for each in enumerate(bench.first(count))))
 
 
 async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -> dict[str, Any]:
     """Search the answers of ``count`` prompts, at most ``width`` at once.
 
     Returns:
-        the row: see ``summarise``; of engines in this process also the shares of the time in the model, in the search
-        (with batching and sampling), idle (waiting, for embeddings mostly) and, at the same time, in the embedding
-        thread; with random weights, what single passes take (``PassMeter``).
+        the row: see ``summarise``; where searches end early, which nodes the first one visited; of engines in this
+        process also the shares of the time in the model, in the search (with batching and sampling), idle (waiting,
+        for embeddings mostly) and, at the same time, in the embedding thread; with random weights, what single passes
+        take (``PassMeter``).
     """
     forget_peak_memory()
     await aligner.warm_up()
     meter, processor = bench.meter(aligner.engine), time.process_time()
     embedded, before = getattr(bench.encoder, "seconds", 0.0), aligner.engine.stats()
     busy, started = time.thread_time(), time.perf_counter()
-    answers = await run_all(bench, aligner, aligner.generate, count, width)
+    budget, members = (Budget(simulations=bench.simulations) if bench.simulations else None), bytearray()
+    trace = None if budget is None else (lambda member, first: members.extend(member))
+    answers = await run_all(bench, aligner, partial(aligner.generate, budget=budget), count, width, trace)
     wall, busy = time.perf_counter() - started, time.thread_time() - busy
     row, after = summarise(answers, wall), aligner.engine.stats()
+    if members:
+        row["visited"] = visited(bytes(members))
     row["cpu_seconds_per_simulation"] = (time.process_time() - processor) / row["simulations"]
     row["dtype"] = aligner.engine.dtype
     row["embedding_share"] = (getattr(bench.encoder, "seconds", 0.0) - embedded) / wall
@@ -154,6 +167,17 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     return row
 
 
+def visited(recorded: bytes) -> list[str]:
+    """Return the text of each node that a recorded search went to, in their order."""
+    texts, found = [""], []
+    for event in map(json.loads, gzip.decompress(recorded).splitlines()):
+        if event["event"] == "nodes":
+            texts += [texts[event["parent"]] + text for text in event["texts"]]
+        elif event["event"] == "visit":
+            found.append(texts[event["path"][-1]])
+    return found
+
+
 def summarise(answers: Sequence[Answer], wall: float) -> dict[str, Any]:
     """Return totals of finished searches, and seconds per simulation and per committed token."""
     sums = total(answer.cost for answer in answers)
@@ -164,7 +188,7 @@ def summarise(answers: Sequence[Answer], wall: float) -> dict[str, Any]:
         "simulations": sums["simulations"],
         "committed_tokens": tokens,
         "seconds_per_simulation": wall / sums["simulations"],
-        "seconds_per_committed_token": wall / tokens,
+        "seconds_per_committed_token": wall / tokens if tokens else None,
         "tokens_computed": sums["tokens_computed"],
         "distinct_tokens": distinct,
         "tokens_per_simulation": sums["tokens_computed"] / sums["simulations"],

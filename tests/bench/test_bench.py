@@ -25,7 +25,7 @@ def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
 ) -> None:
     model, found = str(save_tiny_model(tmp_path / "tiny", 8192)), tmp_path / "bench.json"
     flags = ["--modelname", model, "--dtype", "float32", "--concurrency", "1", "2", "--whole", "1", *SHORT]
-    assert main(["bench", *flags, "--long", "2", "--json", str(found)]) == 0
+    assert main(["bench", *flags, "--long", "6", "--json", str(found)]) == 0
     result = json.loads(found.read_text())
     published, one, two = result["published"], result["rain"]["1"], result["rain"]["2"]
     assert result["ratio"]["same_decisions"] is True
@@ -38,7 +38,9 @@ def test_all_ways_decide_the_same_and_the_tree_cache_computes_each_token_once(
     assert result["ratio"]["speedup_1"] > 1
     assert result["plain"]["uncached_tokens"] == result["plain"]["cached_tokens"] == 4
     long = result["long"]
-    assert result["ratio"]["long_same_decisions"] is True and long["published"]["answers"] == long["1"]["answers"]
+    assert result["ratio"]["long_same_decisions"] is True
+    assert len(long["published"]["visited"]) == long["published"]["simulations"] == 6
+    assert long["published"]["visited"] == long["1"]["visited"] == long["2"]["visited"]
     judged = 2 * PUBLISHED_LENGTHS[1]  # each text is judged by two prompts of this length
     assert judged < long["published"]["tokens_per_simulation"] and long["1"]["tokens_per_simulation"] < judged / 10
     assert one["calls_per_simulation"] == one["passes"] / one["simulations"]
@@ -57,7 +59,7 @@ def test_ratios_by_hand():
         "published": row(6.0, 8.0, "a"),
         "rain": {"1": row(0.5, 0.8, "a"), "8": row(0.25, 0.4, "a", "b")},
         "step_by_step": {"1": row(0.75, 1.0, "a")},
-        "long": {"published": row(9.0, 9.0, "c"), "8": row(0.3, 0.6, "d")},
+        "long": {"published": row(9.0, 9.0, ""), "8": {**row(0.3, 0.6, ""), "visited": ["d"]}},
         "whole": {"seconds": 80.0, "prompts": 8},
         "plain": {"uncached_seconds": 4.0, "cached_seconds": 1.25},
     }
