@@ -29,8 +29,10 @@ from rain.evaluators.preflight import Preflight, check_classes, measure
 from rain.evaluators.readout import ReadOutFile, learnt_from, prompt_format
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt
+from rain.models.loading import model_files
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
+from rain.results.inputs import fingerprint
 from rain.settings import add_answer_flags, make_settings
 from rain.tasks import load, names
 from rain.terminal import printable, say
@@ -186,7 +188,8 @@ def learn_read_out(
         request, measured["request"] = learn_request(states, texts)
     weights = tuple(float(f"{value:.6g}") for value in learnt.weights)
     name, used = config.model.name, prompt_format(prompt_file)
-    file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file, request)
+    files = fingerprint(model_files(config.model.modelname, "hf"))
+    file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file, request, files)
     print(f"{args.name}: {name}, {used}, layer {learnt.layer}; on prompts that it was not learnt from:")
     print(ranking_table("tokens", by_length))
     if request:

@@ -16,11 +16,14 @@ from rain.core.fields import flag
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.calibration import read_calibration
 from rain.evaluators.labels import EvaluationConfig
+from rain.evaluators.readout import ReadOutFile
 from rain.evaluators.registry import ONE_WAY, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import add_flags, build
 from rain.methods.config import MethodConfig
+from rain.models.loading import model_files
 from rain.presets import choose_preset
+from rain.results.inputs import fingerprint
 from rain.tasks.task import Task
 
 CONFIGS: tuple[tuple[type[Any], str], ...] = (
@@ -71,6 +74,9 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     asked = Template.from_file(sources.evaluator_template) if sources.evaluator_template else template
     server = sources.evaluator_base_url
     evaluators = tuple(parse_spec(spec, model.name, prompt_file, asked, server) for spec in sources.evaluator)
+    for spec in evaluators:
+        if isinstance(spec, ReadOutFile) and spec.fingerprint:
+            spec.check_weights(fingerprint(model_files(model.modelname, model.engine)))
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     evaluation = build(EvaluationConfig, *layers)
     if evaluation.invert:

@@ -37,6 +37,7 @@ from rain.core.errors import RainError, UnclearFault
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
 from rain.prompts import PromptFile
+from rain.results.inputs import same_weights
 
 CHAT = "chat template"
 FORMAT = 1
@@ -85,6 +86,7 @@ class ReadOutFile:
         measured: held-out figures and the data that it was learnt on, for people.
         prompt_file: the texts of the prompt file, so that others can ask in the same format; None: the chat template.
         request: what reads the request; None: every request is taken for harmful.
+        fingerprint: of the model's files (``rain.results.inputs``); empty: unknown.
     """
 
     name: str
@@ -96,6 +98,7 @@ class ReadOutFile:
     measured: dict[str, Any] = field(default_factory=dict)
     prompt_file: PromptFile | None = None
     request: RequestReadOut | None = None
+    fingerprint: str = ""
 
     @classmethod
     def load(cls, name: str, model: str = "") -> ReadOutFile:
@@ -123,7 +126,7 @@ class ReadOutFile:
 
     def as_json(self) -> bytes:
         """Return the file's content."""
-        content = {name: value for name, value in asdict(self).items() if value is not None}
+        content = {name: value for name, value in asdict(self).items() if value not in (None, "")}
         return json.dumps({"format": FORMAT, **content}).encode() + b"\n"
 
     @property
@@ -159,7 +162,7 @@ class ReadOutFile:
         return hashlib.sha256(self.as_json()).hexdigest()[:16]
 
     def check(self, model: str, prompt_format: str) -> None:
-        """Refuse another model or prompt format than it was learnt with.
+        """Refuse another model or prompt format than it was learnt with; see ``check_weights``, too.
 
         Raises:
             RainError: the message says which.
@@ -167,6 +170,15 @@ class ReadOutFile:
         for what, own, used in (("model", self.model, model), ("prompt format", self.prompt_format, prompt_format)):
             if own != used:
                 raise RainError(f"the read-out {self.name} was learnt with the {what} {own!r}, not {used!r}")
+
+    def check_weights(self, fingerprint: str) -> None:
+        """Refuse a model whose files are others than those that it was learnt with, if both are known.
+
+        Raises:
+            RainError: they are.
+        """
+        if self.fingerprint and fingerprint and not same_weights(self.fingerprint, fingerprint):
+            raise RainError(f"the read-out {self.name} was learnt with other weights of {self.model}; learn it anew")
 
 
 def _with_tuple(data: Mapping[str, Any]) -> dict[str, Any]:

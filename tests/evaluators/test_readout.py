@@ -66,6 +66,22 @@ def test_another_model_or_prompt_format_is_refused(used, named):
         read_out().check(*used)
 
 
+def test_other_weights_under_the_same_name_are_refused(learnt, tmp_path):
+    _, model, path = learnt
+    for name in ("kind", "both"):
+        assert len(ReadOutFile.load(str(path.with_name(f"{name}.json")), str(model)).fingerprint) > 64
+    data = json.loads(path.read_text())
+    other = tmp_path / "other.json"
+    for fingerprint, code in ((data["fingerprint"], 0), ("0" * 64, None), ("", 0)):
+        other.write_text(json.dumps({**data, "fingerprint": fingerprint}))
+        given = {"modelname": str(model), "preset": "none", "evaluator": (f"readout:{other}",)}
+        if code is None:
+            with pytest.raises(RainError, match="weights"):
+                make_settings(load("hh"), given)
+        else:
+            assert make_settings(load("hh"), given).aligner.evaluators[0].fingerprint == fingerprint
+
+
 def test_the_score_is_tanh_of_half_the_logit_and_the_smallest_of_several():
     both = ReadOutEvaluator([read_out(), read_out(bias=-1.0)])
     assert smallest(both, [1.0, 3.0]) == pytest.approx(math.tanh((1.0 + 0.5) / 2))
@@ -278,6 +294,6 @@ def test_a_read_out_of_the_request_costs_nothing_and_cannot_be_calibrated(learnt
 def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):
     _, _, path = learnt
     file = ReadOutFile.load(str(path), "any")
-    path.with_name("toy.json").write_bytes(ReadOutFile(**{**vars(file), "model": "toy"}).as_json())
+    path.with_name("toy.json").write_bytes(ReadOutFile(**{**vars(file), "model": "toy", "fingerprint": ""}).as_json())
     with pytest.raises(RainError, match="hidden states"):
         Rain(engine="toy", task="hh", evaluator=(f"readout:{path.with_name('toy.json')}",))
