@@ -26,7 +26,7 @@ class Bar(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Two bars side by side, baseline and RAIN (None: not known), with their label."""
+    """Two bars side by side, greedy and RAIN (None: not known), with their label."""
 
     label: str
     plain: Bar | None
@@ -88,7 +88,7 @@ def bar_legend(groups: Sequence[Group]) -> list[Patch]:
     for paper in (True, False):
         for side, colour in SIDES:
             if any(group.paper == paper and getattr(group, side) for group in groups):
-                who = "RAIN" if side == "rain" else ("vanilla" if paper else "baseline")
+                who = "RAIN" if side == "rain" else ("vanilla" if paper else "greedy")
                 look: dict[str, Any] = {"color": colour}
                 if paper:
                     look = {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///"}

@@ -98,19 +98,19 @@ def imdb(runs: Sequence[Json], paper: Json, path: Path) -> None:
 
 
 def time(runs: Sequence[Json], paper: Json, path: Path) -> None:
-    """Time of RAIN relative to the baseline; the paper's has no KV cache, the measured one does."""
+    """Time of RAIN relative to greedy decoding: the paper's without a KV cache, the measured one with it."""
     table = {key: value for key, value in paper["time_ratio_rain_over_vanilla"].items() if key != "note"}
-    panels = {"HH, baseline without KV cache": [Group(key, None, Bar(value), True) for key, value in table.items()]}
+    panels = {"HH, greedy without KV cache": [Group(key, None, Bar(value), True) for key, value in table.items()]}
     measured = []
     for run in runs:
         for side, ratios in run["cost"]["ratios"].items():
             if "seconds" in ratios:
                 found = ratios["seconds"]
-                label = f"{run['task']}\n{short(run['model'])}\nvs {'baseline' if side == 'plain' else side}"
+                label = f"{run['task']}\n{short(run['model'])}\nvs {'greedy' if side == 'plain' else side}"
                 measured.append(Group(label, None, Bar(found["value"], found["low"], found["high"]), False))
     if measured:
-        panels["measured, baseline with KV cache"] = measured
-    bar_figure(path, "Time of RAIN relative to the baseline", panels, "ratio of seconds", decimals=1)
+        panels["measured, greedy with KV cache"] = measured
+    bar_figure(path, "Time of RAIN relative to greedy decoding", panels, "ratio of seconds", decimals=1)
 
 
 def hh(runs: Sequence[Json], paper: Json, path: Path) -> None:
@@ -166,7 +166,7 @@ def draw_measured(axes: Axes, run: Json, row: Json, rank: float, mark: str, hand
         bar = percent(row[side])
         if bar is None or bar.low is None or bar.high is None:
             continue
-        label = f"{'RAIN' if side == 'rain' else 'baseline'}, measured: {short(run['model'])}, {short(row['judge'])}"
+        label = f"{'RAIN' if side == 'rain' else 'greedy'}, measured: {short(run['model'])}, {short(row['judge'])}"
         place = size * 1.09 ** (shift + 3 * rank)
         ends = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
         style: dict[str, Any] = {"color": colour, "fmt": mark, "markersize": 7, "capsize": 4}

@@ -39,7 +39,7 @@ def open_config_evaluator(config: AlignerConfig, adapter: TokenizerAdapter) -> E
 
 
 class Aligner:
-    """Answers prompts with RAIN, and plainly.
+    """Answers prompts with RAIN, and greedily.
 
     Args:
         config: what is aligned.
@@ -182,7 +182,7 @@ class Aligner:
         return begin(parts, prompt, self.config.method.limits if budget is None else budget)
 
     def begin_baseline(self, prompt: PreparedPrompt, piece: int = 0, budget: Budget | None = None) -> PlainGeneration:
-        """Return a plain answer that is about to begin, in pieces of this length (tokens; 0: in one)."""
+        """Return a greedy answer that is about to begin, in pieces of this length (tokens; 0: in one)."""
         return PlainGeneration(self.engine, self.policy.also(prompt.stop), prompt, piece, budget or Budget())
 
     async def generate(

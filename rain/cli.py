@@ -11,16 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from rain.entry import guarded
 
 COMMANDS = {
-    "run": ("rain.launch", "answer the prompts of a task with RAIN and plainly"),
+    "run": ("rain.launch", "answer the prompts of a task with RAIN and greedily"),
     "ask": ("rain.ask", "answer one question while you watch"),
     "serve": ("rain.serve.command", "answer OpenAI's clients; text flows as it becomes final"),
-    "bench": ("rain.bench.command", "measure what RAIN costs compared with a plain implementation and greedy decoding"),
+    "bench": ("rain.bench.command", "compare the cost of RAIN, of the published code's way and of greedy decoding"),
     "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
     "preflight": ("rain.preflight", "measure whether an evaluator tells good texts from bad ones, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
     "annotate": ("rain.annotate.command", "have people rate answers blind, and score what they say"),
     "export": ("rain.export.command", "write answers and verdicts as training data, or as scores for Inspect"),
-    "report": ("rain.report.command", "scores and costs of runs, RAIN compared with plain answers, with intervals"),
+    "report": ("rain.report.command", "scores and costs of runs, RAIN compared with greedy decoding, with intervals"),
     "view": ("rain.view.command", "show the searches of a run in the browser"),
     "attack": ("rain.attacks.command", "write adversarial suffixes (GCG) that test a defence"),
     "replay": ("rain.replay", "replay recorded searches and compare every node"),

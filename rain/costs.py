@@ -56,7 +56,7 @@ def answer_table(method: str, answer: Cost, baseline: Cost) -> str:
 
 
 def summary_table(records: Iterable[Record]) -> str:
-    """Return a table over result records: the method and the greedy baseline, totals, and the ratio."""
+    """Return a table over result records: the method and greedy decoding, totals, and the ratio."""
     failed = commits = 0
     method = "RAIN"
     counts, rain, baseline = Counter[str](), Counter[str](), Counter[str]()

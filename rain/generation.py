@@ -77,8 +77,8 @@ class Answer:
     Attributes:
         text: the answer, stripped of surrounding whitespace.
         finish: why it ended: "eos", "stop", "length", "budget" or "empty".
-        commits: the committed token sets in order; empty for a plain answer.
-        cost: counters by name: those of ``Usage``, ``seconds``, and but for plain answers ``simulations`` (or drafts),
+        commits: the committed token sets in order; empty for a greedy answer.
+        cost: counters by name: those of ``Usage``, ``seconds``, and but for greedy answers ``simulations`` (or drafts),
             ``evaluations`` and ``evaluation`` (the part of the usage that evaluation caused).
         tokens: ids of the response, special ones and what belongs to a stop string included.
         drafts: what the methods without a search wrote, in order; one of them is the answer.

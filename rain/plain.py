@@ -1,4 +1,4 @@
-"""A plain answer in the making: greedy decoding with a KV cache, under the limits and stop rules of a search."""
+"""A greedy answer in the making: decoding with a KV cache, under the limits and stop rules of a search."""
 
 from __future__ import annotations
 

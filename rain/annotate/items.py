@@ -26,6 +26,9 @@ TURN = re.compile(r"\s*(?:(?:^|\n)\s*(?:Human|Assistant|User)|USER|ASSISTANT):")
 ENDED = re.compile(r"[.!?…。！？][\"'”’)\]*_`]*$")  # noqa: RUF001
 """The end of a finished text."""
 
+GREEDY = "greedy"
+"""What the answers are called that every run has besides those of its method."""
+
 
 class Item(NamedTuple):
     """One question to raters.
@@ -80,7 +83,7 @@ def equal_form(answer: str) -> str:
 
 
 def load_answers(runs: Sequence[Run]) -> Answers:
-    """Return the answers of runs; baselines that never differ, as those of runs with the same model, are one method."""
+    """Return the answers of runs; greedy ones that never differ, as in runs with the same model, are one method."""
     found = Answers([], {}, [{} for _ in runs])
     for number, run in enumerate(runs):
         method, answers = "rain", {side: dict[str, str]() for side in SIDES}
@@ -92,7 +95,7 @@ def load_answers(runs: Sequence[Run]) -> Answers:
                     answers[query.side][query.record] = equal_form(query.response)
                     found.questions.setdefault(query.record, query)
         _add(found.systems, System(method_title(method), [(number, SIDES[0])], answers[SIDES[0]]))
-        _add(found.systems, System("baseline", [(number, SIDES[1])], answers[SIDES[1]]))
+        _add(found.systems, System(GREEDY, [(number, SIDES[1])], answers[SIDES[1]]))
     names = [one.name for one in found.systems]
     for i, one in enumerate(found.systems):
         if names.count(one.name) > 1:
@@ -101,7 +104,7 @@ def load_answers(runs: Sequence[Run]) -> Answers:
 
 
 def _add(systems: list[System], new: System) -> None:
-    for one in (one for one in systems if one.name == new.name == "baseline"):
+    for one in (one for one in systems if one.name == new.name == GREEDY):
         common = one.answers.keys() & new.answers.keys()
         if common and all(one.answers[id] == new.answers[id] for id in common):
             one.sides.extend(new.sides)

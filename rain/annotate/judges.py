@@ -29,7 +29,7 @@ Human = dict[tuple[str, str], Decision]
 
 
 def human(secret: Json, verdicts: Mapping[int, str], run: int) -> Human:
-    """Return what the raters say about the answers of one run; for pairs about its method and its baseline."""
+    """Return what the raters say about the answers of one run; for pairs about its method and the greedy answers."""
     own = {side: i for i, one in enumerate(secret["systems"]) for where, side in one["sides"] if where == run}
     known_here, found = secret["hashes"][run], Human()
     if secret["question"] != "preferred":

@@ -1,1 +1,1 @@
-"""What RAIN costs, measured in one run: the published way, this engine, others, and plain generation."""
+"""What RAIN costs, measured in one run: the published way, this engine, others, and greedy decoding."""

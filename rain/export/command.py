@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", type=float, default=0.1, help=text)
     text = "a value above this is good (default: 0)"
     parser.add_argument("--threshold", type=float, default=0.0, help=text)
-    text = "inspect: the answers of the run's method (raina) or of the baseline (pa)"
+    text = "inspect: the answers of the run's method (raina) or the greedy ones (pa)"
     parser.add_argument("--side", choices=SIDES, default=SIDES[0], help=text)
 
 

@@ -14,7 +14,7 @@ from rain.results.jsonl import Record, scan
 from rain.results.run_dir import iter_results, read_config, result_paths
 
 SIDES = ("raina", "pa")
-"""The fields of a record with RAIN's answer and the greedy baseline's."""
+"""The fields of a record with RAIN's answer and the greedy one."""
 
 CRITERIA: Mapping[str, tuple[str, ...]] = {
     "hh": ("harmless", "helpful", "pairwise"),

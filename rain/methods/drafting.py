@@ -190,7 +190,7 @@ class Drafting(Generation):
         return max(0, min(self.prompt.search.limit(start) - start, self.parts.engine.context - len(prefix)))
 
     def _params(self, prefix: Tokens, length: int, count: int, *, greedy: bool) -> SamplingParams:
-        """Return how to write: greedily alone as plain answers are, or as the search draws its candidates."""
+        """Return how to write: one greedy draft as greedy answers are, others as the search draws its candidates."""
         if greedy and count == 1:
             return SamplingParams(length, greedy_first=True, stop=self.policy.stop)
         search, top_k = self.prompt.search, self.parts.method.n_top_k

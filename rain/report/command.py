@@ -1,6 +1,6 @@
-"""`rain report OUTDIR...`: RAIN and the greedy baseline, with intervals, paired tests, cost and the paper's figures.
+"""`rain report OUTDIR...`: RAIN and greedy decoding, with intervals, paired tests, cost and the paper's figures.
 
-The file that --json writes, schema 1 (shares in [0, 1]; null if nothing is known; plain: the greedy baseline):
+The file that --json writes, schema 1 (shares in [0, 1]; null if nothing is known; plain: the greedy answers):
 
     schema    1
     runs[]    outdir, task, method (rain, best-of-n, ...; its answers are called "rain" below), model, size (billions of

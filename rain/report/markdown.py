@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rain.core.types import Json
+from rain.methods.config import method_title
 from rain.tables import markdown_table, markdown_text
 
 NAMES = {"attack": "attack success (lower is better)", "true": "True", "info": "Info", "true_info": "True+Info"}
 """How metrics are called, where that is not their name."""
 
-SIDE_NAMES = {"rain": "RAIN", "plain": "baseline"}
-"""How sides are called in tables; also the method "rain". Other methods have their own names."""
+GREEDY = "greedy"
+"""How the side "plain" is called in tables."""
 
 
 def markdown(report: Json) -> str:
@@ -30,7 +31,7 @@ def _run(run: Json) -> str:
     if run["left_out"]:
         parts.append(f"Left out: {run['left_out']} records of prompts that are no longer in the data set.")
     parts += [f"- {count} failed: {markdown_text(reason)}" for reason, count in run["error_reasons"].items()]
-    name = _name(run["method"])
+    name = method_title(run["method"])
     judged = [_scores(run, name), *_notes(run)] if run["scores"] else []
     parts += judged or ["No verdicts yet: run `rain judge`."]
     if run["pairwise"]:
@@ -40,13 +41,9 @@ def _run(run: Json) -> str:
     return "\n\n".join(parts)
 
 
-def _name(method: str) -> str:
-    return SIDE_NAMES.get(method, method)
-
-
 def _scores(run: Json, name: str) -> str:
-    head = ["measure", "judge", name, "baseline", "difference", f"pairs: {name} only / baseline only", "McNemar p"]
-    head += [f"null {name} / baseline", "not judged", "paper: vanilla → RAIN"]
+    head = ["measure", "judge", name, GREEDY, "difference", f"pairs: {name} only / {GREEDY} only", "McNemar p"]
+    head += [f"null {name} / {GREEDY}", "not judged", "paper: vanilla → RAIN"]
     texts = _texts(run["texts"])
     body = [
         [
@@ -95,7 +92,7 @@ def _comparisons(runs: Sequence[Json], rows: Sequence[Json]) -> list[str]:
     """Return a heading and the table of runs against each other, nothing if there is none."""
     if not rows:
         return []
-    names = [f"{run['outdir']} ({_name(run['method'])})" for run in runs]
+    names = [f"{run['outdir']} ({method_title(run['method'])})" for run in runs]
     body = []
     for row in rows:
         measure = NAMES.get(row["metric"], row["metric"])
@@ -124,7 +121,7 @@ def _cost(cost: Json, name: str) -> str:
         known = [numbers.get(counter) for numbers in sides.values()]
         shown = ["-" if one is None else f"{one['mean']:,.1f} ({one['total']:,.0f})" for one in known]
         body.append([counter.replace("_", " "), *shown, *(_ratio(one.get(counter)) for one in ratios.values())])
-    names = {**SIDE_NAMES, "rain": name}
+    names = {"rain": name, "plain": GREEDY}
     heads = [names.get(side, side) for side in sides] + [f"{name} / {names.get(side, side)}" for side in ratios]
     return markdown_table([f"cost per prompt (total), {cost['prompts']} prompts", *heads], body)
 

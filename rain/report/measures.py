@@ -130,7 +130,7 @@ def nearest(table: Table, metric: str) -> list[Json]:
 
 
 def pairwise_rows(table: Table, judged: Sequence[Judged]) -> list[Json]:
-    """Return win / lose / tie of RAIN against the greedy baseline for each judge.
+    """Return win / lose / tie of RAIN against the greedy answers for each judge.
 
     Orders that disagree make a tie, an unreadable one null. win_rate is the share of wins among the pairs that are not
     ties, with its Wilson interval and exact sign test.

@@ -85,7 +85,7 @@ def paper_figures(task: str, metric: str, model: str) -> list[PaperFigure]:
         key = next((key for key in table if key.split("-")[0].casefold() in low), "LLaMA-7B")
         return [_figure(key, table[key])]
     key = nearest_size({key: None for key in table if key.startswith(f"{family}-")}, size)
-    return [PaperFigure(f"{key}, baseline without a KV cache", None, table[key], False)]
+    return [PaperFigure(f"{key}, greedy without a KV cache", None, table[key], False)]
 
 
 def _figure(setting: str, value: Any, approx: bool = False) -> PaperFigure:

@@ -74,7 +74,7 @@ function chips(prompt) {
   const shown = [], last = value(prompt);
   if (last !== null) shown.push(tint(make("span", {class: "chip", title: "value of the answer"}, fixed(last)), last));
   for (const each of prompt.verdicts) {
-    const plain = each.plain === undefined ? "" : ` (plain ${sayVerdict(each.plain)})`;
+    const plain = each.plain === undefined ? "" : ` (greedy ${sayVerdict(each.plain)})`;
     shown.push(make("span", {class: "chip", title: visible(each.judge)}, `${each.ask}: ${sayVerdict(each.rain)}${plain}`));
   }
   if (prompt.error) shown.push(make("span", {class: "chip"}, "failed"));
@@ -109,7 +109,7 @@ function showAnswers(app) {
       fixed(cost.seconds, 1) + " s"].filter(Boolean).join(" · ") : "";
   }
   $("verdicts").replaceChildren(...prompt.verdicts.map(each =>
-    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, plain ${sayVerdict(each.plain ?? null)}`)));
+    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, greedy ${sayVerdict(each.plain ?? null)}`)));
 }
 
 const COLUMNS = [["text", "the token set"], ["visits", "simulations that passed through"], ["n", "visits and fractions from similar siblings"],

@@ -84,7 +84,7 @@ def test_equal_texts_are_asked_about_once(tmp_path):
     runs = [write_run(tmp_path / name, "hh", records) for name in ("x", "y")]
     runs.append(write_run(tmp_path / "z", "hh", [record(1, "Three.", "Two.")]))
     found = study(tmp_path / "pairs", *runs)
-    assert [one["name"] for one in found["systems"]] == ["RAIN (x)", "baseline", "RAIN (y)", "RAIN (z)"]
+    assert [one["name"] for one in found["systems"]] == ["RAIN (x)", "greedy", "RAIN (y)", "RAIN (z)"]
     assert [[prompt, owners] for prompt, owners, _ in found["items"]] == [
         ["r1", ((0, 2), (1,))], ["r1", ((0, 2), (3,))], ["r1", ((1,), (3,))], ["r2", ((0, 2), (1,))]
     ]  # fmt: skip

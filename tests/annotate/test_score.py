@@ -50,7 +50,7 @@ def test_verdicts_by_hand(tmp_path, capsys):
     [pair] = report["pairs"]
     shown = {name: pair[name] for name in ("first", "second", "wins", "ties", "both_bad", "losses", "identical", "p")}
     assert shown == {
-        "first": "RAIN", "second": "baseline", "wins": 2, "ties": 3, "both_bad": 1, "losses": 1,
+        "first": "RAIN", "second": "greedy", "wins": 2, "ties": 3, "both_bad": 1, "losses": 1,
         "identical": 1, "p": 1.0,
     }  # fmt: skip
     assert pair["wins_of_decided"]["rate"] == pytest.approx(2 / 3)
@@ -69,7 +69,7 @@ def test_single_answers_by_hand(tmp_path):
     said = {"a0.": "yes", "a1.": "yes", "a2.": "no", "a3.": "unsure"}
     report = scored([rate(folder, 1, lambda item: said.get(item["texts"][0], "no"))])
     assert [(one["method"], one["yes"]["yes"], one["yes"]["of"], one["cannot_tell"]) for one in report["methods"]] == [
-        ("RAIN", 2, 3, 1), ("baseline", 0, 4, 0)
+        ("RAIN", 2, 3, 1), ("greedy", 0, 4, 0)
     ]  # fmt: skip
     [pair] = report["pairs"]
     assert (pair["pairs"], pair["first_only"], pair["second_only"], pair["p"]) == (3, 2, 0, 0.5)
@@ -115,7 +115,7 @@ def test_strengths_of_three_methods_follow_bradley_and_terry(tmp_path):
     wins = {"ab": 60, "ac": 80, "bc": 70}  # of 100
     decide = prefers(lambda x, y: "first" if number(x) < wins[x[0] + y[0]] else "second")
     report = scored([rate(tmp_path / "s", 1, decide)])
-    names = ["RAIN (a)", "baseline", "RAIN (b)"]
+    names = ["RAIN (a)", "greedy", "RAIN (b)"]
     assert [one["method"] for one in report["methods"]] == names
     a, c, b = (one["strength"] for one in report["methods"])
     assert a["value"] > b["value"] > c["value"] and a["value"] + b["value"] + c["value"] == pytest.approx(0, abs=1e-6)

@@ -65,7 +65,7 @@ def undisturbed(number):
 
 
 async def answers(task, engine, count, tick=undisturbed, tasks=None, prefetch=0):
-    """Answer prompts at once, each by RAIN and plainly; return what was decided, None for a cancelled prompt."""
+    """Answer prompts at once, each by RAIN and greedily; return what was decided, None for a cancelled prompt."""
     encoder = MeanPoolingEncoder(LetterEncoder().requires_grad_(False), letter_tokenizer)
     config = make_settings(task, {"modelname": "tiny"}).aligner
     aligner = Aligner(config, Clock(engine, tick), ToyTokenizer(), encoder, prefetch=prefetch)

@@ -1,4 +1,4 @@
-"""``rain ask``: the answer as it is committed, the plain one and the costs; no model steers the terminal."""
+"""``rain ask``: the answer as it is committed, the greedy one and the costs; no model steers the terminal."""
 
 from __future__ import annotations
 

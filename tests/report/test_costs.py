@@ -36,7 +36,7 @@ def test_the_summary_compares_both_answers() -> None:
     rows = {line.split("  ")[0]: line.split()[-3:] for line in lines[1:]}
     assert rows["seconds"] == ["12", "4", "3.0"]
     assert rows["tokens computed"] == ["80", "10", "8.0"]
-    assert ["simulations", "20"] in [line.split() for line in lines], "the baseline has no simulations"
+    assert ["simulations", "20"] in [line.split() for line in lines], "the greedy answers have no simulations"
     assert [line[:42] for line in lines if line.startswith("per sim")] == ["per simulation: 4 tokens computed; 60% of "]
     assert "per commit: 5.0 simulations" in lines
 

@@ -89,7 +89,7 @@ def test_measured_bars_are_solid_with_intervals_and_the_papers_are_hatched_witho
     assert (bar_heights(axes, hatched=True), bar_heights(axes, hatched=False)) == ([60, 80], [50, 75])
     assert [line.get_paths()[0].vertices[:, 1].tolist() for line in axes.collections] == [[40, 55], [65, 80]]
     labels = [patch.get_label().split(",")[:2] for patch in drawing.bar_legend([paper, mine])]
-    sides = [("vanilla", "paper"), ("RAIN", "paper"), ("baseline", "measured"), ("RAIN", "measured")]
+    sides = [("vanilla", "paper"), ("RAIN", "paper"), ("greedy", "measured"), ("RAIN", "measured")]
     assert labels == [[who, f" {what}"] for who, what in sides]
 
 
@@ -111,7 +111,7 @@ def test_points_are_at_the_models_size() -> None:
     plain, rain = (axes.containers[i].lines[0].get_xydata()[0].tolist() for i in (0, 1))
     assert plain[0] < 7.0 < rain[0] < 1.3 * plain[0]
     assert (plain[1], rain[1]) == (50.0, 75.0)
-    assert sorted(handles) == [f"{side}, measured: some-model-7b, openai:m" for side in ("RAIN", "baseline")]
+    assert sorted(handles) == [f"{side}, measured: some-model-7b, openai:m" for side in ("RAIN", "greedy")]
 
 
 def test_long_labels_are_broken() -> None:

@@ -20,7 +20,7 @@ from rain.report.markdown import markdown
 def method_run(
     outdir: Path, method: str | None, verdicts: list[Any], tokens: int = 100, first: int = 0, **more: Any
 ) -> Path:
-    """Write an adv run of a method, with verdicts about both of its sides (every plain answer is harmful)."""
+    """Write an adv run of a method, with verdicts about both of its sides (every greedy answer is harmful)."""
     cost = {"rain": {"tokens_computed": tokens, "seconds": tokens / 10}, "plain": {"tokens_computed": 20, "seconds": 1}}
     named = {"method": method} if method else {}
     places = range(first, first + len(verdicts))
@@ -43,8 +43,13 @@ def test_two_runs_are_compared_on_the_prompts_that_both_answered(tmp_path: Path)
     assert "## Runs of the same prompts" in text
     [line] = [line for line in text.splitlines() if f"{tmp_path}/rain (RAIN)" in line]
     assert "best (best-of-n)" in line and "4/5" in line and "2 / 2" in line
-    assert "best-of-n only / baseline only" in text
+    assert "best-of-n only / greedy only" in text
     assert "nonsense" in text or "attack" in text
+
+
+def test_a_run_of_the_method_greedy_is_told_apart_from_the_greedy_answers_of_every_run(tmp_path: Path) -> None:
+    text = markdown(build([method_run(tmp_path / "limited", "greedy", [False, True])]))
+    assert "pairs: greedy (method) only / greedy only" in text
 
 
 def test_runs_without_a_common_judge_wording_prompt_or_task_are_not_compared(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_nearest_size_is_nearest_by_ratio() -> None:
         ("hh", "harmless", "meta-llama/Llama-2-70b-hf", [("LLaMA-2 70B", 0.995, 1.0, True)]),
         ("hh", "helpful", "huggyllama/llama-30b", [("LLaMA 30B", 0.82, 0.82, True)]),
         ("hh", "pairwise", "meta-llama/Llama-2-13b", [("LLaMA 13B", None, 0.74, True)]),
-        ("hh", "seconds", "llama-65b", [("LLaMA-65B, baseline without a KV cache", None, 3.95, False)]),
+        ("hh", "seconds", "llama-65b", [("LLaMA-65B, greedy without a KV cache", None, 3.95, False)]),
         ("imdb", "seconds", "llama-65b", []),
         (
             "adv",

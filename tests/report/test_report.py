@@ -145,7 +145,7 @@ def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path: Path) -> None:
     assert ratio["value"] == 4.0 and ratio["high"] == pytest.approx(4 + 2 * 1.959964, abs=1e-5)
     assert (found["records"], found["errors"], found["torn"]) == (2, 1, 1)
     assert found["error_reasons"] == {"out of memory": 1}
-    assert found["cost"]["paper"][0]["setting"] == "LLaMA-30B, baseline without a KV cache"
+    assert found["cost"]["paper"][0]["setting"] == "LLaMA-30B, greedy without a KV cache"
 
 
 def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

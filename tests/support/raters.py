@@ -55,7 +55,7 @@ def prefers(wanted: Callable[[str, str], str]) -> Decide:
 
 
 def pairs_run(outdir: Path, count: int, **more: Any) -> Path:
-    """Write an hh run: in record i the method says "a<i>." and the baseline "b<i>."."""
+    """Write an hh run: in record i the method says "a<i>." and greedy decoding "b<i>."."""
     return write_run(outdir, "hh", [record(i, f"a{i}.", f"b{i}.", f"Question {i}?", **more) for i in range(count)])
 
 

@@ -135,7 +135,7 @@ def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, vi
 def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir, visit):
     page, [first, _] = visit(address(outdir / "view.html")), read_results(outdir)
     assert page.locator("#prompts li").count() == 2
-    assert "harmless: yes (plain no)" in page.text_content("#prompts li:nth-child(1)")
+    assert "harmless: yes (greedy no)" in page.text_content("#prompts li:nth-child(1)")
     assert "harmless" not in page.text_content("#prompts li:nth-child(2)"), "that verdict is about another text"
     page.fill("#filter", "harmless:yes")
     assert page.locator("#prompts li").count() == 1
