@@ -35,10 +35,8 @@ class SimilarityJudge(Judge):
             return Verdict(None, "no answer, or no references")
         if self._encoder is None:
             from rain.encoder import MeanPoolingEncoder
-            from rain.models.loading import load_encoder
-            from rain.models.pooling import pools_cls
 
-            self._encoder = MeanPoolingEncoder(*load_encoder(self._encoder_name), cls=pools_cls(self._encoder_name))
+            self._encoder = MeanPoolingEncoder.load(self._encoder_name)
         answer, *references = np.array(await self._encoder.encode([query.response, *query.right, *query.wrong]))
         similarities = np.array(references) @ answer
         right, wrong = similarities[: len(query.right)].max(), similarities[len(query.right) :].max()
