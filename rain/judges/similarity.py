@@ -21,13 +21,11 @@ class SimilarityJudge(Judge):
         encoder: replaces the one that would be loaded.
     """
 
+    versions = {"true": "references-1"}
+
     def __init__(self, name: str, config: JudgeConfig, encoder: SentenceEncoder | None = None) -> None:
         super().__init__(f"similarity:{name}")
         self._encoder_name, self._encoder = name, encoder
-
-    def version(self, criterion: str) -> str | None:
-        """Return the version for "true", None for anything else."""
-        return "references-1" if criterion == "true" else None
 
     async def decide(self, query: Query) -> Verdict:
         """Compare the largest similarities; null without references or answer."""
