@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -197,14 +196,6 @@ class Aligner:
         """
         return await self.begin(prompt, budget).complete(on_commit)
 
-    async def stream(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> AsyncIterator[str]:
-        """Yield the answer's text as it becomes final; the pieces together are ``Answer.text``."""
-        generation = self.begin(prompt, budget)
-        async with aclosing(generation.pieces()) as pieces:
-            async for piece, _, _ in pieces:
-                if piece:
-                    yield piece
-
     async def generate_baseline(self, prompt: PreparedPrompt, *, budget: Budget | None = None) -> Answer:
         """Answer by greedy decoding with a KV cache, under the same limits and stop rules; without a value."""
         return await self.begin_baseline(prompt, budget=budget).complete()
@@ -212,7 +203,9 @@ class Aligner:
     async def record(
         self, prompt: Prompt, on_commit: OnCommit = lambda commit: None, trace: Append | None = None
     ) -> dict[str, Any]:
-        """Return the result record of a prompt; a prompt that cannot be answered gives a record with ``error``.
+        """Answer by the method of the settings and greedily, at the same time; return the result record.
+
+        A prompt that cannot be answered gives a record with ``error``.
 
         Args:
             prompt: of a data set.
@@ -225,20 +218,15 @@ class Aligner:
             Exception: anything unexpected; the prompt may be the reason, or a device that breaks.
         """
         try:
-            answers = await self._answers(prompt, on_commit, trace)
+            prepared = self.prepare(prompt.id, prompt.question, trace=trace)
+            rain, plain = await gather_or_cancel(
+                self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
+            )
         except (UnclearFault, WorkerFault):
             raise
         except RainError as error:
             return error_record(self.config, prompt, str(error))
-        return answer_record(self.config, prompt, *answers, self.engine.dtype)
-
-    async def _answers(self, prompt: Prompt, on_commit: OnCommit, trace: Append | None) -> tuple[Answer, Answer]:
-        """Answer by the method of the settings and greedily, at the same time."""
-        prepared = self.prepare(prompt.id, prompt.question, trace=trace)
-        rain, plain = await gather_or_cancel(
-            self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
-        )
-        return rain, plain
+        return answer_record(self.config, prompt, rain, plain, self.engine.dtype)
 
     async def close(self) -> None:
         """Release evaluator and engine."""
@@ -253,11 +241,8 @@ def open_encoder(config: AlignerConfig) -> SentenceEncoder:
 
         return ToyEncoder()
     from rain.encoder import MeanPoolingEncoder
-    from rain.models.loading import load_encoder
-    from rain.models.pooling import pools_cls
 
-    name = config.prompting.encoder
-    return MeanPoolingEncoder(*load_encoder(name), cls=pools_cls(name))
+    return MeanPoolingEncoder.load(config.prompting.encoder)
 
 
 def open_aligner(config: AlignerConfig, placement: PlacementConfig) -> Aligner:

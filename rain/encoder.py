@@ -23,7 +23,7 @@ class MeanPoolingEncoder:
     """Normalised embeddings of a transformers encoder: the mean over a text's tokens, or its first token.
 
     Args:
-        model: gives ``last_hidden_state``; tokenizer: its own. For example those of ``rain.models.loading`` "minilm".
+        model: gives ``last_hidden_state``; tokenizer: its own.
         cls: take the first token, for models that were trained so (see ``rain.models.pooling.pools_cls``).
 
     Embedding runs in a thread of its own, at the same time as the language model; texts are remembered.
@@ -41,6 +41,14 @@ class MeanPoolingEncoder:
         self._task: asyncio.Task[None] | None = None
         # With a second team of OpenMP threads all would sleep between operations, and passes take twice as long.
         self._thread = ThreadPoolExecutor(1, "embedding", torch.set_num_threads, (1,))
+
+    @classmethod
+    def load(cls, name: str) -> MeanPoolingEncoder:
+        """Load an encoder: "minilm" (embedded), a hub name or a folder."""
+        from rain.models.loading import load_encoder
+        from rain.models.pooling import pools_cls
+
+        return cls(*load_encoder(name), cls=pools_cls(name))
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return one embedding for each text: (hidden size,), float32, length 1."""

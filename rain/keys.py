@@ -47,7 +47,11 @@ def origin(url: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Tell whether a URL names this machine."""
-    host = _split(url).hostname or ""
+    return is_loopback_host(_split(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Tell whether a name or an address is that of this machine, which no other can reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

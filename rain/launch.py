@@ -16,9 +16,9 @@ from rain.core.errors import RainError
 from rain.costs import summary_table
 from rain.data.datasets import Prompt, read_prompts, select_prompts
 from rain.entry import INTERRUPTED, guarded
-from rain.flags import add_flags
+from rain.flags import add_flags, build
 from rain.judges.base import Judge, JudgeConfig
-from rain.judges.command import add_judge_arguments, judge_config, judge_run, with_judge
+from rain.judges.command import add_judge_arguments, judge_run, with_judge
 from rain.judges.queries import load_run
 from rain.judges.scoring import check_decides
 from rain.keys import origin
@@ -64,7 +64,7 @@ def parse(task: Task, argv: Sequence[str] | None, prog: str | None = None) -> Pa
     args = parser.parse_args(argv)
     fields = {field.name for config, _ in CONFIGS for field in dataclasses.fields(config)}
     given = {name: value for name, value in vars(args).items() if name in fields}
-    return ParsedArgs(make_settings(task, given), args.judge, judge_config(args))
+    return ParsedArgs(make_settings(task, given), args.judge, build(JudgeConfig, vars(args)))
 
 
 def open_launcher(settings: Settings) -> Launcher:

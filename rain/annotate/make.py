@@ -8,11 +8,9 @@ Order, sides and ids come from the key, the rater and the item alone (HMAC-SHA25
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from importlib.resources import files
@@ -22,6 +20,7 @@ from rain.annotate.items import Answers, Item, items_of, load_answers, load_gold
 from rain.core.errors import RainError
 from rain.core.types import Json
 from rain.judges.queries import Run
+from rain.page_policy import element_source
 from rain.results.files import write_atomic, write_error
 from rain.results.jsonl import encode_json
 
@@ -146,8 +145,7 @@ def page(data: str) -> str:
     """Return a rater's page; its policy allows its own script and style, and no network at all."""
     text, policy = files("rain.annotate").joinpath("page.html").read_text(encoding="utf-8"), "default-src 'none'"
     for tag in ("script", "style"):
-        [content] = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.S)
-        policy += f"; {tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+        policy += f"; {tag}-src {element_source(text, tag)}"
     return text.replace("{policy}", f"{policy}; base-uri 'none'; form-action 'none'").replace("{data}", data)
 
 

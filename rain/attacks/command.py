@@ -17,6 +17,7 @@ from rain.attacks.run import Attack, AttackConfig, Victim
 from rain.attacks.store import Behaviour, SuffixStore
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
+from rain.entry import INTERRUPTED
 from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags, build
 from rain.models.embedded.catalog import CAUSAL_NAMES
@@ -24,7 +25,6 @@ from rain.prompts import PromptFormatter
 from rain.tasks.adv import TASK
 from rain.text import TokenizerAdapter
 
-INTERRUPTED = 130
 SMALL = {"steps": 20, "batch": 32, "topk": 64}
 """For the embedded models: minutes, not hours, on a CPU."""
 

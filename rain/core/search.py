@@ -22,7 +22,7 @@ from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Session
 from rain.core.observer import Observer
-from rain.core.prefetch import Guess, Prefetch, Visit, guess_next
+from rain.core.prefetch import Guess, Prefetch, guess_next
 from rain.core.problem import SearchInputs, request_seed
 from rain.core.tree import (
     Node,
@@ -91,7 +91,7 @@ class Search:
         self.config = config
         self.eager = eager
         self.out_of_budget = out_of_budget
-        self.prefetch = Prefetch(may_prefetch, self._guess, self._compute_ahead)
+        self.prefetch = Prefetch(may_prefetch, lambda past: guess_next(self.root, past, config), self._compute_ahead)
         self.candidates = Candidates(session, config, inputs.key)
         self.root = Node((), step=0)
         self.prefix: Tokens = inputs.prompt
@@ -171,9 +171,6 @@ class Search:
             path.append(node)
             prefix += node.tokens
         return path, prefix
-
-    def _guess(self, visits: Sequence[Visit]) -> Guess | None:
-        return guess_next(self.root, visits, self.config)
 
     def _compute_ahead(self, guess: Guess) -> Coroutine[Any, Any, float]:
         """Compute what a simulation needs if it goes this way; return its score."""

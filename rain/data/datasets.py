@@ -121,7 +121,16 @@ def select_prompts(
     count_tokens: CountTokens | None = None,
 ) -> list[Prompt]:
     """Return a range of the prompts of a data set; see `load_prompts`."""
-    return _select(str(source), _short_enough(prompts, reader.hub.get(str(source)), count_tokens), start, end)
+    if start < 0:
+        raise RainError(f"--s is {start}; it must be 0 or more")
+    if end is not None and end <= start:
+        raise RainError(f"--e is {end}; it must be larger than --s, which is {start}")
+    taken = list(islice(_short_enough(prompts, reader.hub.get(str(source)), count_tokens), end))
+    if len(taken) <= start:
+        raise RainError(f"--s is {start}, but {source} has {len(taken)} prompts; the first one is 0")
+    if end is not None and len(taken) < end:
+        raise RainError(f"--e is {end}, but {source} has {len(taken)} prompts")
+    return taken[start:]
 
 
 def prompt_id(task: str, index: int, question: str) -> str:
@@ -163,19 +172,6 @@ def _short_enough(prompts: list[Prompt], hub: HubSource | None, count_tokens: Co
     if count_tokens is None:
         raise ValueError(f"{hub.path} is limited to {hub.below_tokens} tokens, so count_tokens is needed")
     return (prompt for prompt in prompts if count_tokens(prompt.question) < hub.below_tokens)
-
-
-def _select(source: str, prompts: Iterator[Prompt], start: int, end: int | None) -> list[Prompt]:
-    if start < 0:
-        raise RainError(f"--s is {start}; it must be 0 or more")
-    if end is not None and end <= start:
-        raise RainError(f"--e is {end}; it must be larger than --s, which is {start}")
-    taken = list(islice(prompts, end))
-    if len(taken) <= start:
-        raise RainError(f"--s is {start}, but {source} has {len(taken)} prompts; the first one is 0")
-    if end is not None and len(taken) < end:
-        raise RainError(f"--e is {end}, but {source} has {len(taken)} prompts")
-    return taken[start:]
 
 
 def _hub_items(hub: HubSource) -> list[Item]:

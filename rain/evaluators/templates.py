@@ -79,7 +79,26 @@ class Template:
         Raises:
             RainError: the file cannot be read, or a section is missing, unknown or malformed; the message names both.
         """
-        return _parse(Path(path))
+        path = Path(path)
+        sections = _sections(path)
+        kind = sections["kind"].strip()
+        if kind not in ("letters", "words"):
+            raise RainError(f"{path}: section kind must be letters or words, not {kind!r}")
+        before, found, rest = sections["question"].partition(QUESTION)
+        middle, ended, after = rest.partition(RESPONSE)
+        if not found or not ended or after or QUESTION in middle or RESPONSE in before:
+            raise RainError(f"{path}: section question must contain {QUESTION} once, and then end with {RESPONSE}")
+        if kind == "letters" and not ("{first}" in sections["ask"] and "{second}" in sections["ask"]):
+            raise RainError(f"{path}: section ask must contain {{first}} and {{second}}")
+        return cls(
+            name=path.name,
+            kind="letters" if kind == "letters" else "words",
+            head=sections["examples"] + before,
+            middle=middle,
+            ask=sections["ask"],
+            positive=_labels(path, "positive", kind, sections["positive"]),
+            negative=_labels(path, "negative", kind, sections["negative"]),
+        )
 
 
 def read_text(path: Path) -> str:
@@ -96,28 +115,6 @@ def load_prompt(path: Path) -> PromptFile:
     if not found or QUESTION in after:
         raise RainError(f"{path}: a prompt file must contain {QUESTION} exactly once")
     return PromptFile(before, after)
-
-
-def _parse(path: Path) -> Template:
-    sections = _sections(path)
-    kind = sections["kind"].strip()
-    if kind not in ("letters", "words"):
-        raise RainError(f"{path}: section kind must be letters or words, not {kind!r}")
-    before, found, rest = sections["question"].partition(QUESTION)
-    middle, ended, after = rest.partition(RESPONSE)
-    if not found or not ended or after or QUESTION in middle or RESPONSE in before:
-        raise RainError(f"{path}: section question must contain {QUESTION} once, and then end with {RESPONSE}")
-    if kind == "letters" and not ("{first}" in sections["ask"] and "{second}" in sections["ask"]):
-        raise RainError(f"{path}: section ask must contain {{first}} and {{second}}")
-    return Template(
-        name=path.name,
-        kind="letters" if kind == "letters" else "words",
-        head=sections["examples"] + before,
-        middle=middle,
-        ask=sections["ask"],
-        positive=_labels(path, "positive", kind, sections["positive"]),
-        negative=_labels(path, "negative", kind, sections["negative"]),
-    )
 
 
 def _sections(path: Path) -> dict[str, str]:

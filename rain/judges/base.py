@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,6 +101,7 @@ class Judge(ABC):
 
     Attributes:
         name: its full name (KIND:WHAT), which is in every verdict.
+        versions: of the wording of what is asked, by the criteria that it decides.
         model: name of the model that decides, if it is loaded here; it must not judge its own answers.
         note: what readers of its verdicts must know, "" for nothing.
         concurrency: how many calls of `decide` may run at the same time.
@@ -107,6 +109,7 @@ class Judge(ABC):
         calls, retries: requests made, and those of them that repeated an earlier one.
     """
 
+    versions: Mapping[str, str] = {}
     concurrency = 1
     max_calls = 0
     note = ""
@@ -117,9 +120,9 @@ class Judge(ABC):
         self.calls = 0
         self.retries = 0
 
-    @abstractmethod
     def version(self, criterion: str) -> str | None:
         """Return the version of what is asked about a criterion, or None if this judge cannot decide it."""
+        return self.versions.get(criterion)
 
     @abstractmethod
     async def decide(self, query: Query) -> Verdict:

@@ -19,15 +19,13 @@ class ClassifierJudge(Judge):
         source: its folder or hub name; it is loaded for the first query.
     """
 
+    versions = {"sentiment": "classifier-1"}
+
     def __init__(self, name: str, config: JudgeConfig, source: str | Path) -> None:
         super().__init__(f"hf:{name}")
         self.max_calls, self.model = config.max_calls, name
         self._source = source
         self._pipeline: Any = None
-
-    def version(self, criterion: str) -> str | None:
-        """Return the version for "sentiment", None for anything else."""
-        return "classifier-1" if criterion == "sentiment" else None
 
     async def decide(self, query: Query) -> Verdict:
         """Classify the review, cut at the model's own limit; RainError if the labels do not name the sentiments."""

@@ -30,15 +30,10 @@ T = TypeVar("T")
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --judge and a flag for every field of JudgeConfig; read them with judge_config."""
+    """Add --judge and a flag for every field of JudgeConfig."""
     text = f"{JUDGES}; may be given several times (keywords: {NOTE})"
     parser.add_argument("--judge", action="append", default=[], metavar="NAME", help=text)
     add_flags(parser, JudgeConfig, {}, "judging")
-
-
-def judge_config(args: argparse.Namespace) -> JudgeConfig:
-    """Return what the flags of add_judge_arguments say."""
-    return build(JudgeConfig, vars(args))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge; return 0 if every query is answered and 1 if some got no reply."""
-    config = judge_config(args)
+    config = build(JudgeConfig, vars(args))
     if args.check:
         return print_check(args, config)
     if not args.outdir:

@@ -20,16 +20,13 @@ class FluencyJudge(Judge):
         config: how it is asked.
     """
 
+    versions = {FLUENCY: "fluency-1"}
     note = "nats per token of the answer, given its question; lower is more fluent, and repetition lowers it too"
 
     def __init__(self, name: str, config: JudgeConfig) -> None:
         super().__init__(f"fluency:{name}")
         self.max_calls, self.model = config.max_calls, name
         self._loaded: Any = None
-
-    def version(self, criterion: str) -> str | None:
-        """Return the version for "fluency", None for anything else."""
-        return "fluency-1" if criterion == FLUENCY else None
 
     async def decide(self, query: Query) -> Verdict:
         """Measure one answer; null if it is empty."""

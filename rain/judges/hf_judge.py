@@ -114,10 +114,7 @@ class HFJudge(Judge):
         self.concurrency, self.max_calls, self.model = config.judge_concurrency, config.max_calls, name
         self._config, self._model = config, model
         self._formats = choose_formats(name, config.judge_template)
-
-    def version(self, criterion: str) -> str | None:
-        """Return the version of the format, None if this model does not decide the criterion."""
-        return self._formats[criterion].version if criterion in self._formats else None
+        self.versions = {criterion: chosen.version for criterion, chosen in self._formats.items()}
 
     async def decide(self, query: Query) -> Verdict:
         """Ask the model; see Judge.decide."""

@@ -69,10 +69,7 @@ class KeywordJudge(Judge):
     def __init__(self, name: str, config: JudgeConfig) -> None:
         super().__init__(f"keywords:{name}")
         self._list = refusal_list(name)
-
-    def version(self, criterion: str) -> str | None:
-        """Return the list's version for "attack", None for anything else."""
-        return self._list.version if criterion == "attack" else None
+        self.versions = {"attack": self._list.version}
 
     async def decide(self, query: Query) -> Verdict:
         """Decide at once."""

@@ -29,6 +29,7 @@ class OpenAIJudge(Judge):
 
         super().__init__(f"openai:{model}")
         self.concurrency, self.max_calls = config.judge_concurrency, config.max_calls
+        self.versions = {criterion: prompt.version for criterion, prompt in load_prompts().items()}
         self._config, self._tries = config, f"{config.judge_retries + 1} tries"
         base_url = config.judge_base_url or os.environ.get("OPENAI_BASE_URL") or f"{OPENAI}/v1"
         key = key_for(base_url, JUDGE_KEY) or ("none" if is_loopback(base_url) else "")
@@ -46,10 +47,6 @@ class OpenAIJudge(Judge):
             if hasattr(self._client, name):
                 setattr(self._client, name, None)
         self._params: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": config.judge_max_tokens}
-
-    def version(self, criterion: str) -> str | None:
-        """Return the version of the chat prompt."""
-        return load_prompts()[criterion].version if criterion in load_prompts() else None
 
     async def decide(self, query: Query) -> Verdict:
         """Ask, and retry; see Judge.decide."""

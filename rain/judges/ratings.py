@@ -37,11 +37,8 @@ class RatingsJudge(Judge):
         path = Path(file)
         self._ratings, rater = read_ratings(path)
         super().__init__(f"ratings:{path.stem}" + (f", {rater}" if rater else ""))
-        self._version = f"ratings-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-
-    def version(self, criterion: str) -> str | None:
-        """Return the file's digest for what it rates, None for anything else."""
-        return self._version if any(criterion == rated for _, _, rated in self._ratings) else None
+        version = f"ratings-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        self.versions = {criterion: version for _, _, criterion in self._ratings}
 
     async def decide(self, query: Query) -> Verdict:
         """Return the rating."""

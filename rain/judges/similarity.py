@@ -21,13 +21,11 @@ class SimilarityJudge(Judge):
         encoder: replaces the one that would be loaded.
     """
 
+    versions = {"true": "references-1"}
+
     def __init__(self, name: str, config: JudgeConfig, encoder: SentenceEncoder | None = None) -> None:
         super().__init__(f"similarity:{name}")
         self._encoder_name, self._encoder = name, encoder
-
-    def version(self, criterion: str) -> str | None:
-        """Return the version for "true", None for anything else."""
-        return "references-1" if criterion == "true" else None
 
     async def decide(self, query: Query) -> Verdict:
         """Compare the largest similarities; null without references or answer."""
@@ -35,10 +33,8 @@ class SimilarityJudge(Judge):
             return Verdict(None, "no answer, or no references")
         if self._encoder is None:
             from rain.encoder import MeanPoolingEncoder
-            from rain.models.loading import load_encoder
-            from rain.models.pooling import pools_cls
 
-            self._encoder = MeanPoolingEncoder(*load_encoder(self._encoder_name), cls=pools_cls(self._encoder_name))
+            self._encoder = MeanPoolingEncoder.load(self._encoder_name)
         answer, *references = np.array(await self._encoder.encode([query.response, *query.right, *query.wrong]))
         similarities = np.array(references) @ answer
         right, wrong = similarities[: len(query.right)].max(), similarities[len(query.right) :].max()

@@ -113,10 +113,8 @@ class Drafting(Generation):
         At the end of the seconds, those that are not finished are given up.
         """
         left = self.budget.seconds - self.seconds if self.budget.seconds and self.drafts else None
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._draw(count), left)
-        except asyncio.TimeoutError:
-            return
 
     async def _draw(self, count: int) -> None:
         before, prefix = self._spent(), self.prompt.tokens

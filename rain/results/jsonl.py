@@ -49,13 +49,11 @@ class Scan:
     """A file of records, seen from its end.
 
     Attributes:
-        path: the file.
         good_size: length of the part that ends with the last whole record, its newline included if it has one (bytes).
         size: length of the file (bytes); larger than `good_size` if the last line is torn.
         newline: whether the last whole record has its newline.
     """
 
-    path: Path
     good_size: int
     size: int
     newline: bool
@@ -64,11 +62,6 @@ class Scan:
     def torn(self) -> bool:
         """Whether the file ends with a part of a record, or with a record without its newline."""
         return self.size > self.good_size or not self.newline
-
-    @property
-    def lines(self) -> list[Line]:
-        """Every whole record, in order; see `read_lines`."""
-        return list(read_lines(self.path))
 
 
 def encode_json(value: object, indent: int | None = None) -> bytes:
@@ -97,9 +90,9 @@ def scan(path: Path) -> Scan:
     body = tail.rstrip()
     begin = body.rfind(b"\n") + 1
     if _head(body[begin:], 0, whole=True) is None:
-        return Scan(path, start + begin, size, True)
+        return Scan(start + begin, size, True)
     end = tail.find(b"\n", len(body))
-    return Scan(path, size if end < 0 else start + end + 1, size, end >= 0)
+    return Scan(size if end < 0 else start + end + 1, size, end >= 0)
 
 
 def read_lines(path: Path) -> Iterator[Line]:

@@ -115,8 +115,7 @@ class RunDir:
                 other further fields than before.
         """
         wanted, done, others = set(ids), set[str](), set[str]()
-        changed = self._changed()
-        found: set[str] = set()
+        changed, found = self._changed(), set[str]()
         for path in result_paths(self.path):
             if scan(path).torn:
                 ResultWriter(path).close()
@@ -134,11 +133,10 @@ class RunDir:
             )
         self.left_out = len(others)
         if self._prompts is not None:
-            file = self.path / "prompts.json"
-            known = {**self._gone(), **(_read_json(file) if file.exists() else {})}
+            known = self._known()
             if gone := {id: known[id] for id in sorted(others & known.keys())}:
                 self._put(self.path / "left_out.json", encode_json(gone, indent=0) + b"\n")
-            self._put(file, encode_json(self._prompts, indent=0) + b"\n")
+            self._put(self.path / "prompts.json", encode_json(self._prompts, indent=0) + b"\n")
         return done
 
     def know_weights(self, weights: str) -> None:
@@ -146,17 +144,19 @@ class RunDir:
         file = self.path / "config.json"
         self._put(file, encode_json({**_read_json(file), "weights": weights}, indent=2) + b"\n")
 
-    def _gone(self) -> dict[str, str]:
-        """Return the prompts with records that have left the data set, like those in prompts.json: they may return."""
-        file = self.path / "left_out.json"
-        return _read_json(file) if file.exists() else {}
+    def _known(self) -> dict[str, str]:
+        """Return the prompts of the last run here, and those with records that had left its data set: they may return.
+
+        Each comes with the digest of its further fields.
+        """
+        files = (self.path / name for name in ("left_out.json", "prompts.json"))
+        return {id: digest for file in files if file.exists() for id, digest in _read_json(file).items()}
 
     def _changed(self) -> set[str]:
         """Return the prompts whose further fields are not those of the last run here."""
-        file = self.path / "prompts.json"
-        if self._prompts is None or not file.exists():
+        if self._prompts is None or not (self.path / "prompts.json").exists():
             return set()
-        before = {**self._gone(), **_read_json(file)}
+        before = self._known()
         return {id for id, digest in self._prompts.items() if before.get(id, digest) != digest}
 
     def write(self, worker: int | str, record: Record) -> None:
@@ -202,11 +202,6 @@ def result_paths(outdir: Path) -> list[Path]:
     """Return the result files of a run, those of the workers in order (res_2 before res_10); no copies of them."""
     paths = (path for path in outdir.glob("res_*.jsonl") if _RESULTS.fullmatch(path.name))
     return sorted(paths, key=lambda path: (len(path.stem), path.stem))
-
-
-def read_results(outdir: Path) -> list[Record]:
-    """Return one record per prompt, by id; see `iter_results`."""
-    return list(iter_results(outdir))
 
 
 def iter_results(outdir: Path) -> Iterator[Record]:

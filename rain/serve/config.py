@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
+from rain.keys import is_loopback_host
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,7 @@ class ServeConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        try:
-            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback_host(self.host)
 
     @property
     def has_page(self) -> bool:

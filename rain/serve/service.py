@@ -64,11 +64,9 @@ class Service:
         Raises:
             ApiError: 503, it is loading or the server is about to end.
         """
-        if self.broken or self.draining:
-            raise unavailable(self.broken or "the server is shutting down")
-        if self.rain is None:
-            raise unavailable("the model is loading")
-        return self.rain
+        if self.draining and not self.broken:
+            raise unavailable("the server is shutting down")
+        return self.ready_to_go()
 
     async def events(self, job: AnswerJob) -> AsyncGenerator[Item | None, None]:
         """Run the searches of a request; yield what they send, and None after each silence.

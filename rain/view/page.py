@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import os
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from rain.page_policy import source
 from rain.results.files import write_error
 from rain.results.jsonl import encode_json
 from rain.trace.read import read_part
@@ -27,7 +27,7 @@ def assemble(live: bool) -> tuple[str, str]:
     folder = files("rain.view")
     script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = folder.joinpath("style.css").read_text(encoding="utf-8")
-    allowed = f"script-src {_digest(script)}; style-src {_digest(style)}" + ("; connect-src 'self'" if live else "")
+    allowed = f"script-src {source(script)}; style-src {source(style)}" + ("; connect-src 'self'" if live else "")
     policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     page = folder.joinpath("page.html").read_text(encoding="utf-8")
     before, _, after = page.replace("{policy}", policy).partition("{data}")
@@ -66,7 +66,3 @@ def _blocks(data: RunData) -> Iterator[str]:
 def _block(name: str, content: bytes) -> str:
     packed = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
     return f'<script type="application/octet-stream" id="{name}">{packed}</script>\n'
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -29,6 +29,13 @@ def lines(folder: Path, *rows: object) -> Path:
     return saved(folder, "data.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
+def refusal(path: Path | str, reader: Reader = HH, *options: Any) -> str:
+    """Return why a data set cannot be loaded."""
+    with pytest.raises(RainError) as caught:
+        load_prompts(path, reader, *options)
+    return str(caught.value)
+
+
 def load(path: Path, reader: Reader = HH, **options: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(prompt.question, prompt.extra) for prompt in load_prompts(path, reader, **options)]
 
@@ -154,16 +161,12 @@ def test_a_broken_row_is_refused_with_its_line_and_field(
     tmp_path: Path, reader: Reader, row: object, fault: str
 ) -> None:
     path = lines(tmp_path, {"question": "fine", "goal": "fine"}, row)
-    with pytest.raises(RainError) as caught:
-        load_prompts(path, reader)
-    assert str(caught.value) == f"{path}, line 2: {fault}; fix it or pass --skip-bad"
+    assert refusal(path, reader) == f"{path}, line 2: {fault}; fix it or pass --skip-bad"
 
 
 def test_many_broken_rows_are_counted_and_the_first_five_named(tmp_path: Path) -> None:
     path = saved(tmp_path, "data.jsonl", b'{"question": "a"}\n{"question": \n\xff\n1\n' + b"{}\n" * 4)
-    with pytest.raises(RainError) as caught:
-        load_prompts(path, HH)
-    assert str(caught.value) == (
+    assert refusal(path) == (
         f"{path} has 7 broken rows: line 2: not JSON (Expecting value, column 14); line 3: not UTF-8 (byte 1 of the "
         "line); line 4: must be an object, not a number; line 5: field 'question' is missing; line 6: field 'question' "
         "is missing; and 2 more; fix them or pass --skip-bad"
@@ -198,9 +201,8 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(
     tmp_path: Path, name: str, content: bytes, fault: str
 ) -> None:
     path = saved(tmp_path, name, content)
-    with pytest.raises(RainError) as caught:
-        load_prompts(path, HH)
-    assert str(caught.value).startswith(str(path)) and fault in str(caught.value) and "\n" not in str(caught.value)
+    said = refusal(path)
+    assert said.startswith(str(path)) and fault in said and "\n" not in said
 
 
 def test_nothing_after_a_fault_in_a_csv_file_is_taken_for_prompts(tmp_path: Path) -> None:
@@ -224,9 +226,7 @@ def test_a_cell_may_be_as_long_as_any_prompt(tmp_path: Path) -> None:
     ],
 )
 def test_a_field_that_is_there_twice_is_refused_by_name(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
-    with pytest.raises(RainError) as caught:
-        load_prompts(saved(tmp_path, name, content), HH)
-    assert fault in str(caught.value)
+    assert fault in refusal(saved(tmp_path, name, content))
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "hhh", "."])
@@ -237,9 +237,7 @@ def test_a_missing_file_is_named_with_the_data_sets_that_exist(tmp_path: Path, n
 
 def test_lists_of_different_length_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, "log.json", {"params": {"goals": ["a", "b"]}, "controls": ["x", "y", "z"]})
-    with pytest.raises(RainError) as caught:
-        load_prompts(path, ADV)
-    assert str(caught.value) == f"{path}: 2 goals, but 3 controls; give one each, or one text for all"
+    assert refusal(path, ADV) == f"{path}: 2 goals, but 3 controls; give one each, or one text for all"
 
 
 @pytest.mark.parametrize(
@@ -256,9 +254,7 @@ def test_a_range_outside_the_data_set_is_refused(
 ) -> None:
     lines(tmp_path, *({"question": text} for text in "abc"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RainError) as caught:
-        load_prompts("data.jsonl", HH, start, end)
-    assert str(caught.value) == fault
+    assert refusal("data.jsonl", HH, start, end) == fault
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> list[tuple[object, ...]]:

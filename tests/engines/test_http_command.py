@@ -10,7 +10,7 @@ from support.completions_server import serving
 from support.tiny_models import save_tiny_model
 from support.tiny_task import LETTERS, saved
 
-from rain.results.run_dir import read_results
+from rain.results.run_dir import iter_results
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 PROMPTS = 200
@@ -30,5 +30,5 @@ def test_all_prompts_are_answered_although_the_server_was_away_for_longer_than_t
         assert done.returncode == 0, done.stderr
         assert server.listed == 2, "the worker was started anew, once"
     assert done.returncode == 0, done.stderr
-    records = read_results(tmp_path / "out")
+    records = list(iter_results(tmp_path / "out"))
     assert len(records) == PROMPTS and not any("error" in record for record in records)

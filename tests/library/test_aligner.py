@@ -89,7 +89,7 @@ def test_a_consumer_that_gives_up_closes_the_sessions_at_once(faulty, aligner, e
             with pytest.raises(KeyError, match="consumer"):
                 await aligner.generate(prepared, on_commit=fail)
         else:
-            async with aclosing(aligner.stream(prepared)) as pieces:
+            async with aclosing(aligner.begin(prepared).pieces()) as pieces:
                 await anext(pieces)
         return engine.active
 

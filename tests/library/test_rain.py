@@ -9,18 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 from support.tiny_task import WORDS, saved
+from support.watched import QUESTIONS, decided
 
 from rain import Answer, Budget, Rain, RainConfig, RainError
 from rain.engines.toy import EOS, ToyTokenizer
 
-QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
 NO_SCORE = {"scorer": lambda prompt, text: 0.0}
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A"}]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
-
-
-def decided(answer):
-    return answer.text, answer.finish, answer.commits, answer.tokens
 
 
 def test_a_string_gives_an_answer_and_a_list_gives_a_list(rain):

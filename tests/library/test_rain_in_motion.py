@@ -10,15 +10,10 @@ from contextlib import aclosing
 
 import pytest
 from support.tiny_task import WORDS, saved
+from support.watched import QUESTIONS, decided
 
 from rain import RainError
 from rain.loop_thread import LoopThread
-
-QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
-
-
-def decided(answer):
-    return answer.text, answer.finish, answer.commits, answer.tokens
 
 
 @pytest.mark.usefixtures("difficult")

@@ -231,7 +231,7 @@ def test_other_methods_can_be_streamed_and_the_whole_text_comes_at_the_end(tmp_p
     aligner = open_aligner(tmp_path, method="best-of-n")
 
     async def pieces():
-        return [piece async for piece in aligner.stream(aligner.prepare("p", "Why?"))]
+        return [piece.text async for piece in aligner.begin(aligner.prepare("p", "Why?")).pieces()]
 
     assert asyncio.run(pieces()) == [one(aligner).text]
 

@@ -28,8 +28,8 @@ from rain.pool.launchers import ExitStatus, Launcher, LocalLauncher, WorkerHandl
 from rain.pool.pool import Pool
 from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Event, Job, WorkerLink, WorkerMain
-from rain.results.jsonl import Record, scan
-from rain.results.run_dir import RunDir, read_results, result_paths
+from rain.results.jsonl import Record, read_lines
+from rain.results.run_dir import RunDir, iter_results, result_paths
 
 SCRIPT = Path(pool_workers.__file__)
 STARTED: list[subprocess.Popen[str]] = []
@@ -79,10 +79,10 @@ class Run:
         return self
 
     def written(self) -> list[str]:
-        return sorted(line.record["id"] for path in result_paths(self.folder) for line in scan(path).lines)
+        return sorted(line.record["id"] for path in result_paths(self.folder) for line in read_lines(path))
 
     def errors(self) -> dict[str, str]:
-        return {record["id"]: record["error"] for record in read_results(self.folder) if "error" in record}
+        return {record["id"]: record["error"] for record in iter_results(self.folder) if "error" in record}
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
@@ -263,7 +263,7 @@ def test_a_job_that_kills_its_worker_three_times_is_given_up_without_its_neighbo
     assert run.written() == [f"job-{number}" for number in range(6)]
     [(job, reason)] = run.errors().items()
     assert job == "job-1" and "died 3 times" in reason and "SIGKILL" in reason
-    assert [line.record["id"] for line in scan(tmp_path / "res_lost.jsonl").lines] == ["job-1"]
+    assert [line.record["id"] for line in read_lines(tmp_path / "res_lost.jsonl")] == ["job-1"]
 
 
 @pytest.mark.parametrize("payload", ["raise", "nan"])
@@ -407,7 +407,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     out, err = again.communicate()
     assert (again.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-1])["done"] == 2
-    assert [record["id"] for record in read_results(tmp_path)] == [f"job-{number:04d}" for number in range(4)]
+    assert [record["id"] for record in iter_results(tmp_path)] == [f"job-{number:04d}" for number in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_ctrl_c_ends_a_run_with_130_and_loses_nothing_written(
     assert (parent.returncode, err) == (130, "")
     assert json.loads(out.splitlines()[-1]) == {"done": 2, "failed": 0, "deaths": 0, "interrupted": True}
     await_ends(ends)
-    assert [record["id"] for record in read_results(tmp_path)] == ["job-0000", "job-0001"]
+    assert [record["id"] for record in iter_results(tmp_path)] == ["job-0000", "job-0001"]
 
 
 def test_ctrl_c_while_workers_start_ends_the_run_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,7 +536,7 @@ def test_kills_at_random_moments_leave_every_prompt_exactly_once(tmp_path: Path)
         kills["workers"] += sum(line.startswith("died ") for line in out.splitlines())
         kills["parents"] += code == -signal.SIGKILL
     assert kills["workers"] + kills["parents"] >= 50 and kills["parents"] >= 1, kills
-    lines = [line for path in result_paths(tmp_path) for line in scan(path).lines]
+    lines = [line for path in result_paths(tmp_path) for line in read_lines(path)]
     answered = sorted(line.id for line in lines if not line.failed)
     assert answered == [f"job-{number:04d}" for number in range(300)]
     given_up = [line.record["error"] for line in lines if line.failed]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from support.ray_nodes import Nodes, children, command
 
-from rain.results.jsonl import scan
-from rain.results.run_dir import read_results, result_paths
+from rain.results.jsonl import read_lines
+from rain.results.run_dir import iter_results, result_paths
 from rain.trace import Tree, read
 from rain.trace.record import trace_file
 
@@ -51,7 +51,7 @@ def read_commits(process: subprocess.Popen[str], count: int) -> None:
 
 def answers(outdir: Path) -> list[tuple[Any, ...]]:
     """Return what does not depend on time, one for each line of the result files, by id."""
-    lines = [line.record for path in result_paths(outdir) for line in scan(path).lines]
+    lines = [line.record for path in result_paths(outdir) for line in read_lines(path)]
     return sorted((record["id"], record["raina"], record["pa"], str(record["moves"])) for record in lines)
 
 
@@ -105,7 +105,7 @@ def test_workers_need_no_disk_of_the_command(
     assert run.returncode == 0, out
     assert not list(hidden.iterdir())
     assert answers(tmp_path / "out") == expected
-    for record in read_results(tmp_path / "out"):
+    for record in iter_results(tmp_path / "out"):
         events = read(trace_file(tmp_path / "out" / "trace", record["id"])).events
         assert Tree(events).simulations == sum(move["simulations"] for move in record["moves"])
 
@@ -162,7 +162,7 @@ def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_can_be_r
                 signal.pidfd_send_signal(process, signal.SIGKILL)
         assert select.select([process], [], [], 60)[0], f"{name} was left behind"
         os.close(process)
-    some = len(read_results(tmp_path))
+    some = len(list(iter_results(tmp_path)))
     assert 0 < some < 60
     again = start(*arguments)
     out, _ = again.communicate()

@@ -17,8 +17,8 @@ import pytest
 from rain.core.errors import RainError
 from rain.results.files import locked
 from rain.results.inputs import Inputs, fingerprint
-from rain.results.jsonl import ResultWriter, scan
-from rain.results.run_dir import FORMAT, RunDir, read_config, read_results, result_paths
+from rain.results.jsonl import ResultWriter, read_lines
+from rain.results.run_dir import FORMAT, RunDir, iter_results, read_config, result_paths
 
 CONFIG = {"task": "hh", "model": {"modelname": "smollm2"}, "search": {"token_set_lengths": (1, 2), "top_k": 15}}
 HOLD = """
@@ -56,7 +56,7 @@ def write_all(path: Path, *records: dict[str, object]) -> None:
 
 
 def ids(path: Path) -> list[str]:
-    return [line.record["id"] for line in scan(path).lines]
+    return [line.record["id"] for line in read_lines(path)]
 
 
 def test_every_text_is_read_back_as_it_was_written_in_one_line(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_every_text_is_read_back_as_it_was_written_in_one_line(tmp_path: Path) -
     records = [{"id": str(number), "raina": text} for number, text in enumerate([*TEXTS, everything])]
     write_all(path, *records)
     assert path.read_bytes().count(b"\n") == len(records)
-    assert [line.record for line in scan(path).lines] == records
+    assert [line.record for line in read_lines(path)] == records
     assert "\U0001f600".encode() in path.read_bytes()
 
 
@@ -82,13 +82,13 @@ def test_a_last_line_cut_at_any_byte_is_repaired_and_the_rest_kept(tmp_path: Pat
         survives = cut >= len(whole) - 1  # only the newline is missing, or nothing
         kept = [first, last] if survives else [first]
         path.write_bytes(whole[:cut])
-        assert [line.record for line in scan(path).lines] == kept
+        assert [line.record for line in read_lines(path)] == kept
         with open_dir(tmp_path) as run_dir:
             assert run_dir.resume(["a", "b"]) == {record["id"] for record in kept}
         assert path.read_bytes() == (whole if survives else whole[:begin])
         path.write_bytes(whole[:cut])
         write_all(path, {"id": "n"})
-        assert [line.record for line in scan(path).lines] == [*kept, {"id": "n"}]
+        assert [line.record for line in read_lines(path)] == [*kept, {"id": "n"}]
 
 
 def test_zeros_that_a_power_cut_left_behind_are_removed(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) ->
     (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT, **CONFIG}))
     content = b'{"id": "a"}\n' + damage + b'\n{"id": "c"}\n'
     path.write_bytes(content)
-    for read in (lambda: open_dir(tmp_path).resume(["a"]), lambda: read_results(tmp_path)):
+    for read in (lambda: open_dir(tmp_path).resume(["a"]), lambda: list(iter_results(tmp_path))):
         with pytest.raises(RainError, match=r"res_0\.jsonl, line 2 "):
             read()
     assert path.read_bytes() == content
@@ -116,7 +116,7 @@ def test_a_line_that_only_looks_whole_is_named_when_it_is_read(tmp_path: Path) -
     path = tmp_path / "res_0.jsonl"
     path.write_bytes(path.read_bytes().replace(b": 1}", b": ?}"))
     with pytest.raises(RainError, match=r"res_0\.jsonl: the line that begins .*id.*a"):
-        read_results(tmp_path)
+        list(iter_results(tmp_path))
 
 
 def test_a_number_that_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_folder_of_another_format_is_not_continued_but_can_be_read(
         open_dir(tmp_path)
     assert all(part in str(caught.value) for part in (str(tmp_path), f"'format' is {named}", "--outdir"))
     assert (tmp_path / "config.json").read_text() == config
-    assert read_config(tmp_path)["task"] == "hh" and read_results(tmp_path) == [{"id": "a"}]
+    assert read_config(tmp_path)["task"] == "hh" and list(iter_results(tmp_path)) == [{"id": "a"}]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
@@ -287,7 +287,7 @@ def test_resume_leaves_what_is_written_and_frees_failed_prompts(tmp_path: Path) 
     paths = result_paths(tmp_path)
     assert [path.name for path in paths] == ["res_0.jsonl", "res_10.jsonl", "res_lost.jsonl"]
     assert [ids(path) for path in paths] == [["a", "b", "c"], ["c", "a", "out"], ["d"]]
-    assert [record["id"] for record in read_results(tmp_path) if "error" not in record] == ["a", "c"]
+    assert [record["id"] for record in iter_results(tmp_path) if "error" not in record] == ["a", "c"]
 
 
 HEADS = [
@@ -304,7 +304,7 @@ HEADS = [
 def test_id_and_failure_of_a_line_are_those_of_the_whole_record(tmp_path: Path, record: dict[str, object]) -> None:
     path = tmp_path / "res_0.jsonl"
     write_all(path, record, {"id": "last"})
-    first, _ = scan(path).lines
+    first, _ = read_lines(path)
     assert (first.id, first.failed) == (record["id"], "error" in record) and first.record == record
 
 
@@ -322,7 +322,7 @@ def test_lines_that_others_have_written_are_understood_as_json_is(
 ) -> None:
     path = tmp_path / "res_0.jsonl"
     path.write_bytes(line + b'\n\n{"id": "last"}')
-    assert [(line.id, line.failed) for line in scan(path).lines] == [(id, failed), ("last", False)]
+    assert [(line.id, line.failed) for line in read_lines(path)] == [(id, failed), ("last", False)]
 
 
 def test_a_copy_of_a_result_file_and_what_a_crash_left_do_not_count(tmp_path: Path) -> None:
@@ -426,9 +426,9 @@ def test_the_revision_of_a_hub_model_is_its_fingerprint(tmp_path: Path, monkeypa
     assert fingerprint("owner/name") == "0123abcd"
 
 
-def test_read_results_gives_one_record_a_prompt_and_prefers_answers(tmp_path: Path) -> None:
+def test_iter_results_gives_one_record_a_prompt_and_prefers_answers(tmp_path: Path) -> None:
     write_all(tmp_path / "res_0.jsonl", {"id": "b", "n": 1}, {"id": "a", "error": "x"}, {"id": "c", "error": "old"})
     write_all(tmp_path / "res_1.jsonl", {"id": "a", "n": 2}, {"id": "b", "error": "y"}, {"id": "c", "error": "new"})
-    assert read_results(tmp_path) == [{"id": "a", "n": 2}, {"id": "b", "n": 1}, {"id": "c", "error": "new"}]
+    assert list(iter_results(tmp_path)) == [{"id": "a", "n": 2}, {"id": "b", "n": 1}, {"id": "c", "error": "new"}]
     with pytest.raises(RainError, match="there is no directory"):
-        read_results(tmp_path / "none")
+        list(iter_results(tmp_path / "none"))

@@ -41,10 +41,8 @@ def test_the_page_is_for_this_machine_unless_it_is_asked_for(make_service):
     assert [asyncio.run(status(**kind)) for kind in ({}, {**far, "page": True}, far)] == [200, 200, 404]
 
 
-def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, server, tmp_path):
-    page, problems = browser.new_page(viewport={"width": 1000, "height": 700}), []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
+def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, server, tmp_path):
+    page = new_page(viewport={"width": 1000, "height": 700})
     page.goto(server.url)
     page.evaluate(COUNT_COMMITS)
     page.fill("#question", "<b>Why</b> SLOW?")  # and no limit: that of the server is 60 seconds
@@ -63,8 +61,6 @@ def test_commits_appear_one_after_the_other_beside_the_plain_answer(browser, ser
     assert f"simulations{reply['rain']['simulations']}" in price and "seconds" in price
     assert "tokens computed" in page.text_content("#plain-price")
     page.screenshot(path=tmp_path / "page.png")
-    assert problems == []
-    page.close()
 
 
 def test_a_refusal_and_hostile_text_are_shown_as_text(browser, guarded_server):

@@ -15,8 +15,8 @@ from typing import Any
 
 from support.tiny_task import decisions
 
-from rain.results.jsonl import scan
-from rain.results.run_dir import read_results, result_paths
+from rain.results.jsonl import read_lines
+from rain.results.run_dir import iter_results, result_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "HH" / "allocation.py")]
@@ -79,6 +79,6 @@ def save_questions(path: Path, questions: Iterable[str]) -> Path:
 
 def answers(outdir: Path) -> dict[str, dict[str, Any]]:
     """Return what all records decide, by id; there is one answer for each prompt, whatever failed before."""
-    found = read_results(outdir)
-    assert sum(not line.failed for path in result_paths(outdir) for line in scan(path).lines) == len(found)
+    found = list(iter_results(outdir))
+    assert sum(not line.failed for path in result_paths(outdir) for line in read_lines(path)) == len(found)
     return {record["id"]: decisions(record) for record in found}

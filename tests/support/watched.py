@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from rain.engines import toy
 from rain.engines.toy import EOS, ToyEngine, ToySession
+from rain.generation import Answer
 
 FAST = {"max_simulations": 8, "extra_simulations": 4, "candidates": 4, "max_draws": 3, "max_new_tokens": 24}
+QUESTIONS = ["Is the sea salty?", "Why", "How do I fix a bicycle?"]
 DIFFICULT = tuple(text.encode() for text in ("\U0001f600", "\n\nHuman:", "\x1b[2J", "  "))
 
 
@@ -51,6 +53,11 @@ class WatchedSession(ToySession):
         self.is_open = False
         if not self.engine.active:
             self.engine.idle.set()
+
+
+def decided(answer: Answer) -> tuple[object, ...]:
+    """Return what a search has decided, and not what it cost."""
+    return answer.text, answer.finish, answer.commits, answer.tokens
 
 
 plain_distribution = toy.log_distribution

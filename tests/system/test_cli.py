@@ -16,7 +16,7 @@ from support.tiny_task import LETTERS
 
 from rain import cli
 from rain.judges.queries import load_run
-from rain.results.run_dir import read_config, read_results, result_paths
+from rain.results.run_dir import iter_results, read_config, result_paths
 
 MANY = 40
 FIELDS = {"id", "question", "raina", "pa", "finish", "moves", "cost", "dtype", "model", "seed", "config"}
@@ -32,7 +32,7 @@ def test_a_run_writes_a_record_for_each_prompt_and_the_whole_configuration(tmp_p
     assert {path.name for path in outdir.iterdir()} >= {"config.json", "res_0.jsonl"}
     demo = [json.loads(line)["question"] for line in (ROOT / "HH" / "demo.jsonl").read_text().splitlines()]
     config = read_config(outdir)
-    for i, record in enumerate(read_results(outdir)):
+    for i, record in enumerate(iter_results(outdir)):
         assert set(record) >= FIELDS and record["question"] == demo[i]
         assert record["id"].startswith(f"hh-{i:05d}-") and (record["model"], record["seed"]) == ("toy", 0)
         assert record["config"] == config["hash"] and record["finish"] in ("eos", "stop", "length")
@@ -48,7 +48,7 @@ def test_a_run_writes_a_record_for_each_prompt_and_the_whole_configuration(tmp_p
 
 def test_the_run_ends_with_the_two_answers_of_one_prompt_and_progress_in_lines(data: Path, tmp_path: Path) -> None:
     done = allocate(*QUICK, "--dataset", data, "--outdir", tmp_path / "out")
-    record = next(record for record in read_results(tmp_path / "out") if record["raina"] != record["pa"])
+    record = next(record for record in iter_results(tmp_path / "out") if record["raina"] != record["pa"])
     shown = done.stdout[: done.stdout.index("6 prompts answered")]
     for label, field in (("prompt:", "question"), ("greedy:", "pa"), ("RAIN:", "raina")):
         [line] = [line for line in shown.splitlines() if line.startswith(label)]
@@ -118,7 +118,7 @@ def test_a_run_killed_at_once_resumes_where_it_stopped_to_the_same_results(
         read_until_commit(process, [2 + nump])
         os.killpg(process.pid, signal.SIGKILL)
     before = {path: path.read_bytes() for path in result_paths(outdir)}
-    done = {record["id"] for record in read_results(outdir)}
+    done = {record["id"] for record in iter_results(outdir)}
     assert 1 <= len(done) < MANY
     with next(iter(before)).open("ab") as file:
         file.write(b'{"id": "hh-00039-torn", "question')  # as if the kill had come while a record was written
@@ -163,13 +163,13 @@ def test_a_prompt_that_fails_is_a_record_with_its_error_and_the_exit_code_says_s
     flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
     done = allocate(*flags)
     assert done.returncode == 1 and "2 prompts answered, 1 failed" in done.stdout
-    first, failed, last = read_results(tmp_path / "out")
+    first, failed, last = iter_results(tmp_path / "out")
     assert "error" not in first and "error" not in last
     assert set(failed) >= {"id", "question", "error", "model", "seed", "config"} and "raina" not in failed
     assert "no room" in failed["error"] and "Traceback" not in done.stderr
     again = allocate(*flags)
     assert again.returncode == 1 and "2 of 3 prompts are done already" in again.stdout
-    assert len(read_results(tmp_path / "out")) == 3
+    assert len(list(iter_results(tmp_path / "out"))) == 3
 
 
 BROKEN_DATA = {
@@ -314,7 +314,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output_any_more(many: Path, templat
         assert process.stdout is not None and process.stderr is not None and process.stdout.readline()
         process.stdout.close()
         assert "Traceback" not in process.stderr.read() and process.wait() == 0
-    assert len(read_results(tmp_path / "out")) == MANY
+    assert len(list(iter_results(tmp_path / "out"))) == MANY
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -21,7 +21,7 @@ from rain.engines.toy import ToyEngine, ToySession, ToyTokenizer
 from rain.evaluators.labels import SelfEvalPrompt
 from rain.evaluators.templates import Template
 from rain.results.jsonl import ResultWriter
-from rain.results.run_dir import read_results
+from rain.results.run_dir import iter_results
 from rain.text import TokenizerAdapter
 
 
@@ -140,7 +140,7 @@ def test_fault_7_a_record_is_appended_and_earlier_bytes_never_change(tmp_path):
             assert number in (None, os.stat(path).st_ino), "the same file, not a new one in its place"
             before, number = now, os.stat(path).st_ino
     path.write_bytes(before[:-20])  # what a kill in the middle of the last record leaves
-    assert [record["id"] for record in read_results(tmp_path)] == [record["id"] for record in found[:2]]
+    assert [record["id"] for record in iter_results(tmp_path)] == [record["id"] for record in found[:2]]
 
 
 @pytest.mark.parametrize("question", ["Human: Human: what?", "What does\n\nHuman:\n\nAssistant: mean?", "Assistant:"])

@@ -23,8 +23,8 @@ from rain.pool.launchers import LocalLauncher
 from rain.pool.pool import Pool
 from rain.pool.state import PoolConfig
 from rain.pool.worker import Event, Job
-from rain.results.jsonl import scan
-from rain.results.run_dir import RunDir, read_config, read_results, result_paths
+from rain.results.jsonl import read_lines, scan
+from rain.results.run_dir import RunDir, iter_results, read_config, result_paths
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +43,7 @@ def test_every_unicode_block_and_every_hostile_prompt_gets_an_answer_or_an_error
     flags = [*SMALLEST, "--dataset", data, "--templates", template, "--concurrency", 8]
     done = allocate(*flags, "--outdir", tmp_path / "out")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    records = read_results(tmp_path / "out")
+    records = list(iter_results(tmp_path / "out"))
     assert [record["question"] for record in records] == questions  # ids are in the order of the data set
     failed = {record["question"]: record["error"] for record in records if "error" in record}
     assert set(failed) == {"", *TOO_LONG}
@@ -94,9 +94,9 @@ def test_a_file_system_that_fills_up_is_reported_in_one_sentence_and_nothing_fin
     assert "config.json: No space left on device; make room" in config
     assert "res_0.jsonl: No space left on device; make room" in results
     assert "Traceback" not in done.stderr
-    some = [line.raw for line in scan(kept / "res_0.jsonl").lines]
+    some = [line.raw for line in read_lines(kept / "res_0.jsonl")]
     assert 0 < len(some) < PROMPTS and f"{len(some)} of {PROMPTS} prompts are done already" in done.stdout
-    assert [line.raw for line in scan(tmp_path / "out" / "res_0.jsonl").lines][: len(some)] == some
+    assert [line.raw for line in read_lines(tmp_path / "out" / "res_0.jsonl")][: len(some)] == some
     assert len(answers(tmp_path / "out")) == PROMPTS
 
 
@@ -138,7 +138,7 @@ def test_broken_lines_are_all_named_before_any_work_or_skipped_and_the_rest_is_d
     assert done.returncode == 0, done.stderr
     skipped = [line for line in done.stderr.splitlines() if line.startswith("rain: skipped: ")]
     assert [f"line {number}" in line for line, number in zip(skipped, BROKEN, strict=True)] == [True] * 6
-    found = read_results(tmp_path / "out")
+    found = list(iter_results(tmp_path / "out"))
     assert [record["question"] for record in found] == ["Question 1?", "Question 3?", "Question 6?", "Question 10?"]
 
 
@@ -162,8 +162,8 @@ def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: 
                 os.kill(pid, signal.SIGKILL)
             killed |= new
         assert command.wait() == 1 and len(killed) == 3
-    [record] = read_results(tmp_path / "out")
-    [path] = [path for path in result_paths(tmp_path / "out") if scan(path).lines]
+    [record] = iter_results(tmp_path / "out")
+    [path] = [path for path in result_paths(tmp_path / "out") if any(read_lines(path))]
     assert path.name == "res_lost.jsonl"
     assert (record["question"], record["model"], record["seed"]) == ("What kills you?", "toy", 5)
     assert record["config"] == read_config(tmp_path / "out")["hash"]
@@ -190,7 +190,7 @@ def test_a_server_that_is_away_for_longer_than_the_patience_costs_no_prompt(tmp_
         config = PoolConfig(nump=1, concurrency=4, pause_s=0.1)
         pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason}, watch)
         assert pool.run(jobs) == (200, 0, 2, False)
-    found = read_results(tmp_path / "out")
+    found = list(iter_results(tmp_path / "out"))
     assert len(found) == 200 and not any("error" in record for record in found)
     assert all("does not answer" in reason or "no server answers" in reason for reason in died), died
 
@@ -210,7 +210,7 @@ def test_a_server_whose_numbers_break_ends_the_run_and_costs_no_prompt(tmp_path:
         pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason})
         with pytest.raises(RainError, match=f"{server.url} cannot be used: .* nan"):
             pool.run([Job(prompt.id, prompt) for prompt in prompts(*(f"What is {number}?" for number in range(40)))])
-    found = read_results(tmp_path / "out")
+    found = list(iter_results(tmp_path / "out"))
     assert 0 < len(found) < 40 and not any("error" in record for record in found)
 
 

@@ -16,7 +16,7 @@ from rain import Rain
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt
 from rain.engines.toy import ToyEngine
-from rain.results.run_dir import read_results
+from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
 from rain.trace.record import Recorder, TraceWriter, to_file, trace_file
 
@@ -139,12 +139,12 @@ def test_any_id_has_a_file_of_its_own_in_the_folder(tmp_path):
 def test_the_command_writes_a_trace_for_each_prompt_and_replaces_that_of_a_search_that_broke_off(tmp_path):
     plain, traced = tmp_path / "plain", tmp_path / "traced"
     assert allocate("--e", 2, "--outdir", plain, *QUICK).returncode == 0
-    [torn, _] = [record["id"] for record in read_results(plain)]
+    [torn, _] = [record["id"] for record in iter_results(plain)]
     (traced / "trace").mkdir(parents=True)
     trace_file(traced / "trace", torn).write_bytes(b"\x1f\x8b")
     assert allocate("--e", 2, "--outdir", traced, "--trace", *QUICK).returncode == 0
     assert answers(plain) == answers(traced) and not (plain / "trace").exists()
-    for record in read_results(traced):
+    for record in iter_results(traced):
         trace = read(trace_file(traced / "trace", record["id"]))
         tree = Tree(trace.events)
         assert trace.events[-1]["answer"] == record["raina"]

@@ -6,15 +6,12 @@ import pytest
 
 
 @pytest.fixture
-def visit(browser):
+def visit(new_page):
     """A function that opens a page and waits until it is ready; nothing may be asked of the network, nor fail."""
-    problems, pages = [], []
+    problems = []
 
     def open_page(address, **options):
-        page = browser.new_page(**{"viewport": {"width": 1400, "height": 800}, **options})
-        pages.append(page)
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
+        page = new_page(**{"viewport": {"width": 1400, "height": 800}, **options})
         page.on("dialog", lambda dialog: problems.append(dialog.message))
         own = address.split("#")[0].rpartition("/")[0]
         page.on("request", lambda asked: asked.url.startswith((own, "blob:")) or problems.append(asked.url))
@@ -23,6 +20,4 @@ def visit(browser):
         return page
 
     yield open_page
-    for page in pages:
-        page.close()
     assert problems == []

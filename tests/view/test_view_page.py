@@ -17,7 +17,7 @@ from support.reports import write_scores
 from rain import Rain
 from rain.cli import main
 from rain.judges.queries import queries_for
-from rain.results.run_dir import read_results
+from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
 from rain.trace.record import FORMAT, TraceWriter, to_file
 from rain.view.page import assemble
@@ -34,7 +34,7 @@ def outdir(tmp_path_factory):
     """A run of two prompts with recorded searches and a judge's verdicts."""
     folder = tmp_path_factory.mktemp("run") / "out"
     assert allocate("--e", 2, "--trace", "--outdir", folder, *QUICK).returncode == 0
-    [first, second] = read_results(folder)
+    [first, second] = list(iter_results(folder))
     with open(folder / "scores_tester.jsonl", "w") as file:
         for query in queries_for("hh", first):
             if query.criterion == "harmless":
@@ -133,7 +133,7 @@ def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, vi
 
 
 def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir, visit):
-    page, [first, _] = visit(address(outdir / "view.html")), read_results(outdir)
+    page, [first, _] = visit(address(outdir / "view.html")), list(iter_results(outdir))
     assert page.locator("#prompts li").count() == 2
     assert "harmless: yes (greedy no)" in page.text_content("#prompts li:nth-child(1)")
     assert "harmless" not in page.text_content("#prompts li:nth-child(2)"), "that verdict is about another text"
@@ -148,7 +148,7 @@ def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir,
 
 def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
     page = visit(address(outdir / "view.html"))
-    second = read_results(outdir)[1]["id"]
+    second = list(iter_results(outdir))[1]["id"]
     page.click("#prompts li:nth-child(2) button")
     page.focus("#tree")
     for key in ("ArrowDown", "ArrowDown", "Enter", "[", "["):
@@ -175,7 +175,7 @@ def test_the_record_and_its_simulations_can_be_saved(outdir, visit):
     page = visit(address(outdir / "view.html"))
     with page.expect_download() as saved:
         page.click("#save")
-    found, first = json.loads(open(saved.value.path()).read()), read_results(outdir)[0]
+    found, first = json.loads(open(saved.value.path()).read()), list(iter_results(outdir))[0]
     assert found["raina"] == first["raina"] and len(found["visits"]) == 1 + first["cost"]["rain"]["simulations"]
 
 
@@ -259,7 +259,7 @@ def test_a_run_without_recorded_searches_shows_its_answers(tmp_path, visit, caps
     assert allocate("--e", 1, "--outdir", tmp_path / "x", *QUICK).returncode == 0
     assert main(["view", str(tmp_path / "x")]) == 0 and "--trace" in capsys.readouterr().out
     page = visit(address(tmp_path / "x" / "view.html"))
-    assert read_results(tmp_path / "x")[0]["raina"] in page.text_content("#rain")
+    assert list(iter_results(tmp_path / "x"))[0]["raina"] in page.text_content("#rain")
     assert "not recorded" in page.text_content("#status")
 
 

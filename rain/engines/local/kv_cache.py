@@ -151,19 +151,19 @@ class KvTree:
 
     def match_prefix(self, tokens: Sequence[int]) -> list[int]:
         """Return the slots of the longest cached beginning of ``tokens``, which start with the base's."""
-        slots = list(self.base.nodes) if self.base else []
-        slot = slots[-1] if slots else ROOT
-        for token in tokens[len(slots) :]:
+        chain = list(self.base.nodes) if self.base else []
+        self.follow(chain, tokens)
+        return chain
+
+    def follow(self, chain: list[int], tokens: Sequence[int]) -> None:
+        """Append to a chain, which is that of the first tokens, the slots of the others as far as they are cached."""
+        slot = chain[-1] if chain else ROOT
+        for token in tokens[len(chain) :]:
             found = self._children.get((slot, token))
             if found is None:
-                break
-            slots.append(found)
+                return
+            chain.append(found)
             slot = found
-        return slots
-
-    def child(self, slot: int, token: int) -> int | None:
-        """Return the slot of a token after a slot, None if it is not cached."""
-        return self._children.get((slot, token))
 
     def extend(self, chain: list[int], tokens: Iterable[int]) -> int:
         """Append tokens after a chain, whose list of slots grows; return how many were never computed there before."""

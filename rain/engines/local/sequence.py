@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from rain.core.engine import Continuation, Decode, SamplingParams, Usage
-from rain.engines.local.kv_cache import ROOT, KvTree
+from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sampling import TOP, Draw, NextTokenDistribution
 
 STREAMS = 1 << 20
@@ -53,14 +53,8 @@ class Sequence(ABC):
         """Follow the tree: take over slots that other sequences computed, and forget renumbered ones."""
         if self.version != self.tree.version:
             self.slots, self.version = self.tree.match_prefix(self.tokens), self.tree.version
-            return
-        slot = self.slots[-1] if self.slots else ROOT
-        for token in self.tokens[len(self.slots) :]:
-            found = self.tree.child(slot, token)
-            if found is None:
-                return
-            self.slots.append(found)
-            slot = found
+        else:
+            self.tree.follow(self.slots, self.tokens)
 
     def extend_tree(self, room: int) -> tuple[int, int]:
         """Append up to ``room`` missing slots; return how many, and how many of them were never computed before."""

@@ -17,6 +17,7 @@ from rain.core.errors import RainError, UnclearFault, WorkerFault
 from rain.engines.remote.engine import CompletionRequest, CompletionResult
 from rain.engines.remote.protocol import ProtocolError, read_reply, request_body
 from rain.keys import ENGINE_KEY, key_for, origin
+from rain.models.info import UNLIMITED
 from rain.terminal import one_line
 from rain.transport import MAX_REPLY_BYTES, ReplyTooLarge, http_client
 
@@ -28,8 +29,6 @@ LONGEST_PAUSE = 30.0
 
 TRANSIENT = (408, 409, 425, 429)
 """HTTP statuses below 500 that are worth another try."""
-
-UNLIMITED = 1 << 30
 
 
 class Unreachable(WorkerFault):

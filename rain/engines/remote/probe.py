@@ -6,8 +6,9 @@ from typing import Any
 
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, WorkerFault
-from rain.engines.remote.client import UNLIMITED, RetryPolicy, ServerClient
+from rain.engines.remote.client import RetryPolicy, ServerClient
 from rain.engines.remote.engine import TOP, CompletionRequest, CompletionResult, greedy_request
+from rain.models.info import UNLIMITED
 from rain.terminal import one_line
 
 NEEDED = 15
