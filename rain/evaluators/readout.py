@@ -158,8 +158,8 @@ class ReadOutFile:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name the read-out in records."""
-        return hashlib.sha256(self.as_json()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that name the read-out in records; what was measured has no part in them."""
+        return hashlib.sha256(replace(self, measured={}).as_json()).hexdigest()[:16]
 
     def check(self, model: str, prompt_format: str) -> None:
         """Refuse another model or prompt format than it was learnt with; see ``check_weights``, too.
