@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
+from rain.core.concurrency import cancel_all
 from rain.generation import Answer, Piece
 from rain.methods.base import Generation
 from rain.plain import PlainGeneration
@@ -33,8 +34,7 @@ async def send_events(
         if done:
             task.result()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_all([task])
     answer = generation.answer()
     if answer.text[sent:]:
         put(Piece(answer.text[sent:], None, len(answer.tokens)))

@@ -213,10 +213,7 @@ class Rain:
         rest = dict(options)
         evaluator, method, budget = rest.pop("evaluator", None), rest.pop("method", None), rest.get("budget")
         try:
-            if isinstance(prompt, PreparedPrompt):
-                prepared = prompt
-            else:
-                prepared = self._prepare(prompt, rest)
+            prepared = prompt if isinstance(prompt, PreparedPrompt) else self._prepare(prompt, rest)
             if plain:
                 begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE, budget)
             else:

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from rain.core.concurrency import cancel_all
 from rain.core.errors import RainError
 
 T = TypeVar("T")
@@ -63,10 +64,7 @@ class LoopThread:
         """Cancel what is running, run a last coroutine, then stop the loop and its thread."""
 
         async def finish() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
             if last:
                 await last
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from rain.aligner import Aligner, open_aligner
 from rain.configs import Settings
+from rain.core.concurrency import cancel_all
 from rain.generation import CommittedText
 from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
 
@@ -64,10 +65,7 @@ class WorkerLoop:
 
     async def stop(self) -> None:
         """Give up the jobs in progress and release the model."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         await self.aligner.close()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from rain.core.concurrency import start_shared
+from rain.core.concurrency import cancel_all, start_shared
 from rain.core.config import RainConfig
 from rain.core.tree import Node, needs_addition, select_child
 from rain.core.types import Tokens
@@ -150,10 +150,7 @@ class Prefetch:
 
     async def close(self) -> None:
         """Give up everything."""
-        tasks = [*(task for _, task in self._guesses.values()), *self._results.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([*(task for _, task in self._guesses.values()), *self._results.values()])
 
 
 def _result(task: asyncio.Task[float]) -> float | None:

@@ -52,6 +52,11 @@ class Node:
                 self.children.append(Node(tokens, self.step + 1, prior))
         return self.children[before:]
 
+    def learn(self, score: float, weight: float) -> None:
+        """Fold in a score that counts as this fraction of a visit (equation 2)."""
+        self.value = (self.value * self.n + weight * score) / (self.n + weight)
+        self.n += weight
+
     def mix_priors(self, share: float) -> None:
         """Mix the children's priors with the uniform distribution, then normalise them, where a node becomes the root.
 
@@ -144,8 +149,7 @@ def update_similar(node: Node, siblings: Sequence[Node], score: float, config: R
         similarity = cosine(node.embedding, other.embedding)
         if similarity >= config.similarity_threshold:
             weight = config.similarity_weight * similarity
-            other.value = (other.value * other.n + weight * score) / (other.n + weight)
-            other.n += weight
+            other.learn(score, weight)
             updates.append((other, weight))
     return updates
 

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from rain.core.concurrency import cancel_all
 from rain.generation import Answer
 from rain.serve.errors import ApiError
 from rain.serve.replies import AnswerJob, Chunks, usage, whole
@@ -61,9 +62,7 @@ class AnswerResponse(Response):
                 self.service.metrics.disconnects.inc()
                 self.trace.status = GONE
         finally:
-            for task in (work, watch):
-                task.cancel()
-            await asyncio.gather(work, watch, return_exceptions=True)
+            await cancel_all((work, watch))
             self.service.admission.leave(self.job.choices)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic, time
 from typing import Any
 
+from rain.core.concurrency import cancel_all
 from rain.core.config import Budget
 from rain.core.errors import PromptTooLong, RainError, WorkerFault, is_broken_device
 from rain.events import Event
@@ -94,9 +95,7 @@ class Service:
                     spoken = monotonic()
         finally:
             self._live.discard(found)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     async def _search(self, job: AnswerJob, index: int, found: asyncio.Queue[Item | Exception]) -> None:
         """Run one search when its turn comes; errors are sent, too."""

@@ -58,9 +58,7 @@ class Tree:
         score = float(event["score"])
         self.simulations += 1
         for number, weight in event["similar"]:
-            node = self.nodes[number]
-            node.value = (node.value * node.n + weight * score) / (node.n + weight)
-            node.n += weight
+            self.nodes[number].learn(score, weight)
         for number in event["path"]:
             node = self.nodes[number]
             node.n, node.visits = node.n + 1, node.visits + 1

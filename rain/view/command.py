@@ -44,7 +44,6 @@ def _serve(path: Path, port: int, opens: bool) -> int:
     say(f"rain: {path} is shown at {url} (Ctrl-C ends it)")
     if opens:
         webbrowser.open(url)
-    with server:
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
     return 0

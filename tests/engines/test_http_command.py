@@ -29,6 +29,5 @@ def test_all_prompts_are_answered_although_the_server_was_away_for_longer_than_t
         done = allocate(*flags, "--dataset", data, "--outdir", tmp_path / "out")
         assert done.returncode == 0, done.stderr
         assert server.listed == 2, "the worker was started anew, once"
-    assert done.returncode == 0, done.stderr
     records = list(iter_results(tmp_path / "out"))
     assert len(records) == PROMPTS and not any("error" in record for record in records)

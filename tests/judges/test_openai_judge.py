@@ -45,9 +45,8 @@ def test_retries_are_bounded_and_the_query_stays_pending(tmp_path: Path) -> None
 
 
 def test_a_judge_that_never_answers_is_given_up_soon(tmp_path: Path) -> None:
-    with judge_server(script=[500] * 100) as server:
-        with pytest.raises(RainError, match="no reply to 5 queries in a row"):
-            score_at(review_run(tmp_path, 20), server, judge_retries=1)
+    with judge_server(script=[500] * 100) as server, pytest.raises(RainError, match="no reply to 5 queries in a row"):
+        score_at(review_run(tmp_path, 20), server, judge_retries=1)
     assert len(server.requests) == 10
 
 
@@ -74,9 +73,8 @@ def test_a_query_that_the_server_declines_is_skipped_without_retries(tmp_path: P
 )
 def test_a_lasting_fault_stops_at_once_and_keeps_the_verdicts(tmp_path: Path, fault: Any, words: str) -> None:
     outdir = review_run(tmp_path)
-    with judge_server(lambda request: "positive", [None, fault]) as server:
-        with pytest.raises(RainError, match=words):
-            score_at(outdir, server)
+    with judge_server(lambda request: "positive", [None, fault]) as server, pytest.raises(RainError, match=words):
+        score_at(outdir, server)
     assert len(server.requests) == 2
     assert len(stored(outdir)) == 1
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from rain.core.concurrency import gather_or_cancel
+from rain.core.concurrency import cancel_all, gather_or_cancel
 from rain.core.errors import RainError
 from rain.engines.remote.client import RetryPolicy, ServerClient, Unreachable
 from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine
@@ -119,9 +119,7 @@ class HttpEngine(RemoteEngine):
 
     async def close(self) -> None:
         """Close all connections."""
-        for task in self._looking:
-            task.cancel()
-        await asyncio.gather(*self._looking, return_exceptions=True)
+        await cancel_all(self._looking)
         await asyncio.gather(*(server.close() for server in self.pool.servers))
 
     async def _try(self, server: ServerClient, request: CompletionRequest) -> CompletionResult | None:
