@@ -39,12 +39,8 @@ class ReadOutJudge(Judge):
         super().__init__(f"readout:{Path(file).stem if Path(file).is_file() else file}{learnt_on(self._file)}")
         self.concurrency, self.max_calls, self.model = config.judge_concurrency, config.max_calls, self._file.model
         self._engine, self._evaluator = config.judge_engine, ReadOutEvaluator([self._file])
-        self._version = f"readout-{self._file.digest[:8]}"
+        self.versions = dict.fromkeys(DECIDES[self._file.name], f"readout-{self._file.digest[:8]}")
         self._opened: tuple[JudgeModel, PromptFormatter] | None = None
-
-    def version(self, criterion: str) -> str | None:
-        """Return the file's digest for what it decides, None for anything else."""
-        return self._version if criterion in DECIDES[self._file.name] else None
 
     async def decide(self, query: Query) -> Verdict:
         """Score the answer; null if it is empty."""
