@@ -26,7 +26,7 @@ from rain.evaluators.labelling import keyboard, label_texts, write_rows
 from rain.evaluators.metrics import ranking_table
 from rain.evaluators.own import OwnTexts
 from rain.evaluators.preflight import Preflight, check_classes, measure
-from rain.evaluators.readout import ReadOutFile, learnt_from, prompt_format
+from rain.evaluators.readout_file import ReadOutFile, learnt_from, prompt_format
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt
 from rain.models.loading import model_files

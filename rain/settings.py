@@ -16,7 +16,7 @@ from rain.core.fields import flag
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.calibration import read_calibration
 from rain.evaluators.labels import EvaluationConfig
-from rain.evaluators.readout import ReadOutFile
+from rain.evaluators.readout_file import ReadOutFile
 from rain.evaluators.registry import ONE_WAY, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import add_flags, build

@@ -77,7 +77,8 @@ class SearchScorer(ABC):
         """Return what each of ``asks`` saw of a response that has been scored.
 
         That is its ``score``, the text it ``read`` and, as far as it has them, ``log_odds`` of each question (nats)
-        with the ``mass`` of all labels, or the ``logit`` of a read-out.
+        with the ``mass`` of all labels, or the ``logit`` of a read-out and the probability ``request`` that the request
+        is harmful.
         """
         return []
 

@@ -17,7 +17,7 @@ from rain.core.errors import RainError
 from rain.data.labelled import Labelled
 from rain.engines.reference import ReferenceEngine
 from rain.evaluators.metrics import ranking
-from rain.evaluators.readout import RequestReadOut
+from rain.evaluators.readout_file import RequestReadOut
 from rain.prompts import PromptFormatter
 from rain.stats import auc, auc_interval
 

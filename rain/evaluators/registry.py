@@ -9,7 +9,8 @@ from rain.core.errors import RainError
 from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.model import ModelSpec, open_model
-from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, prompt_format
+from rain.evaluators.readout import ReadOutEvaluator
+from rain.evaluators.readout_file import ReadOutFile, prompt_format
 from rain.evaluators.templates import Template
 from rain.prompts import PromptFile
 from rain.text import TokenizerAdapter

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rain.core.errors import RainError
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
-from rain.evaluators.readout import ReadOutEvaluator, ReadOutFile, learnt_from
+from rain.evaluators.readout import ReadOutEvaluator
+from rain.evaluators.readout_file import ReadOutFile, learnt_from
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 from rain.judges.judge_model import JudgeModel
 from rain.prompts import PromptFormatter

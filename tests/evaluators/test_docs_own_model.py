@@ -13,7 +13,7 @@ from support.tiny_models import save_tiny_model
 
 from rain.cli import main
 from rain.evaluators.preflight import VERDICTS
-from rain.evaluators.readout import ReadOutFile
+from rain.evaluators.readout_file import ReadOutFile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8")
 [SECTION] = re.findall(r"^## My own model\n(.*?)^## ", PAGE, re.S | re.M)

@@ -15,7 +15,8 @@ from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
 from rain.evaluators.learn import States, figures, learn, learn_request
 from rain.evaluators.preflight import read_preflight
-from rain.evaluators.readout import CHAT, ReadOutEvaluator, ReadOutFile, RequestReadOut
+from rain.evaluators.readout import ReadOutEvaluator
+from rain.evaluators.readout_file import CHAT, ReadOutFile, RequestReadOut
 from rain.preflight import part_of, shared_file
 from rain.settings import make_settings
 from rain.tasks import load

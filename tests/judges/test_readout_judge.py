@@ -14,7 +14,7 @@ from support.tiny_models import save_tiny_model, tiny_model
 
 from rain.cli import main
 from rain.core.errors import RainError
-from rain.evaluators.readout import ReadOutFile, prompt_format
+from rain.evaluators.readout_file import ReadOutFile, prompt_format
 from rain.judges.base import JudgeConfig, Query
 from rain.judges.registry import open_judge
 from rain.prompts import PromptFile

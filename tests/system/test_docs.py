@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rain.cli import COMMANDS
-from rain.evaluators.readout import learnt_from
+from rain.evaluators.readout_file import learnt_from
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "tests" / "golden" / "README.md"])
