@@ -22,7 +22,14 @@ def saved(folder: Path, *rows: object) -> Path:
 
 def test_a_jailbroken_answer_is_a_bad_one_and_fields_have_two_names(tmp_path: Path) -> None:
     path = saved(tmp_path, GOOD, {"goal": "g", "answer": "a", "jailbroken": True}, {**GOOD, "label": False})
-    assert load_labelled(path) == [Labelled("q", "yes", True), Labelled("g", "a", False), Labelled("q", "yes", False)]
+    asked = Labelled("g", "a", False, safe=False)  # only an answer to a harmful request can be jailbroken
+    assert load_labelled(path) == [Labelled("q", "yes", True), asked, Labelled("q", "yes", False)]
+
+
+@pytest.mark.parametrize(("told", "known"), [(True, True), (False, False), (None, None)])
+def test_a_row_may_tell_whether_the_request_is_safe(tmp_path: Path, told: bool | None, known: bool | None) -> None:
+    rows = [{**row, "prompt_is_safe": told} for row in (GOOD, BAD)]
+    assert [text.safe for text in load_labelled(saved(tmp_path, *rows))] == [known, known]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,7 @@ def test_a_jailbroken_answer_is_a_bad_one_and_fields_have_two_names(tmp_path: Pa
         ({"question": "q", "response": "r"}, "field 'label' is missing"),
         ({**GOOD, "label": "good"}, "field 'label' must be true or false"),
         ({"question": "q", "label": 1}, "field 'response' is missing"),
+        ({**GOOD, "prompt_is_safe": "yes"}, "field 'prompt_is_safe' must be true or false"),
     ],
 )
 def test_a_faulty_row_is_named(tmp_path: Path, row: dict[str, Any], fault: str) -> None:
@@ -40,7 +48,7 @@ def test_a_faulty_row_is_named(tmp_path: Path, row: dict[str, Any], fault: str) 
 
 def test_a_judge_can_be_checked_with_less_than_a_preflight_needs(tmp_path: Path) -> None:
     path = saved(tmp_path, {"response": "r", "jailbroken": False})
-    assert load_labelled(path, complete=False) == [Labelled("", "r", True)]
+    assert load_labelled(path, complete=False) == [Labelled("", "r", True, safe=False)]
     with pytest.raises(RainError, match="'question'"):
         load_labelled(path)
     with pytest.raises(RainError, match="one label only"):
