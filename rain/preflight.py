@@ -110,11 +110,11 @@ def measure_evaluator(
     """Print how well the evaluator tells the texts apart; write that, the calibration or a calibrated read-out."""
     config, specs = settings.aligner, settings.aligner.evaluators
     read_out = specs[0]
-    if args.calibrate and not (len(specs) == 1 and isinstance(read_out, ReadOutFile)):
-        raise RainError("--calibrate needs --evaluator readout:NAME|FILE, and no other evaluator")
-    if args.calibrate and isinstance(read_out, ReadOutFile) and read_out.request:
-        raise RainError("--calibrate cannot change a read-out that reads the request, too; learn it anew")
-    config = replace(config, evaluation=replace(config.evaluation, invert=False))
+    if args.calibrate:
+        if not (len(specs) == 1 and isinstance(read_out, ReadOutFile)):
+            raise RainError("--calibrate needs --evaluator readout:NAME|FILE, and no other evaluator")
+        specs = (replace(read_out, request=None),)  # what it says of texts is calibrated, whatever the requests
+    config = replace(config, evaluators=specs, evaluation=replace(config.evaluation, invert=False))
     check_classes(texts)
     for what, known in _sources(config, getattr(args, "calibration", "")):
         if (file := shared_file(known, learnt_on)) is not None:

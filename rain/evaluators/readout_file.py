@@ -132,7 +132,10 @@ class ReadOutFile:
         return Reading(score, logit, request)
 
     def calibrated(self, offset: float, scale: float, measured: dict[str, Any]) -> ReadOutFile:
-        """Return the read-out whose score is tanh(scale (logit / 2 - offset)), and what it was measured on."""
+        """Return the read-out whose score is tanh(scale (logit / 2 - offset)), and what it was measured on.
+
+        What it says of requests stays as it is.
+        """
         weights, bias = tuple(scale * w for w in self.weights), scale * (self.bias - 2 * offset)
         return replace(self, weights=weights, bias=bias, measured={**self.measured, "calibrated": measured})
 

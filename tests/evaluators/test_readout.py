@@ -273,7 +273,7 @@ def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_lit
     assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
 
 
-def test_a_read_out_of_the_request_costs_nothing_and_cannot_be_calibrated(learnt, capsys):
+def test_a_read_out_of_the_request_costs_nothing_and_stays_when_that_of_the_text_is_calibrated(learnt):
     _, model, path = learnt
     both, answers = path.with_name("both.json"), []
     assert ReadOutFile.load(str(both), str(model)).measured["request"]["auc"] > 0.9
@@ -289,8 +289,11 @@ def test_a_read_out_of_the_request_costs_nothing_and_cannot_be_calibrated(learnt
     assert min(safe) > max(0.5, min(harmful)), "nothing that answers a safe request is bad"
     flags = ["--modelname", str(model), "--dtype", "float32", "--preset", "none", "--evaluator", f"readout:{both}"]
     texts = ["--labelled", str(path.with_name("requests.jsonl"))]
-    assert main(["preflight", *flags, *texts, "--calibrate", str(path.with_name("no.json"))]) == 2
-    assert "--calibrate" in capsys.readouterr().err
+    made = path.with_name("both-made.json")
+    assert main(["preflight", *flags, *texts, "--calibrate", str(made)]) == 0
+    before, after = (ReadOutFile.load(str(file), str(model)) for file in (both, made))
+    assert after.request == before.request
+    assert after.measured["calibrated"]["scale"] == pytest.approx(after.weights[0] / before.weights[0])
 
 
 def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):
