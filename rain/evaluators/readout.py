@@ -48,22 +48,26 @@ class ReadOutEvaluator(Evaluator):
         """Return the scorer of one search, on the session in which it writes."""
         return ReadOutScorer(self, context)
 
-    async def read(self, session: Session, prompt: Tokens, text: Tokens, usage: Usage | None = None) -> list[Reading]:
-        """Return what each read-out says of a text.
+    async def prompt_end(self, session: Session, prompt: Tokens, usage: Usage | None = None) -> list[float]:
+        """Return the numbers of the last token of a prompt, which tell whether the request is harmful.
 
         Args:
             session: whose engine was warmed up.
-            prompt: ids in front of the text.
-            text: ids, at least one.
+            prompt: ids, at least one.
             usage: who pays; None: the session.
         """
-        means = (await session.read_out(prompt + text, len(prompt), usage)).tolist()
-        # Read after the text, with which the prompt has been computed: this computes nothing on a tree cache.
-        ends = (await session.read_out(prompt, len(prompt) - 1, usage)).tolist() if self.reads_requests else means
-        return self.readings(means, ends)
+        if not self.reads_requests:
+            return []
+        numbers: list[float] = (await session.read_out(prompt, len(prompt) - 1, usage)).tolist()
+        return numbers
 
     def readings(self, means: Sequence[float], ends: Sequence[float]) -> list[Reading]:
-        """Return what each read-out says, from its numbers for text and end of the prompt, those of all in a row."""
+        """Return what each read-out says of a text.
+
+        Args:
+            means: of each number of each read-out over the text, in a row (``Session.read_out``).
+            ends: the same of the prompt's last token, see ``prompt_end``.
+        """
         found, start = [], 0
         for file in self.files:
             end = start + len(file.read_outs)
@@ -80,6 +84,7 @@ class ReadOutScorer(SearchScorer):
         self.evaluator, self.session, self.prompt = evaluator, context.session, context.prompt
         self.policy = context.policy
         self._readings: dict[Tokens, asyncio.Task[list[Reading]]] = {}
+        self._prompt_end: list[float] = []
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
@@ -93,7 +98,10 @@ class ReadOutScorer(SearchScorer):
     async def _read(self, text: Tokens) -> list[Reading]:
         if not text:
             return [Reading(0.0, 0.0)] * len(self.evaluator.files)
-        return await self.evaluator.read(self.session, self.prompt, text, self.usage)
+        means = await self.session.read_out(self.prompt + text, len(self.prompt), self.usage)
+        if not self._prompt_end:  # the prompt has been computed by now, with the text
+            self._prompt_end = await self.evaluator.prompt_end(self.session, self.prompt, self.usage)
+        return self.evaluator.readings(means.tolist(), self._prompt_end)
 
     def commit(self, response: Tokens) -> None:
         """Give up texts that begin otherwise: their tokens are dropped, and would all be computed again."""

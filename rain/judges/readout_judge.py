@@ -52,7 +52,8 @@ class ReadOutJudge(Judge):
         model, formatter = self._opened
         prompt, answer = formatter.encode(query.question), formatter.encode_response(query.response)
         async with model.session(len(prompt) + len(answer)) as session:
-            [(score, *_)] = await self._evaluator.read(session, prompt, answer)
+            means = await session.read_out(prompt + answer, len(prompt))
+            [(score, *_)] = self._evaluator.readings(means.tolist(), await self._evaluator.prompt_end(session, prompt))
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
 
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 
@@ -11,15 +12,20 @@ from support.tiny_models import save_tiny_model
 
 from rain import Budget, Rain
 from rain.cli import main
+from rain.core.engine import Session, Usage
 from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
+from rain.engines.toy import ToyEngine
+from rain.evaluators.base import SearchContext
 from rain.evaluators.learn import States, figures, learn, learn_request
 from rain.evaluators.preflight import read_preflight
 from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import CHAT, ReadOutFile, RequestReadOut
+from rain.models.loading import load_tokenizer
 from rain.preflight import part_of, shared_file
 from rain.settings import make_settings
 from rain.tasks import load
+from rain.text import TokenizerAdapter
 
 
 def read_out(weights=(1.0, -2.0), bias=0.5, **changes):
@@ -102,6 +108,37 @@ def test_a_text_does_harm_as_far_as_the_request_is_harmful_and_it_goes_along():
         assert (second.request, second.score) == (None, pytest.approx(math.tanh(1.0)))
     [inverted] = ReadOutEvaluator([read_out(request=REQUEST)], invert=True).readings([1.0, 0.0], [0.0, half])
     assert inverted.score == pytest.approx(2 * 0.5 / (1 + math.exp(1.5)) - 1)
+
+
+class CountedSession(Session):
+    """Reads 0.0 everywhere, and remembers what was read."""
+
+    def __init__(self):
+        self.usage, self.asked = Usage(), []
+
+    async def read_out(self, prefix, start, usage=None):
+        self.asked.append((prefix, start))
+        return np.zeros(2)
+
+    async def generate(self, prefix, params):
+        raise AssertionError("nothing is generated")
+
+    next_logprobs = generate
+
+
+def test_the_request_is_read_once_a_search_and_not_at_all_without_a_read_out_of_it():
+    adapter = TokenizerAdapter(load_tokenizer("smollm2"))
+    policy = load("hh").policy(adapter)
+    for file, asked in ((read_out(request=REQUEST), 3), (read_out(), 2)):
+        session = CountedSession()
+        scorer = ReadOutEvaluator([file]).search(SearchContext(ToyEngine(), session, "s", (5, 6, 7), "Why?", policy))
+
+        async def score(scorer=scorer):
+            return [await scorer.score(adapter.encode(text)) for text in ("yes", "no", "yes")]
+
+        asyncio.run(score())
+        assert len(session.asked) == asked
+        assert session.asked.count(((5, 6, 7), 2)) == asked - 2
 
 
 @pytest.mark.parametrize("numbers", [[math.nan, 0.0], [0.0, math.nan], [math.inf, 0.0]], ids=str)
