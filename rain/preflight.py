@@ -172,7 +172,7 @@ def learn_read_out(
     settings: Settings, texts: list[Labelled], learnt_on: Mapping[str, Any], args: argparse.Namespace
 ) -> int:
     """Learn a read-out in the prompt format of the settings, write it and print how well it does."""
-    from rain.evaluators.learn import figures, hidden_states, learn, learn_request
+    from rain.evaluators.learn import figures, hidden_states, learn, learn_request, rounded
 
     config = settings.aligner
     engine, tokenizer = open_engine(replace(config.model, engine="reference"), settings.placement)
@@ -186,8 +186,7 @@ def learn_read_out(
     request = None
     if args.request:
         request, measured["request"] = learn_request(states, texts)
-    weights = tuple(float(f"{value:.6g}") for value in learnt.weights)
-    name, used = config.model.name, prompt_format(prompt_file)
+    name, used, weights = config.model.name, prompt_format(prompt_file), rounded(learnt.weights)
     files = fingerprint(model_files(config.model.modelname, "hf"))
     file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file, request, files)
     print(f"{args.name}: {name}, {used}, layer {learnt.layer}; on prompts that it was not learnt from:")

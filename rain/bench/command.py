@@ -155,8 +155,8 @@ def long_steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     """Return the first simulations of searches like the paper's: T = 50, prompts of the published length."""
     paper = {"max_simulations": PAPER_SIMULATIONS, "extra_simulations": PAPER_EXTRA, "max_new_tokens": LONG_TOKENS}
     long = replace(with_search(with_prompts(bench, *PUBLISHED_LENGTHS), **paper), simulations=args.long)
-    found = [] if args.no_published else [Step("long/published", 30.0 * args.long, partial(measure_published, long))]
-    return found + [Step(f"long/{w}", args.long * (1 + w), partial(measure_rain, long, w)) for w in args.concurrency]
+    found = [] if args.no_published else [Step("long/published", 12.0 * args.long, partial(measure_published, long))]
+    return found + [Step(f"long/{w}", 0.4 * args.long * w, partial(measure_rain, long, w)) for w in args.concurrency]
 
 
 def follow(todo: Sequence[Step]) -> list[tuple[str, Any]]:

@@ -117,15 +117,20 @@ def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestRea
     Raises:
         RainError: too few requests are known to be one or the other.
     """
-    first = {item.question: i for i, item in enumerate(texts) if item.safe is not None and states.counts[i]}
-    chosen = list(first.values())
+    places = {item.question: i for i, item in enumerate(texts) if item.safe is not None and states.counts[i]}
+    requests, chosen = list(places), list(places.values())
     harmful = np.array([not texts[i].safe for i in chosen], bool)
     inputs, everything = states.requests[chosen][:, None], np.ones(len(chosen), bool)
-    found = _choose(inputs, harmful, list(first), everything, REQUEST_RIDGES, "requests of each kind (prompt_is_safe)")
-    area = auc_interval(found.held_out[:, 0].tolist(), harmful.tolist(), list(first))
+    found = _choose(inputs, harmful, requests, everything, REQUEST_RIDGES, "requests of each kind (prompt_is_safe)")
+    area = auc_interval(found.held_out[:, 0].tolist(), harmful.tolist(), requests)
     measured = {"requests": len(chosen), "C": found.ridge, "auc": _auc(found.held_out[:, 0], harmful)}
-    weights = tuple(float(f"{value:.6g}") for value in found.weights)
-    return RequestReadOut(states.layers[found.layer], weights, found.bias), {**measured, "auc_interval": list(area)}
+    read_out = RequestReadOut(states.layers[found.layer], rounded(found.weights), found.bias)
+    return read_out, {**measured, "auc_interval": list(area)}
+
+
+def rounded(weights: Matrix) -> tuple[float, ...]:
+    """Return weights as they are in files, with six digits."""
+    return tuple(float(f"{value:.6g}") for value in weights)
 
 
 class _Fitted(NamedTuple):
