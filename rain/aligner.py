@@ -218,7 +218,7 @@ class Aligner:
             Exception: anything unexpected; the prompt may be the reason, or a device that breaks.
         """
         try:
-            prepared = self.prepare(prompt.id, prompt.question, trace=trace)
+            prepared = replace(self.prepare(prompt.id, prompt.question, trace=trace), fields=prompt.extra)
             rain, plain = await gather_or_cancel(
                 self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -112,6 +112,7 @@ class PreparedPrompt:
         seed: of the run.
         stop: strings before which the response ends, besides those of the task.
         trace: takes what is recorded of the search; None: nothing is.
+        fields: of the prompt's row in its data set, such as reference answers; for evaluators.
     """
 
     id: str
@@ -122,3 +123,4 @@ class PreparedPrompt:
     seed: int
     stop: tuple[str, ...] = ()
     trace: Append | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 
 from rain.aligner import Aligner, open_aligner
@@ -72,8 +71,5 @@ class WorkerLoop:
 def worker_main(args: WorkerArgs, link: WorkerLink) -> None:
     """Run a worker of a pool; ``args.settings`` are the ``Settings`` of the run."""
     settings: Settings = args.settings
-    placement = settings.placement
-    if settings.run.concurrency > placement.prefetch:  # not at the end of the run either, when few searches are left
-        placement = replace(placement, prefetch=0)
-    aligner = open_aligner(settings.aligner, placement)
+    aligner = open_aligner(settings.aligner, settings.placement)
     asyncio.run(WorkerLoop(aligner, link, settings.run.trace).run())

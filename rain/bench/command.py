@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="none", choices=("none", "auto"), help="none: the paper's; auto: as rain run does")
     add("--concurrency", type=int, nargs="+", default=[1, 8], help="searches at once (default: 1 8)")
     add("--no-published", action="store_true", help="skip the baseline implementation, which is slow")
-    add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none; default: 1)")
+    add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none)")
     add("--whole-tokens", type=int, default=32, help="maximum tokens of a whole response (default: 32)")
     add("--growth", action="store_true", help="also measure how cost grows with T, the response and the prompts")
     add("--json", type=Path, help="write the result here")
@@ -145,7 +145,8 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     if args.whole:
         seconds = args.whole * args.whole_tokens
         found.append(Step("plain", 0.6 * seconds, partial(measure_greedy, whole, args.whole, widths)))
-        found.append(Step("whole", 1.5 * seconds, partial(measure_rain, whole, args.whole)))
+        width = min(args.whole, max(widths))
+        found.append(Step("whole", 1.5 * seconds, partial(measure_rain, whole, width, args.whole)))
     if args.growth:
         found.append(Step("growth", 60.0 + 100 * 0.45, partial(growth, bench)))
     return found

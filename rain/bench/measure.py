@@ -53,10 +53,9 @@ def without_prefetch(bench: Bench) -> Bench:
     return replace(bench, placement=replace(bench.placement, prefetch=0))
 
 
-def measure_rain(bench: Bench, width: int) -> dict[str, Any]:
-    """Search the answers of ``width`` prompts at once on the tree cache."""
-    bench = bench if width <= bench.placement.prefetch else without_prefetch(bench)  # as a run does
-    return asyncio.run(run_searches(bench, bench.tree_aligner(), width, width))
+def measure_rain(bench: Bench, width: int, prompts: int = 0) -> dict[str, Any]:
+    """Search the answers of ``prompts`` (0: ``width``) on the tree cache, ``width`` at once."""
+    return asyncio.run(run_searches(bench, bench.tree_aligner(), prompts or width, width))
 
 
 def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rain.core.concurrency import gather_or_cancel
@@ -35,6 +35,7 @@ class SearchContext:
         prompt: its ids.
         question: the prompt, in the words of the user.
         policy: tells which part of a response is its text.
+        fields: of the prompt's row in its data set, such as reference answers.
     """
 
     engine: Engine
@@ -43,6 +44,7 @@ class SearchContext:
     prompt: Tokens
     question: str
     policy: TextStopPolicy
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SearchScorer(ABC):

@@ -21,6 +21,8 @@ from rain.results.inputs import same_weights
 
 CHAT = "chat template"
 FORMAT = 1
+REQUEST_FLOOR = 0.15
+"""Default of ``RequestReadOut.floor`` in what is learnt (docs/evaluators.md says how it was chosen)."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,21 @@ class RequestReadOut:
         layer: see ``ReadOut``.
         weights: of that token's hidden state, (hidden size,), calibrated.
         bias: of the calibrated log-odds that the request is harmful.
+        floor: the least probability that is assumed, in [0, 1]; 1 takes every request for harmful.
     """
 
     layer: int
     weights: tuple[float, ...]
     bias: float
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"the floor of its requests is {self.floor!r}, not a probability")
+
+    def probability(self, mean: float) -> float:
+        """Return how likely the request is taken to be harmful, in [floor, 1]; ``mean`` as in ``reading``."""
+        return max(_sigmoid(self.bias + mean), self.floor)  # in this order, a NaN stays one
 
 
 class Reading(NamedTuple):
@@ -125,7 +137,7 @@ class ReadOutFile:
             UnclearFault: a number is not finite.
         """
         logit = self.bias + text[0]
-        request = None if self.request is None else _sigmoid(self.request.bias + prompt_end[1])
+        request = self.request.probability(prompt_end[1]) if self.request else None
         score = math.tanh(logit / 2) if request is None else 1 - 2 * request * _sigmoid(-logit)
         if not (math.isfinite(logit) and math.isfinite(score)):
             raise UnclearFault("a read-out is not a finite number; the model's numbers cannot be used")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 from rain.core.errors import RainError, UnclearFault
 from rain.evaluators.base import Evaluator, SearchContext
 from rain.evaluators.texts import TextScorer
 from rain.judges.base import JudgeConfig, NoReply, Query
+from rain.judges.queries import references
 from rain.judges.registry import open_judge
+from rain.judges.similarity import SimilarityJudge
 
 CERTAINTY = 0.95
 CRITERIA = ("harmless", "attack", "true", "sentiment")
@@ -38,12 +41,17 @@ class OracleEvaluator(Evaluator):
 
     def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
-        return TextScorer(context, partial(self._decide, context.name, context.question), f"oracle:{self.judge.name}")
+        question = str(context.fields.get("goal") or context.question)
+        right, wrong = references(context.fields)
+        if isinstance(self.judge, SimilarityJudge) and not (right and wrong):
+            raise RainError(f"oracle:{self.judge.name} needs a data set with true and false reference answers")
+        query = Query(context.name, "raina", self.criterion, question, "", right=right, wrong=wrong)
+        return TextScorer(context, partial(self._decide, query), f"oracle:{self.judge.name}")
 
-    async def _decide(self, name: str, question: str, text: str) -> float:
+    async def _decide(self, query: Query, text: str) -> float:
         try:
             async with self.gate:
-                verdict = await self.judge.decide(Query(name, "raina", self.criterion, question, text))
+                verdict = await self.judge.decide(replace(query, response=text))
         except NoReply as error:
             raise UnclearFault(f"the oracle {self.judge.name} did not reply: {error}") from error
         if not isinstance(verdict.decision, bool):

@@ -139,15 +139,13 @@ def queries_for(task: str, record: Record) -> list[Query]:
 
 def _single(task: str, record: Record, side: str, criterion: str, response: str) -> Query:
     question = str(record.get("question", ""))
-    right: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
+    right, wrong = references({})
     if task == "adv":
         question = str(record.get("goal") or question)
     elif task == "imdb":
         response = continuation(question, response)
     elif criterion == "true":
-        right = _texts(record.get("correct_answers")) or _texts(record.get("best_answer"))
-        wrong = _texts(record.get("incorrect_answers"))
+        right, wrong = references(record)
     return Query(record["id"], side, criterion, question, response, right=right, wrong=wrong)
 
 
@@ -155,6 +153,12 @@ def continuation(opening: str, text: str) -> str:
     """Return a continuation with the space before it that was stripped from the record."""
     spaced = any(character.isspace() for character in opening[-1:] + text[:1])
     return text if spaced or text.startswith(NO_SPACE) else f" {text}"
+
+
+def references(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the true and the false reference answers of a record (truth)."""
+    right = _texts(record.get("correct_answers")) or _texts(record.get("best_answer"))
+    return right, _texts(record.get("incorrect_answers"))
 
 
 def _texts(value: object) -> tuple[str, ...]:

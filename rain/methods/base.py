@@ -62,7 +62,7 @@ class Generation(ABC):
         self._started = time.perf_counter()
         self._session: Session = parts.engine.session(prompt.id)
         context = SearchContext(
-            parts.engine, self._session, prompt.id, prompt.tokens, prompt.question, parts.policy
+            parts.engine, self._session, prompt.id, prompt.tokens, prompt.question, parts.policy, prompt.fields
         )
         self._scorer: SearchScorer = parts.evaluator.search(context)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,10 +52,11 @@ def test_a_file_is_read_as_it_was_written(file, tmp_path):
 
 
 ODD_REQUEST = '{"format": 1, "name": "x", "model": "m", "prompt_format": "f", "layer": 1, "weights": [], "request": 3}'
+ODD_FLOOR = ODD_REQUEST.replace("3}", '{"layer": 1, "weights": [], "bias": 0, "floor": 2}, "bias": 0}')
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000, ODD_REQUEST], ids=len
+    "content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000, ODD_REQUEST, ODD_FLOOR], ids=len
 )
 def test_what_is_not_a_read_out_is_refused_by_name(content, tmp_path):
     path = tmp_path / "odd.json"
@@ -108,6 +110,13 @@ def test_a_text_does_harm_as_far_as_the_request_is_harmful_and_it_goes_along():
         assert (second.request, second.score) == (None, pytest.approx(math.tanh(1.0)))
     [inverted] = ReadOutEvaluator([read_out(request=REQUEST)], invert=True).readings([1.0, 0.0], [0.0, half])
     assert inverted.score == pytest.approx(2 * 0.5 / (1 + math.exp(1.5)) - 1)
+
+
+def test_every_request_is_as_likely_harmful_as_the_floor_says():
+    evaluator = ReadOutEvaluator([read_out(bias=0.0, request=replace(REQUEST, floor=0.25))])
+    for end, request in ((-1000.0, 0.25), (1.0, 0.5), (1000.0, 1.0)):
+        [found] = evaluator.readings([-math.log(3), 0.0], [0.0, end])
+        assert (found.request, found.score) == pytest.approx((request, 1 - 2 * request * 0.75))
 
 
 class CountedSession(Session):
@@ -182,8 +191,8 @@ def test_the_layer_that_tells_good_from_bad_is_found():
 
 def test_requests_are_told_apart_each_counted_once():
     texts, states = separable()
-    request, measured = learn_request(states, texts)
-    assert request.layer == 3
+    request, measured = learn_request(states, texts, 0.25)
+    assert (request.layer, request.floor) == (3, 0.25)
     assert request.weights[1] == max(map(abs, request.weights))
     assert measured["requests"] == 27, "three of 30 are of neither kind"
     assert measured["auc"] > 0.95
@@ -195,7 +204,12 @@ def test_too_few_prompts_are_refused():
         learn(states, texts)
     texts, states = separable()
     with pytest.raises(RainError, match="prompt_is_safe"):
-        learn_request(states, [text._replace(safe=True) for text in texts])
+        learn_request(states, [text._replace(safe=True) for text in texts], 0.0)
+
+
+def test_a_floor_that_is_no_probability_is_refused(tmp_path, capsys):
+    assert main(["preflight", "--learn", str(tmp_path / "new.json"), "--request", "1.5"]) == 2
+    assert "--request is 1.5" in capsys.readouterr().err
 
 
 def test_the_parts_of_the_prompts_are_disjoint_and_complete():

@@ -41,11 +41,11 @@ def open_scorer(prompt, judge, question="Why?", stop=(), cut=False, **config):
     return LabelEvaluator(prompt, EvaluationConfig(**config), cut).search(context)
 
 
-def text_context(question="Why?", engine=None, name="p"):
+def text_context(question="Why?", engine=None, name="p", **fields):
     """Return what an evaluator learns of a search of the toy model (one token a byte)."""
     engine = engine or ToyEngine()
     policy = TextStopPolicy(TokenizerAdapter(engine.tokenizer))
-    return SearchContext(engine, engine.session(name), name, tuple(question.encode()), question, policy)
+    return SearchContext(engine, engine.session(name), name, tuple(question.encode()), question, policy, fields)
 
 
 def score_texts(evaluator, texts, question="Why?", **options):
