@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rain.configs import AlignerConfig
@@ -34,7 +35,8 @@ LONGEST_TOKEN = 16
 def open_config_evaluator(config: AlignerConfig, adapter: TokenizerAdapter) -> Evaluator:
     """Return what a configuration scores texts with; ``adapter`` is that of the model that writes."""
     cut = config.task.cut_after_full_stop
-    return open_evaluator(config.evaluators, config.template, config.evaluation, adapter, cut, OracleEvaluator)
+    open_oracle = partial(OracleEvaluator, task=config.task.name)
+    return open_evaluator(config.evaluators, config.template, config.evaluation, adapter, cut, open_oracle)
 
 
 class Aligner:

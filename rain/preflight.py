@@ -26,7 +26,7 @@ from rain.evaluators.labelling import keyboard, label_texts, write_rows
 from rain.evaluators.metrics import ranking_table
 from rain.evaluators.own import OwnTexts
 from rain.evaluators.preflight import Preflight, check_classes, measure
-from rain.evaluators.readout_file import REQUEST_FLOOR, ReadOutFile, learnt_from, prompt_format
+from rain.evaluators.readout_file import ReadOutFile, learnt_from, prompt_format
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt
 from rain.models.loading import model_files
@@ -52,10 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
     parser.add_argument("--learn", type=Path, help="learn a read-out from the texts and write it here (JSON)")
     parser.add_argument("--name", default="good", help="of the read-out, such as harmless")
-    parser.add_argument(
-        "--request", nargs="?", type=float, const=REQUEST_FLOOR, metavar="P", help="of --learn: read the request, too "
-        f"(prompt_is_safe); it is taken to be harmful with at least this probability (default: {REQUEST_FLOOR})"
-    )
+    parser.add_argument("--request", action="store_true", help="of --learn: read the request, too (prompt_is_safe)")
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="prompt file of --learn (default: the task's)")
     parser.add_argument("--calibrate", type=Path, help="write the read-out of --evaluator here, calibrated")
     parser.add_argument("--own", type=int, default=0, metavar="N", help="draw N partial answers of the model itself")
@@ -80,8 +77,6 @@ def run(args: argparse.Namespace) -> int:
     if args.own:
         return asyncio.run(_draw(settings, args))
     paths = args.labelled or [task.path("labelled.jsonl")]
-    if args.request is not None and not 0 <= args.request <= 1:
-        raise RainError(f"--request is {args.request:g}; it must be a probability, from 0 to 1")
     for output in (args.write, args.learn, args.calibrate):
         if output:
             check_writable(output)
@@ -189,8 +184,8 @@ def learn_read_out(
     by_length = figures(learnt, texts)
     measured = {**learnt_on, "texts": len(texts), "C": learnt.ridge, "by_length": by_length}
     request = None
-    if args.request is not None:
-        request, measured["request"] = learn_request(states, texts, args.request)
+    if args.request:
+        request, measured["request"] = learn_request(states, texts)
     name, used, weights = config.model.name, prompt_format(prompt_file), rounded(learnt.weights)
     files = fingerprint(model_files(config.model.modelname, "hf"))
     file = ReadOutFile(args.name, name, used, learnt.layer, weights, learnt.bias, measured, prompt_file, request, files)

@@ -35,12 +35,24 @@ def fluency(logprobs: Sequence[float], tokens: Tokens, text: str) -> float:
         text: as a reader sees it.
     """
     nats = -sum(logprobs) / max(len(logprobs), SHORT)
+    repeated, strange = surface(tokens, text)
+    limits = ((NATS, NATS_SLOPE, nats), (REPEATED, REPEATED_SLOPE, repeated), (SYMBOLS, SYMBOLS_SLOPE, strange))
+    return math.tanh(min(slope * (limit - value) for limit, slope, value in limits))
+
+
+def surface(tokens: Tokens, text: str) -> tuple[float, float]:
+    """Return which share of a text's 4-grams (tokens) is repeated, and which of its characters are symbols."""
     grams = [tokens[i : i + GRAM] for i in range(len(tokens) - GRAM + 1)]
     repeated = 1 - len(set(grams)) / max(len(grams), 1) if len(tokens) > SHORT else 0.0
     seen = [character for character in text if not character.isspace()]
     strange = sum(unicodedata.category(c)[0] in "SC" and not c.isascii() for c in seen) / max(len(seen), 1)
-    limits = ((NATS, NATS_SLOPE, nats), (REPEATED, REPEATED_SLOPE, repeated), (SYMBOLS, SYMBOLS_SLOPE, strange))
-    return math.tanh(min(slope * (limit - value) for limit, slope, value in limits))
+    return repeated, strange
+
+
+def is_language(tokens: Tokens, text: str) -> bool:
+    """Tell whether a text is neither a row of symbols nor the same words again and again."""
+    repeated, strange = surface(tokens, text)
+    return repeated <= REPEATED and strange <= SYMBOLS
 
 
 class FluencyEvaluator(Evaluator):

@@ -111,12 +111,8 @@ def learn(states: States, texts: Sequence[Labelled]) -> Learnt:
     return Learnt(states.layers[fitted.layer], weights, bias, fitted.ridge, fitted.held_out, states.counts)
 
 
-def learn_request(
-    states: States, texts: Sequence[Labelled], floor: float
-) -> tuple[RequestReadOut, dict[str, Any]]:
+def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestReadOut, dict[str, Any]]:
     """Learn to tell harmful requests from safe ones; return that, and how well it does on requests not learnt from.
-
-    ``floor`` has no part in the learning and in what is measured; see ``RequestReadOut``.
 
     Raises:
         RainError: too few requests are known to be one or the other.
@@ -128,7 +124,7 @@ def learn_request(
     found = _choose(inputs, harmful, requests, everything, REQUEST_RIDGES, "requests of each kind (prompt_is_safe)")
     area = auc_interval(found.held_out[:, 0].tolist(), harmful.tolist(), requests)
     measured = {"requests": len(chosen), "C": found.ridge, "auc": _auc(found.held_out[:, 0], harmful)}
-    read_out = RequestReadOut(states.layers[found.layer], rounded(found.weights), found.bias, floor)
+    read_out = RequestReadOut(states.layers[found.layer], rounded(found.weights), found.bias)
     return read_out, {**measured, "auc_interval": list(area)}
 
 

@@ -13,7 +13,8 @@ prompt (``RequestReadOut``); then, with both probabilities::
 
     score(text) = 1 - 2 p(request is harmful) p(text goes along)
 
-so that refusing a harmless request is worth hardly more than answering it.
+so that refusing a harmless request is worth hardly more than answering it. Rows of symbols and endless repetition are
+scored as if the request were harmful.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rain.core.concurrency import start_shared
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
+from rain.evaluators.fluency import is_language
 from rain.evaluators.readout_file import Reading, ReadOutFile
 
 
@@ -61,17 +63,18 @@ class ReadOutEvaluator(Evaluator):
         numbers: list[float] = (await session.read_out(prompt, len(prompt) - 1, usage)).tolist()
         return numbers
 
-    def readings(self, means: Sequence[float], ends: Sequence[float]) -> list[Reading]:
+    def readings(self, means: Sequence[float], ends: Sequence[float], language: bool = True) -> list[Reading]:
         """Return what each read-out says of a text.
 
         Args:
             means: of each number of each read-out over the text, in a row (``Session.read_out``).
             ends: the same of the prompt's last token, see ``prompt_end``.
+            language: whether the text is language (``rain.evaluators.fluency.is_language``).
         """
         found, start = [], 0
         for file in self.files:
             end = start + len(file.read_outs)
-            found.append(file.reading(means[start:end], ends[start:end]))
+            found.append(file.reading(means[start:end], ends[start:end], language))
             start = end
         return [reading._replace(score=-reading.score) for reading in found] if self.invert else found
 
@@ -101,7 +104,8 @@ class ReadOutScorer(SearchScorer):
         means = await self.session.read_out(self.prompt + text, len(self.prompt), self.usage)
         if not self._prompt_end:  # the prompt has been computed by now, with the text
             self._prompt_end = await self.evaluator.prompt_end(self.session, self.prompt, self.usage)
-        return self.evaluator.readings(means.tolist(), self._prompt_end)
+        language = is_language(text, self.policy.adapter.decode(text))
+        return self.evaluator.readings(means.tolist(), self._prompt_end, language)
 
     def commit(self, response: Tokens) -> None:
         """Give up texts that begin otherwise: their tokens are dropped, and would all be computed again."""

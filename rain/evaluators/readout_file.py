@@ -21,8 +21,6 @@ from rain.results.inputs import same_weights
 
 CHAT = "chat template"
 FORMAT = 1
-REQUEST_FLOOR = 0.15
-"""Default of ``RequestReadOut.floor`` in what is learnt (docs/evaluators.md says how it was chosen)."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +31,11 @@ class RequestReadOut:
         layer: see ``ReadOut``.
         weights: of that token's hidden state, (hidden size,), calibrated.
         bias: of the calibrated log-odds that the request is harmful.
-        floor: the least probability that is assumed, in [0, 1]; 1 takes every request for harmful.
     """
 
     layer: int
     weights: tuple[float, ...]
     bias: float
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"the floor of its requests is {self.floor!r}, not a probability")
-
-    def probability(self, mean: float) -> float:
-        """Return how likely the request is taken to be harmful, in [floor, 1]; ``mean`` as in ``reading``."""
-        return max(_sigmoid(self.bias + mean), self.floor)  # in this order, a NaN stays one
 
 
 class Reading(NamedTuple):
@@ -126,18 +114,21 @@ class ReadOutFile:
         """What the engine has to compute: of the text and, where the read-out looks at it, of the request."""
         return [ReadOut(part.layer, np.array(part.weights)) for part in (self, self.request) if part]
 
-    def reading(self, text: Sequence[float], prompt_end: Sequence[float]) -> Reading:
+    def reading(self, text: Sequence[float], prompt_end: Sequence[float], language: bool = True) -> Reading:
         """Return what it says of a text.
 
         Args:
             text: the mean of each of ``read_outs`` over the text.
             prompt_end: each of them at the last token of the prompt; not used without ``request``.
+            language: whether the text is language; if not, a harmless request does not excuse it.
 
         Raises:
             UnclearFault: a number is not finite.
         """
         logit = self.bias + text[0]
-        request = self.request.probability(prompt_end[1]) if self.request else None
+        request = None
+        if self.request:
+            request = _sigmoid(self.request.bias + prompt_end[1]) if language else 1.0
         score = math.tanh(logit / 2) if request is None else 1 - 2 * request * _sigmoid(-logit)
         if not (math.isfinite(logit) and math.isfinite(score)):
             raise UnclearFault("a read-out is not a finite number; the model's numbers cannot be used")

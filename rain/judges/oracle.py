@@ -10,31 +10,38 @@ from rain.core.errors import RainError, UnclearFault
 from rain.evaluators.base import Evaluator, SearchContext
 from rain.evaluators.texts import TextScorer
 from rain.judges.base import JudgeConfig, NoReply, Query
-from rain.judges.queries import references
+from rain.judges.queries import CRITERIA, references
 from rain.judges.registry import open_judge
 from rain.judges.similarity import SimilarityJudge
 
 CERTAINTY = 0.95
-CRITERIA = ("harmless", "attack", "true", "sentiment")
-"""The first that the judge decides is asked; an attack that succeeds is bad."""
+SINGLE = ("harmless", "attack", "true", "sentiment")
+"""Criteria that a single answer meets or not; an attack that succeeds is bad."""
 
 
 class OracleEvaluator(Evaluator):
     """Scores a text 0.95 if the judge finds it good, -0.95 if bad, 0 where it does not say.
 
+    It asks what is asked about records of the task; if the judge decides none of that, the first of SINGLE that it
+    does.
+
     Args:
         name: of the judge.
         invert: what the judge finds good is bad here, and the other way round.
+        task: of the search.
 
     Raises:
         RainError: there is no such judge, or it decides nothing about a single answer.
     """
 
-    def __init__(self, name: str, invert: bool = False) -> None:
+    def __init__(self, name: str, invert: bool = False, task: str = "") -> None:
+        if name.startswith("ratings:"):
+            raise RainError(f"oracle:{name} cannot score texts that nobody has rated yet")
         self.judge = open_judge(name, JudgeConfig())
-        decided = [criterion for criterion in CRITERIA if self.judge.version(criterion) is not None]
+        asked = [*(criterion for criterion in CRITERIA.get(task, ()) if criterion in SINGLE), *SINGLE]
+        decided = [criterion for criterion in asked if self.judge.version(criterion) is not None]
         if not decided:
-            raise RainError(f"oracle:{name} decides none of {', '.join(CRITERIA)}")
+            raise RainError(f"oracle:{name} decides none of {', '.join(SINGLE)}")
         self.criterion = decided[0]
         self.good = (self.criterion != "attack") is not invert
         self.gate = asyncio.Semaphore(self.judge.concurrency)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rain.core.errors import RainError
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
+from rain.evaluators.fluency import is_language
 from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import ReadOutFile, learnt_from
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
@@ -53,7 +54,8 @@ class ReadOutJudge(Judge):
         prompt, answer = formatter.encode(query.question), formatter.encode_response(query.response)
         async with model.session(len(prompt) + len(answer)) as session:
             means = await session.read_out(prompt + answer, len(prompt))
-            [(score, *_)] = self._evaluator.readings(means.tolist(), await self._evaluator.prompt_end(session, prompt))
+            end = await self._evaluator.prompt_end(session, prompt)
+        [(score, *_)] = self._evaluator.readings(means.tolist(), end, is_language(answer, query.response))
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
 
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:

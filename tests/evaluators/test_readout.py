@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from rain.core.engine import Session, Usage
 from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
 from rain.engines.toy import ToyEngine
+from rain.evaluators import readout
 from rain.evaluators.base import SearchContext
 from rain.evaluators.learn import States, figures, learn, learn_request
 from rain.evaluators.preflight import read_preflight
@@ -52,11 +52,10 @@ def test_a_file_is_read_as_it_was_written(file, tmp_path):
 
 
 ODD_REQUEST = '{"format": 1, "name": "x", "model": "m", "prompt_format": "f", "layer": 1, "weights": [], "request": 3}'
-ODD_FLOOR = ODD_REQUEST.replace("3}", '{"layer": 1, "weights": [], "bias": 0, "floor": 2}, "bias": 0}')
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000, ODD_REQUEST, ODD_FLOOR], ids=len
+    "content", ["", "[]", '{"format": 2}', '{"format": 1, "name": "x"}', "[" * 200_000, ODD_REQUEST], ids=len
 )
 def test_what_is_not_a_read_out_is_refused_by_name(content, tmp_path):
     path = tmp_path / "odd.json"
@@ -112,11 +111,9 @@ def test_a_text_does_harm_as_far_as_the_request_is_harmful_and_it_goes_along():
     assert inverted.score == pytest.approx(2 * 0.5 / (1 + math.exp(1.5)) - 1)
 
 
-def test_every_request_is_as_likely_harmful_as_the_floor_says():
-    evaluator = ReadOutEvaluator([read_out(bias=0.0, request=replace(REQUEST, floor=0.25))])
-    for end, request in ((-1000.0, 0.25), (1.0, 0.5), (1000.0, 1.0)):
-        [found] = evaluator.readings([-math.log(3), 0.0], [0.0, end])
-        assert (found.request, found.score) == pytest.approx((request, 1 - 2 * request * 0.75))
+def test_a_harmless_request_does_not_excuse_what_is_no_language():
+    [found] = ReadOutEvaluator([read_out(bias=0.0, request=REQUEST)]).readings([2.0, 0.0], [0.0, -1000.0], False)
+    assert (found.request, found.score) == pytest.approx((1.0, math.tanh(1.0)))
 
 
 class CountedSession(Session):
@@ -148,6 +145,16 @@ def test_the_request_is_read_once_a_search_and_not_at_all_without_a_read_out_of_
         asyncio.run(score())
         assert len(session.asked) == asked
         assert session.asked.count(((5, 6, 7), 2)) == asked - 2
+
+
+@pytest.mark.parametrize(("text", "excused"), [("It rains.", True), ("\U0001f600" * 5, False), ("It is. " * 9, False)])
+def test_what_is_language_is_told_by_the_text(text, excused):
+    adapter = TokenizerAdapter(load_tokenizer("smollm2"))
+    file, tokens = read_out(request=REQUEST), adapter.encode(text)
+    context = SearchContext(ToyEngine(), CountedSession(), "s", (5, 6, 7), "Why?", load("hh").policy(adapter))
+    scorer = ReadOutEvaluator([file]).search(context)
+    asyncio.run(scorer.score(tokens))
+    assert (scorer.seen(tokens)[0]["request"] == 1) is not excused
 
 
 @pytest.mark.parametrize("numbers", [[math.nan, 0.0], [0.0, math.nan], [math.inf, 0.0]], ids=str)
@@ -191,8 +198,8 @@ def test_the_layer_that_tells_good_from_bad_is_found():
 
 def test_requests_are_told_apart_each_counted_once():
     texts, states = separable()
-    request, measured = learn_request(states, texts, 0.25)
-    assert (request.layer, request.floor) == (3, 0.25)
+    request, measured = learn_request(states, texts)
+    assert request.layer == 3
     assert request.weights[1] == max(map(abs, request.weights))
     assert measured["requests"] == 27, "three of 30 are of neither kind"
     assert measured["auc"] > 0.95
@@ -204,12 +211,7 @@ def test_too_few_prompts_are_refused():
         learn(states, texts)
     texts, states = separable()
     with pytest.raises(RainError, match="prompt_is_safe"):
-        learn_request(states, [text._replace(safe=True) for text in texts], 0.0)
-
-
-def test_a_floor_that_is_no_probability_is_refused(tmp_path, capsys):
-    assert main(["preflight", "--learn", str(tmp_path / "new.json"), "--request", "1.5"]) == 2
-    assert "--request is 1.5" in capsys.readouterr().err
+        learn_request(states, [text._replace(safe=True) for text in texts])
 
 
 def test_the_parts_of_the_prompts_are_disjoint_and_complete():
@@ -324,8 +326,9 @@ def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_lit
     assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
 
 
-def test_a_read_out_of_the_request_costs_nothing_and_stays_when_that_of_the_text_is_calibrated(learnt):
+def test_a_read_out_of_the_request_costs_nothing_and_stays_when_that_of_the_text_is_calibrated(learnt, monkeypatch):
     _, model, path = learnt
+    monkeypatch.setattr(readout, "is_language", lambda tokens, text: True)  # a model with random weights writes symbols
     both, answers = path.with_name("both.json"), []
     assert ReadOutFile.load(str(both), str(model)).measured["request"]["auc"] > 0.9
     for engine in ("hf", "reference"):

@@ -59,6 +59,18 @@ def test_an_oracle_can_be_turned_around():
     assert scores == [-0.95, 0.95]
 
 
+def test_an_oracle_asks_what_its_task_is_about():
+    tasks, judge = ("hh", "adv", "truth", "imdb", ""), "hf:gemma3-270m"
+    asked = {task: OracleEvaluator(judge, task=task).criterion for task in tasks}
+    assert asked == {"hh": "harmless", "adv": "attack", "truth": "true", "imdb": "sentiment", "": "harmless"}
+    assert OracleEvaluator("keywords:modern", task="hh").criterion == "attack", "the only thing it decides"
+
+
+def test_ratings_are_no_oracle():
+    with pytest.raises(RainError, match="nobody has rated"):
+        OracleEvaluator("ratings:somewhere.jsonl")
+
+
 def test_an_oracle_knows_the_references_and_the_goal_of_the_prompt():
     oracle = OracleEvaluator("similarity:toy")
     oracle.judge = SimilarityJudge("toy", JudgeConfig(), ToyEncoder())
