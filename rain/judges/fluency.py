@@ -16,7 +16,7 @@ class FluencyJudge(Judge):
     """Measures the mean negative log-probability of an answer's tokens after its question; lower is more fluent.
 
     Args:
-        name: of the model, as for --modelname; it is loaded for the first query.
+        name: of the model, as for --modelname; it is loaded for the first query, on a CPU in float32.
         config: how it is asked.
     """
 
@@ -34,9 +34,9 @@ class FluencyJudge(Judge):
             return Verdict(None, "no answer")
         self.count_call()
         if self._loaded is None:
-            from rain.models.loading import load_model
+            from rain.models.loading import judge_dtype, load_model
 
-            model, tokenizer = load_model(self.model)
+            model, tokenizer = load_model(self.model, dtype=judge_dtype())
             self._loaded = model, TokenizerAdapter(tokenizer)
         model, adapter = self._loaded
         prompt = adapter.bos + adapter.encode(f"{query.question}\n\n")

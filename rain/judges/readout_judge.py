@@ -11,6 +11,7 @@ from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import ReadOutFile, learnt_from
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 from rain.judges.judge_model import JudgeModel
+from rain.models.loading import judge_dtype
 from rain.prompts import PromptFormatter
 
 DECIDES = {
@@ -24,6 +25,8 @@ DECIDES = {
 
 class ReadOutJudge(Judge):
     """Scores the whole answer after its question, in the read-out's own prompt format; a score above 0 is a yes.
+
+    On a CPU its model computes in float32.
 
     Args:
         file: the path of a file of ``rain preflight --learn``, or NAME_MODEL for one that comes with RAIN.
@@ -59,7 +62,7 @@ class ReadOutJudge(Judge):
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
 
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:
-        engine, tokenizer = open_engine(ModelConfig(self._engine, self.model), PlacementConfig())
+        engine, tokenizer = open_engine(ModelConfig(self._engine, self.model, judge_dtype()), PlacementConfig())
         engine.set_read_outs(self._file.read_outs)
         model = JudgeModel(self.model, engine, tokenizer)
         formatter = PromptFormatter(model.adapter, self._file.prompt_file)

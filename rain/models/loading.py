@@ -130,6 +130,13 @@ def auto_dtype(device: str | torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def judge_dtype() -> str:
+    """Return the number format of a judge's model: float32 on CPUs, so that no verdict depends on the CPU's kind."""
+    import torch
+
+    return "auto" if torch.cuda.is_available() else "float32"
+
+
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Return the names of what the CPU can do, as Linux lists them, such as avx2; empty elsewhere."""
     try:

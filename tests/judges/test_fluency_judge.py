@@ -44,6 +44,15 @@ def test_the_answer_is_measured_behind_its_question(judged: tuple[Path, str]) ->
     }
 
 
+def test_a_cpu_that_is_fast_in_bfloat16_measures_the_same(
+    judged: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rain.models.loading.cpu_features", lambda: {"avx512_bf16"})
+    judge = open_judge(judged[1], JudgeConfig())
+    verdict = asyncio.run(judge.decide(Query("r", "pa", "fluency", "Why?", "Yes")))
+    assert verdict.decision == pytest.approx(nats("Why?\n\n", "Yes"), rel=1e-4)
+
+
 def test_the_report_has_its_mean_for_both_sides(judged: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     run, name = judged
     (run / "ratings.jsonl").write_text('{"id": "r1", "answer": "pa", "ask": "harmless", "verdict": true}\n')
