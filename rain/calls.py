@@ -13,6 +13,7 @@ from rain.core.config import Budget
 from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator
+from rain.methods.config import MethodConfig
 from rain.prompts import is_tokens
 from rain.text import Message
 
@@ -28,7 +29,7 @@ class CallOptions(TypedDict, total=False):
         max_new_tokens: length of the answer, at most (tokens).
         budget: simulations, tokens or seconds; the answer so far is the answer when it ends.
         question: what the evaluators read in place of the prompt.
-        stop: strings before which the answer ends.
+        stop: a string before which the answer ends, or several.
         raw: continue the text itself, without prompt file and chat template.
         trace: a folder, or for one prompt also a file NAME.jsonl.gz: the search is recorded there; a search of the same
             prompt that is there is replaced.
@@ -38,16 +39,21 @@ class CallOptions(TypedDict, total=False):
     max_new_tokens: int | None
     budget: Budget | None
     question: str | None
-    stop: Sequence[str]
+    stop: str | Sequence[str] | None
     raw: bool
     trace: str | Path | None
 
 
 class EventOptions(CallOptions, total=False):
-    """Options of ``Rain.aevents``: ``evaluator``, one of ``Rain.evaluators``, and ``method``, too."""
+    """Options of ``Rain.aevents``, too.
+
+    Attributes:
+        evaluator: one of ``Rain.evaluators``, in place of the object's own.
+        method: in place of that of the settings.
+    """
 
     evaluator: Evaluator | None
-    method: str | None
+    method: MethodConfig | None
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from rain.core.errors import RainError
 from rain.core.fields import setting, validate
 from rain.engines.registry import ModelConfig, PlacementConfig
 from rain.evaluators.labels import EvaluationConfig
+from rain.evaluators.readout_file import ENGINES
 from rain.evaluators.registry import KINDS, Spec, describe
 from rain.evaluators.templates import Template
 from rain.methods.config import MethodConfig
@@ -142,9 +143,16 @@ class Settings:
     run: RunConfig
     preset: Mapping[str, Any]
 
-    def preset_notice(self, off: str) -> str:
-        """Return which defaults an embedded model's preset replaces, empty if it has none; ``off`` turns it off."""
+    def without_preset_of(self, replaced: Sequence[type[Any]]) -> Settings:
+        """Return the settings without what the preset says of these classes, where something else takes its place."""
+        names = {field.name for config in replaced for field in fields(config)}
+        return replace(self, preset={name: value for name, value in self.preset.items() if name not in names})
+
+    def preset_notice(self) -> str:
+        """Return which defaults an embedded model's preset replaces, empty if it has none."""
         shown = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in self.preset.items()}
         chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
-        name = self.aligner.model.name
-        return f"rain: preset for {name}: {chosen} ({off}: the paper's settings)" if chosen else ""
+        name, engine = self.aligner.model.name, self.aligner.model.engine
+        lost = "evaluator" in self.aligner.task.presets.get(name, {}) and engine not in ENGINES
+        why = f"; its read-out is not used, since --engine {engine} cannot read hidden states" if lost else ""
+        return f"rain: preset for {name}: {chosen} (preset none: the paper's settings){why}" if chosen else ""

@@ -24,8 +24,9 @@ def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, A
     found = load_goal(goal or DEFAULT_GOAL)
     if given.get("target", found.name) != found.name:
         raise RainError(f"the goal is {found.name}, the target {given['target']!r}; give one goal and no target")
-    base = load(found.task)
-    return make_settings(base, {**({"target": found.name} if base.targets else {}), **given})
+    base, target = load(found.task), {"target": found.name}
+    known = not found.chat or "chat_template" in given  # otherwise the tokenizer decides, see chat_config
+    return make_settings(base, {**(target if base.targets else {}), **given}, format_known=known)
 
 
 def chat_config(config: AlignerConfig, tokenizer: Any) -> AlignerConfig:

@@ -177,7 +177,7 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
         allocation = Allocation(args.settings)
         for name in args.judges:
             check_judge(name, args)
-        if notice := args.settings.preset_notice("--preset none"):
+        if notice := args.settings.preset_notice():
             say(notice)
         return judge_after_run(args, allocation.answer())
 

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from tqdm import tqdm
 
-from rain.aligner import Aligner, open_encoder
+from rain.aligner import Aligner, open_config_evaluator, open_encoder
 from rain.calls import PromptLike, check_options, is_one_prompt, prompt_id
-from rain.configs import Settings
+from rain.configs import Settings, SourcesConfig
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import Engine
@@ -37,6 +37,7 @@ from rain.data.labelled import load_labelled
 from rain.engines.registry import open_engine, open_loaded
 from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.function import FunctionEvaluator, TextFunction
+from rain.evaluators.labels import EvaluationConfig
 from rain.evaluators.preflight import Preflight, measure
 from rain.evaluators.registry import describe
 from rain.events import Event, send_events
@@ -45,6 +46,7 @@ from rain.goal_settings import DEFAULT_GOAL, chat_config, make_goal_settings
 from rain.loop_thread import LoopThread, T
 from rain.methods.base import Generation
 from rain.plain import PIECE, PlainGeneration
+from rain.settings import check_read_outs
 from rain.tasks.goals import load_goal
 from rain.text import Message
 from rain.trace.record import SUFFIX, Append, to_file, trace_file
@@ -69,7 +71,7 @@ class Rain:
         task: instead of a goal, the setting of one of the benchmarks: hh, adv, truth or imdb.
         template: a file with what the model is asked about its text, for a goal of your own (docs/goals.md).
         scorer: instead of asking the model, a function ``(prompt, text) -> score in [-1, 1]``; may be async.
-        search: the constants of the search.
+        search: the constants of the search, in place of the task's and the preset's.
         concurrency: maximum searches at once.
         progress: whether lists of prompts show a bar; None: on a terminal.
         settings: any other flag of the allocation command by its name, such as ``votes="soft"``, ``dtype="float32"`` or
@@ -107,8 +109,10 @@ class Rain:
             if twice := {field.name for field in fields(RainConfig)} & set(settings):
                 raise RainError(f"{min(twice)} is a part of search; give it there, or leave search out")
             made = replace(made, aligner=replace(made.aligner, search=search))
+        replaced = [RainConfig] * bool(search) + [SourcesConfig, EvaluationConfig] * bool(scorer)
+        made = made.without_preset_of(replaced)
         self.settings, self.concurrency, self.progress = made, concurrency, progress
-        if notice := made.preset_notice("preset='none'"):
+        if notice := made.preset_notice():
             print(notice, file=sys.stderr)
         self._closed = False
         engine, tokenizer = _open(made, settings, loaded, tokenizer)
@@ -116,6 +120,7 @@ class Rain:
         try:
             chats = not task and "chat_template" not in settings and load_goal(goal or DEFAULT_GOAL).chat
             config = chat_config(made.aligner, tokenizer) if chats else made.aligner
+            check_read_outs(config)
             evaluator = FunctionEvaluator(scorer) if scorer else None
             prefetch = made.placement.prefetch
             self.aligner = Aligner(
@@ -213,7 +218,12 @@ class Rain:
         rest = dict(options)
         evaluator, method, budget = rest.pop("evaluator", None), rest.pop("method", None), rest.get("budget")
         try:
-            prepared = prompt if isinstance(prompt, PreparedPrompt) else self._prepare(prompt, rest)
+            if isinstance(prompt, PreparedPrompt):
+                prepared = prompt
+                if late := set(rest) - {"budget"}:
+                    raise RainError(f"the prompt is prepared already; {min(late)} is an option of aprepare")
+            else:
+                prepared = self._prepare(prompt, rest)
             if plain:
                 begun: Generation | PlainGeneration = self.aligner.begin_baseline(prepared, PIECE, budget)
             else:
@@ -232,10 +242,14 @@ class Rain:
         Args:
             labelled: a file with question, response and label; None: the goal's own.
         """
-        aligner, task = self.aligner, self.settings.aligner.task
-        texts = load_labelled(Path(labelled) if labelled else task.path("labelled.jsonl"))
-        measured = measure(aligner.evaluator, aligner.engine, aligner.formatter, aligner.policy, texts)
-        return self._thread.run(measured)
+        aligner, config = self.aligner, self.aligner.config
+        texts = load_labelled(Path(labelled) if labelled else config.task.path("labelled.jsonl"))
+        evaluator = aligner.evaluator
+        if config.evaluation.invert and not isinstance(evaluator, FunctionEvaluator):
+            # The labels say what the first target is about.
+            upright = replace(config, evaluation=replace(config.evaluation, invert=False))
+            evaluator = open_config_evaluator(upright, aligner.adapter)
+        return self._thread.run(measure(evaluator, aligner.engine, aligner.formatter, aligner.policy, texts))
 
     async def aprepare(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> PreparedPrompt:
         """Return a prompt as ``aevents`` takes it; it is encoded in this object's thread."""
@@ -306,7 +320,9 @@ class Rain:
         id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
         if changed.get("trace") is not None:
             changed["trace"] = self._trace(Path(changed["trace"]), id)
-        return self.aligner.prepare(id, prompt, **{**changed, "stop": tuple(changed.get("stop", ()))})
+        stop = changed.get("stop") or ()
+        changed["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        return self.aligner.prepare(id, prompt, **changed)
 
     def _trace(self, given: Path, id: str) -> Append:
         if (method := self.settings.aligner.method.method) != "rain":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rain.engines.registry import ModelConfig
+from rain.evaluators.readout_file import ENGINES
 from rain.flags import build
 from rain.tasks.task import Task
 
@@ -24,7 +25,7 @@ def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     asked = given.get("evaluator", preset.get("evaluator", ("labels",)))
     labels = "labels" in asked or any(name in given for name in LABEL_SETTINGS)
     unused: set[str] = set()
-    if "evaluator" in preset and (labels or model.engine not in ("hf", "reference")):
+    if "evaluator" in preset and (labels or model.engine not in ENGINES):
         unused |= {"evaluator", "chat_template"}
     elif "evaluator" in preset and "evaluator" not in given:
         unused |= set(LABEL_SETTINGS)

@@ -16,7 +16,7 @@ from rain.core.fields import flag
 from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.calibration import read_calibration
 from rain.evaluators.labels import EvaluationConfig
-from rain.evaluators.readout_file import ReadOutFile
+from rain.evaluators.readout_file import ENGINES, ReadOutFile, prompt_format
 from rain.evaluators.registry import ONE_WAY, Spec, describe, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import add_flags, build
@@ -52,12 +52,13 @@ def task_defaults(task: Task) -> dict[str, Any]:
     return {"dataset": task.dataset, "templates": task.template, **dataclasses.asdict(task.config)}
 
 
-def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
+def make_settings(task: Task, given: Mapping[str, Any], *, format_known: bool = True) -> Settings:
     """Combine defaults, the task's, an embedded model's preset and what was given; later ones win.
 
     Args:
         task: the benchmark.
         given: settings by field name, such as the flags of the command line.
+        format_known: whether the prompt format is final; if not, ``check_read_outs`` is left to the caller.
 
     Raises:
         RainError: a name is unknown, a value is out of range, or a template or calibration cannot be read.
@@ -73,10 +74,7 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
     template = Template.from_file(template_path(task, sources.templates))
     asked = Template.from_file(sources.evaluator_template) if sources.evaluator_template else template
     server = sources.evaluator_base_url
-    evaluators = tuple(parse_spec(spec, model.name, prompt_file, asked, server) for spec in sources.evaluator)
-    for spec in evaluators:
-        if isinstance(spec, ReadOutFile) and spec.fingerprint:
-            spec.check_weights(fingerprint(model_files(model.modelname, model.engine)))
+    evaluators = tuple(parse_spec(spec, model.name, asked, server) for spec in sources.evaluator)
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     evaluation = build(EvaluationConfig, *layers)
     if evaluation.invert:
@@ -92,11 +90,30 @@ def make_settings(task: Task, given: Mapping[str, Any]) -> Settings:
         template=template,
         prompt_file=prompt_file,
     )
+    if format_known:
+        check_read_outs(aligner)
     placement, run = build(PlacementConfig, *layers), build(RunConfig, *layers)
     check_engine(aligner.model, placement)
     if run.trace and method.method != "rain":
         raise RainError(f"--trace records searches, and --method {method.method} does not search; leave --trace out")
     return Settings(aligner, placement, run, preset)
+
+
+def check_read_outs(config: AlignerConfig) -> None:
+    """Refuse read-outs that do not belong to the model and its prompt format, or that the engine cannot compute.
+
+    Raises:
+        RainError: it says which, and what does not fit.
+    """
+    model = config.model
+    for spec in config.evaluators:
+        if isinstance(spec, ReadOutFile):
+            if model.engine not in ENGINES:
+                needed = f"--evaluator readout:{spec.name} needs hidden states"
+                raise RainError(f"{needed}, which --engine {model.engine} cannot read; use --engine hf")
+            spec.check(model.name, prompt_format(config.prompt_file))
+            if spec.fingerprint:
+                spec.check_weights(fingerprint(model_files(model.modelname, model.engine)))
 
 
 def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from rain.core.concurrency import gather_or_cancel
+from rain.core.concurrency import gather_or_cancel, start_shared
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
 from rain.text import TextStopPolicy
@@ -20,6 +20,8 @@ CERTAIN = 1 - 1e-12
 SPARE_TOKENS = 16
 """Left free in the context, since text that is encoded again may need a few tokens more."""
 
+Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
 Seen = dict[str, Any]
 """Values for a trace, as in JSON."""
 
@@ -87,6 +89,30 @@ class SearchScorer(ABC):
     async def close(self) -> None:
         """Release what the search held."""
         return None
+
+
+class MemoScorer(SearchScorer, Generic[Key, Found]):
+    """A scorer that remembers what it found out about each text; whoever asks again waits for the first answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: dict[Key, asyncio.Task[Found]] = {}
+
+    async def _once(self, key: Key, compute: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+        """Return what was found out about a text, now or earlier."""
+        if key not in self._tasks:
+            self.evaluations += 1
+            self._tasks[key] = start_shared(compute())
+        return await asyncio.shield(self._tasks[key])
+
+    def _known(self, key: Key) -> Found:
+        """Return what was found out about a text that has been scored."""
+        return self._tasks[key].result()
+
+    async def close(self) -> None:
+        """Give up texts that nobody waits for any more."""
+        for task in self._tasks.values():
+            task.cancel()
 
 
 def give_up_others(tasks: dict[Tokens, asyncio.Task[Any]], committed: Tokens) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from rain.core.concurrency import start_shared
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
+from rain.evaluators.base import Evaluator, MemoScorer, SearchContext, Seen, give_up_others
 
 GRAM = 4
 SHORT = 8
@@ -63,22 +63,18 @@ class FluencyEvaluator(Evaluator):
         return FluencyScorer(context)
 
 
-class FluencyScorer(SearchScorer):
+class FluencyScorer(MemoScorer[Tokens, float]):
     """Scores the texts of one search; each token is asked for once after the same tokens."""
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__()
         self.context = context
-        self._scores: dict[Tokens, asyncio.Task[float]] = {}
         self._logprobs: dict[Tokens, asyncio.Task[dict[int, float]]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]; an empty one is undecided."""
         text = self.context.policy.visible(response)
-        if text not in self._scores:
-            self.evaluations += 1
-            self._scores[text] = start_shared(self._score(text))
-        return await asyncio.shield(self._scores[text])  # others may wait for it, too
+        return await self._once(text, lambda: self._score(text))
 
     async def _score(self, text: Tokens) -> float:
         logprobs = await asyncio.gather(*(self._logprob(text[:i]) for i in range(1, len(text) + 1)))
@@ -94,7 +90,7 @@ class FluencyScorer(SearchScorer):
 
     def commit(self, response: Tokens) -> None:
         """Give up texts that begin otherwise."""
-        for tasks in (self._scores, self._logprobs):
+        for tasks in (self._tasks, self._logprobs):
             give_up_others(tasks, self.context.policy.visible(response))
 
     def asks(self) -> list[Seen]:
@@ -104,9 +100,10 @@ class FluencyScorer(SearchScorer):
     def seen(self, response: Tokens) -> list[Seen]:
         """Return the score of a response that has been scored."""
         text = self.context.policy.visible(response)
-        return [{"score": self._scores[text].result(), "read": self.context.policy.adapter.decode(text)}]
+        return [{"score": self._known(text), "read": self.context.policy.adapter.decode(text)}]
 
     async def close(self) -> None:
         """Give up questions that nobody waits for any more."""
-        for task in (*self._scores.values(), *self._logprobs.values()):
+        await super().close()
+        for task in self._logprobs.values():
             task.cancel()

@@ -53,20 +53,22 @@ class PythonEvaluator(Evaluator):
         module, _, attribute = name.partition(":")
         try:
             self.function: Callable[..., Sequence[Any]] = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # the module's own code runs
             raise RainError(f"the evaluator python:{name} cannot be imported: {error}") from error
 
     def search(self, context: SearchContext) -> TextScorer:
         """Return the scorer of one search."""
-        return TextScorer(context, Batcher[str, float](partial(self._call, context.question)), f"python:{self.name}")
+        ask = Batcher[str, float](partial(self._call, context.question), again=False)
+        return TextScorer(context, ask, f"python:{self.name}")
 
     def _call(self, question: str, texts: list[str]) -> list[float]:
-        """Return the function's scores; what it raises is printed and becomes an error of the prompt."""
+        """Return the function's scores; what goes wrong is printed and becomes an error of the prompt."""
         try:
             scores = list(self.function(question, texts, {}))
+            if len(scores) != len(texts):
+                raise RainError(f"it returned {len(scores)} scores for {len(texts)} texts")
+            return [check_score(score) for score in scores]
         except Exception as error:
             traceback.print_exc()
-            raise RainError(f"the evaluator python:{self.name} failed: {error!r}") from error
-        if len(scores) != len(texts):
-            raise RainError(f"the evaluator python:{self.name} returned {len(scores)} scores for {len(texts)} texts")
-        return [check_score(score) for score in scores]
+            shown = error if isinstance(error, RainError) else repr(error)
+            raise RainError(f"the evaluator python:{self.name} failed: {shown}") from error

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rain.core.concurrency import gather_or_cancel, start_shared
+from rain.core.concurrency import gather_or_cancel
 from rain.core.engine import Engine, Session
 from rain.core.errors import RainError, UnclearFault
 from rain.core.fields import setting, validate
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
+from rain.evaluators.base import Evaluator, MemoScorer, SearchContext, Seen, give_up_others
 from rain.evaluators.templates import Template
 from rain.text import PROBES, TextStopPolicy, TokenizerAdapter, common_start
 
@@ -163,7 +162,7 @@ class LabelEvaluator(Evaluator):
         return SelfEvaluator(self, session, context.question, context.policy)
 
 
-class SelfEvaluator(SearchScorer):
+class SelfEvaluator(MemoScorer[Tokens, LabelScores]):
     """Scores the texts of one search; the same tokens are asked about once.
 
     Not the same text: two ways to write it in tokens have different log-odds, and who asks first must not decide.
@@ -174,7 +173,6 @@ class SelfEvaluator(SearchScorer):
         self.evaluator, self.session, self.policy = evaluator, session, policy
         self.context = evaluator.prompt.context(question)
         self.usage = session.usage
-        self._scores: dict[Tokens, asyncio.Task[LabelScores]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
@@ -188,10 +186,7 @@ class SelfEvaluator(SearchScorer):
     async def read(self, response: Tokens) -> LabelScores:
         """Return what the model says of a response."""
         text = self.visible(response)
-        if text not in self._scores:
-            self.evaluations += 1
-            self._scores[text] = start_shared(self.evaluator.prompt.read(self.session, self.context, text))
-        return await asyncio.shield(self._scores[text])  # others may wait for it, too
+        return await self._once(text, lambda: self.evaluator.prompt.read(self.session, self.context, text))
 
     def visible(self, response: Tokens) -> Tokens:
         """Return the ids of the text that is asked about."""
@@ -200,8 +195,9 @@ class SelfEvaluator(SearchScorer):
 
     def commit(self, response: Tokens) -> None:
         """Let the engine drop texts that begin otherwise."""
-        give_up_others(self._scores, self.policy.visible(response))
-        self.session.commit(self.context + self.policy.visible(response))
+        committed = self.policy.visible(response)
+        give_up_others(self._tasks, committed)
+        self.session.commit(self.context + committed)
 
     def asks(self) -> list[Seen]:
         """Return the texts before and after a response, with the labels."""
@@ -215,14 +211,13 @@ class SelfEvaluator(SearchScorer):
     def seen(self, response: Tokens) -> list[Seen]:
         """Return the log-odds of a response that has been scored."""
         text = self.visible(response)
-        read, (log_odds, mass) = self.evaluator.prompt.adapter.decode(text), self._scores[text].result()
+        read, (log_odds, mass) = self.evaluator.prompt.adapter.decode(text), self._known(text)
         score = self.evaluator.config.score(log_odds)
         return [{"score": score, "read": read, "log_odds": log_odds, "mass": mass}]
 
     async def close(self) -> None:
         """Give up questions that nobody waits for any more, and the session."""
-        for task in self._scores.values():
-            task.cancel()
+        await super().close()
         await self.session.close()
 
 

@@ -19,13 +19,11 @@ scored as if the request were harmful.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-from rain.core.concurrency import start_shared
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
-from rain.evaluators.base import Evaluator, SearchContext, SearchScorer, Seen, give_up_others
+from rain.evaluators.base import Evaluator, MemoScorer, SearchContext, Seen, give_up_others
 from rain.evaluators.fluency import is_language
 from rain.evaluators.readout_file import Reading, ReadOutFile
 
@@ -79,24 +77,19 @@ class ReadOutEvaluator(Evaluator):
         return [reading._replace(score=-reading.score) for reading in found] if self.invert else found
 
 
-class ReadOutScorer(SearchScorer):
+class ReadOutScorer(MemoScorer[Tokens, list[Reading]]):
     """Scores the texts of one search; the same text is read once, an empty one is undecided."""
 
     def __init__(self, evaluator: ReadOutEvaluator, context: SearchContext) -> None:
         super().__init__()
         self.evaluator, self.session, self.prompt = evaluator, context.session, context.prompt
         self.policy = context.policy
-        self._readings: dict[Tokens, asyncio.Task[list[Reading]]] = {}
         self._prompt_end: list[float] = []
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
         text = self.policy.visible(response)
-        if text not in self._readings:
-            self.evaluations += 1
-            self._readings[text] = start_shared(self._read(text))
-        found = await asyncio.shield(self._readings[text])  # others may wait for it, too
-        return min(reading.score for reading in found)
+        return min(reading.score for reading in await self._once(text, lambda: self._read(text)))
 
     async def _read(self, text: Tokens) -> list[Reading]:
         if not text:
@@ -109,7 +102,7 @@ class ReadOutScorer(SearchScorer):
 
     def commit(self, response: Tokens) -> None:
         """Give up texts that begin otherwise: their tokens are dropped, and would all be computed again."""
-        give_up_others(self._readings, self.policy.visible(response))
+        give_up_others(self._tasks, self.policy.visible(response))
 
     def asks(self) -> list[Seen]:
         """Return the name of each read-out."""
@@ -119,10 +112,5 @@ class ReadOutScorer(SearchScorer):
         """Return the logits of a response that has been scored, and how likely the request is harmful."""
         text = self.policy.visible(response)
         read = self.policy.adapter.decode(text)
-        found = [{"read": read, **reading._asdict()} for reading in self._readings[text].result()]
+        found = [{"read": read, **reading._asdict()} for reading in self._known(text)]
         return [{name: value for name, value in each.items() if value is not None} for each in found]
-
-    async def close(self) -> None:
-        """Give up texts that nobody waits for any more."""
-        for task in self._readings.values():
-            task.cancel()

@@ -10,9 +10,8 @@ from rain.evaluators.base import Evaluator, WorstOf
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt
 from rain.evaluators.model import ModelSpec, open_model
 from rain.evaluators.readout import ReadOutEvaluator
-from rain.evaluators.readout_file import ReadOutFile, prompt_format
+from rain.evaluators.readout_file import ReadOutFile
 from rain.evaluators.templates import Template
-from rain.prompts import PromptFile
 from rain.text import TokenizerAdapter
 
 KINDS = (
@@ -34,24 +33,21 @@ Spec = str | ReadOutFile | ModelSpec
 """A specification whose files have been read, so that it can be sent to another machine."""
 
 
-def parse_spec(text: str, model: str, prompt_file: PromptFile | None, template: Template, base_url: str = "") -> Spec:
+def parse_spec(text: str, model: str, template: Template, base_url: str = "") -> Spec:
     """Return a specification with its file read.
 
     Args:
         text: one of KINDS.
         model: that writes.
-        prompt_file: its prompt format; None: the chat template.
         template: what another model (``model:``) is asked.
         base_url: of the server that runs it; empty: this process does.
 
     Raises:
-        RainError: it is of no known kind, or its read-out is missing or belongs to another model or prompt format.
+        RainError: it is of no known kind, or its read-out is missing.
     """
     kind, _, name = text.partition(":")
     if kind == "readout" and name:
-        found = ReadOutFile.load(name, model)
-        found.check(model, prompt_format(prompt_file))
-        return found
+        return ReadOutFile.load(name, model)
     if kind == "model" and name:
         return ModelSpec(name, template, base_url)
     alone, named = text in ("labels", "fluency", "random"), kind in ("reward", "oracle", "random") and name

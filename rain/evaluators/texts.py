@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from rain.core.concurrency import start_shared
 from rain.core.errors import RainError
 from rain.core.types import Tokens
-from rain.evaluators.base import SearchContext, SearchScorer, Seen
+from rain.evaluators.base import MemoScorer, SearchContext, Seen
 
 Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
@@ -18,21 +17,17 @@ Result = TypeVar("Result")
 ScoreText = Callable[[str], Coroutine[Any, Any, float]]
 
 
-class TextScorer(SearchScorer):
+class TextScorer(MemoScorer[str, float]):
     """Scores the texts of one search with an asynchronous function, which is called once for the same text."""
 
     def __init__(self, context: SearchContext, score_text: ScoreText, name: str) -> None:
         super().__init__()
         self.policy, self._score_text, self.name = context.policy, score_text, name
-        self._scores: dict[str, asyncio.Future[float]] = {}
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response, in [-1, 1]."""
         text = self.policy.text(response)
-        if text not in self._scores:
-            self.evaluations += 1
-            self._scores[text] = start_shared(self._score_text(text))
-        return await asyncio.shield(self._scores[text])  # others may wait for it, too
+        return await self._once(text, lambda: self._score_text(text))
 
     def asks(self) -> list[Seen]:
         """Return the evaluator's name."""
@@ -41,12 +36,7 @@ class TextScorer(SearchScorer):
     def seen(self, response: Tokens) -> list[Seen]:
         """Return the score of a response that has been scored."""
         text = self.policy.text(response)
-        return [{"score": self._scores[text].result(), "read": text}]
-
-    async def close(self) -> None:
-        """Give up texts that nobody waits for any more."""
-        for task in self._scores.values():
-            task.cancel()
+        return [{"score": self._known(text), "read": text}]
 
 
 class Batcher(Generic[Item, Result]):
@@ -54,15 +44,20 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         call: takes items, returns as many results.
+        again: whether each item gets a call of its own after an exception, so that one does not spoil the others.
     """
 
-    def __init__(self, call: Callable[[list[Item]], Sequence[Result]]) -> None:
-        self._call = call
+    def __init__(self, call: Callable[[list[Item]], Sequence[Result]], again: bool = True) -> None:
+        self._call, self._again = call, again
         self._waiting: dict[Item, asyncio.Future[Result]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Result:
-        """Return the function's result for an item; after an exception each item of the call gets a call of its own."""
+        """Return the function's result for an item.
+
+        Raises:
+            Exception: what the function raised.
+        """
         future = self._waiting.setdefault(item, asyncio.get_running_loop().create_future())
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -79,7 +74,7 @@ class Batcher(Generic[Item, Result]):
             results = await asyncio.to_thread(self._call, list(batch))
         except Exception as error:
             for item, future in batch.items():
-                if len(batch) > 1:
+                if self._again and len(batch) > 1:
                     await self._settle({item: future})
                 else:
                     future.set_exception(error)

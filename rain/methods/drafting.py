@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from rain.core.concurrency import gather_or_cancel
+from rain.core.concurrency import cancel_all, gather_or_cancel
 from rain.core.config import Budget
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
@@ -74,9 +74,8 @@ class Drafting(Generation):
             self._cost = self.cost()
             values = await self._score([draft.tokens for draft in self.drafts])
             self.drafts = [draft._replace(value=value) for draft, value in zip(self.drafts, values, strict=True)]
-        no_commits: tuple[CommittedText, ...] = ()
-        for commit in no_commits:  # a generator all the same, as the base class wants it
-            yield commit
+        if False:  # a generator all the same, as the base class wants it
+            yield
 
     def answer(self) -> Answer:
         """Return the best draft so far."""
@@ -113,8 +112,13 @@ class Drafting(Generation):
         At the end of the seconds, those that are not finished are given up.
         """
         left = self.budget.seconds - self.seconds if self.budget.seconds and self.drafts else None
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._draw(count), left)
+        drawing = asyncio.ensure_future(self._draw(count))
+        try:
+            await asyncio.wait([drawing], timeout=left)
+            if drawing.done():
+                drawing.result()  # whatever it raised, a TimeoutError of an evaluator too
+        finally:
+            await cancel_all([drawing])
 
     async def _draw(self, count: int) -> None:
         before, prefix = self._spent(), self.prompt.tokens

@@ -25,7 +25,7 @@ def broken(prompt, continuations, params):
 
 
 def short(prompt, continuations, params):
-    return [0.5] * (len(continuations) - 1)
+    return [0.5]
 
 
 def nan(prompt, continuations, params):
@@ -45,12 +45,12 @@ def test_texts_that_wait_at_once_are_one_call_in_a_thread_and_equal_ones_are_ask
 
 
 @pytest.mark.parametrize(
-    ("function", "named"), [(broken, "ZeroDivisionError"), (short, "0 scores for 1 texts"), (nan, "nan")]
+    ("function", "named"), [(broken, "ZeroDivisionError"), (short, "1 scores for 2 texts"), (nan, "nan")]
 )
 def test_what_goes_wrong_in_a_function_is_an_error(function, named, capfd):
     with pytest.raises(RainError, match=named):
         score_texts(evaluator(function), ["a", "b"])
-    assert ('raise ZeroDivisionError("by zero")' in capfd.readouterr().err) is (function is broken)
+    assert "Traceback" in capfd.readouterr().err
 
 
 def test_a_function_that_is_not_there_is_named():

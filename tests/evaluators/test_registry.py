@@ -33,17 +33,17 @@ WORDS = Template("words.txt", "words", "", ":", "\nthanks:", ("A",), ("B",))
 
 @pytest.mark.parametrize("text", ["labels", "fluency", "random", "random:7", "oracle:keywords:modern", "python:a.b:c"])
 def test_a_specification_is_recorded_as_it_is(text):
-    assert describe(parse_spec(text, "m", None, WORDS)) == text
+    assert describe(parse_spec(text, "m", WORDS)) == text
 
 
 @pytest.mark.parametrize("text", ["", "label", "labels:x", "readout:", "model:", "oracle", "python:a", "fluency:2"])
 def test_what_is_no_evaluator_is_refused(text):
     with pytest.raises(RainError, match="--evaluator is"):
-        parse_spec(text, "m", None, WORDS)
+        parse_spec(text, "m", WORDS)
 
 
 def test_another_model_is_recorded_with_what_it_is_asked_and_not_with_its_server():
-    spec = parse_spec("model:guard", "m", None, WORDS, "http://secret@host/v1")
+    spec = parse_spec("model:guard", "m", WORDS, "http://secret@host/v1")
     assert spec == ModelSpec("guard", WORDS, "http://secret@host/v1")
     assert describe(spec) == describe(ModelSpec("guard", WORDS))
     assert describe(spec) != describe(ModelSpec("guard", Template(**{**vars(WORDS), "ask": "\nanswer:"})))

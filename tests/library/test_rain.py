@@ -13,6 +13,11 @@ from support.watched import QUESTIONS, decided
 
 from rain import Answer, Budget, Rain, RainConfig, RainError
 from rain.engines.toy import EOS, ToyTokenizer
+from rain.evaluators.readout import ReadOutEvaluator
+from rain.evaluators.readout_file import CHAT as CHAT_FORMAT
+from rain.evaluators.readout_file import ReadOutFile, prompt_format
+from rain.settings import make_settings
+from rain.tasks import load
 
 NO_SCORE = {"scorer": lambda prompt, text: 0.0}
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A"}]
@@ -140,6 +145,14 @@ def test_the_seed_of_the_object_is_the_default(rain, open_rain):
     assert open_rain(seed=3).generate("Why?").text == rain.generate("Why?", seed=3).text
 
 
+def test_a_stop_may_be_one_string_or_several_or_none(rain):
+    whole = rain.generate("Why?").text
+    stop = whole[len(whole) // 2 :][:2]
+    assert rain.prepare("Why?", stop=stop).stop == rain.prepare("Why?", stop=[stop]).stop == (stop,)
+    assert stop not in rain.generate("Why?", stop=stop).text
+    assert rain.generate("Why?", stop=None).text == whole
+
+
 def test_max_new_tokens_per_call_limits_rain_and_baseline(rain):
     for limit in (1, 5, 40):
         assert len(rain.generate("Why?", max_new_tokens=limit).tokens) <= limit
@@ -248,6 +261,36 @@ def test_the_constants_may_be_given_as_a_whole(open_rain):
     rain.close()
 
 
+def test_what_is_announced_of_a_preset_is_what_is_used(open_rain, monkeypatch, capsys):
+    preset = {"max_simulations": 7, "votes": "soft", "seed": 3}
+    monkeypatch.setattr("rain.settings.choose_preset", lambda task, given: preset)
+    for given, said in (
+        ({"search": RainConfig(max_new_tokens=4)}, "votes soft, seed 3"),
+        (NO_SCORE, "max-simulations 7, seed 3"),
+    ):
+        Rain(engine="toy", **given).close()
+        assert f"preset for toy: {said} (preset none: " in capsys.readouterr().err
+
+
+def test_a_read_out_must_suit_the_prompt_format_that_is_used(chat_rain, open_rain, monkeypatch):
+    monkeypatch.setattr("rain.settings.ENGINES", ("toy",))
+
+    async def nothing(self, engine):
+        return None
+
+    monkeypatch.setattr(ReadOutEvaluator, "warm_up", nothing)
+    file_format = prompt_format(make_settings(load("hh"), {"engine": "toy"}).aligner.prompt_file)
+    for learnt_in in (CHAT_FORMAT, file_format):
+        file = ReadOutFile("kind", "toy", learnt_in, 1, (1.0,), 0.0)
+        monkeypatch.setattr(ReadOutFile, "load", lambda name, model, file=file: file)
+        for given, used in (({}, CHAT_FORMAT), ({"chat_template": False}, file_format)):
+            if learnt_in == used:
+                open_rain(evaluator=("readout:kind",), **given)
+            else:
+                with pytest.raises(RainError, match="prompt format"):
+                    open_rain(evaluator=("readout:kind",), **given)
+
+
 def test_constants_given_twice_are_refused():
     with pytest.raises(RainError, match="max_simulations"):
         Rain(engine="toy", search=RainConfig(), max_simulations=3)
@@ -285,6 +328,12 @@ def test_a_preflight_measures_a_function_too(open_rain):
     found = open_rain(scorer=lambda prompt, text: 0.5 if text in known else -0.5).preflight()
     assert (found.auc, found.accuracy, found.label_mass) == (1, 1, None)
     assert found.by_length["4"]["auc"] == 0.5, "no text of four tokens is one of them"
+
+
+def test_a_preflight_of_the_second_target_reads_the_labels_as_they_are(open_rain, tmp_path):
+    asked = saved(tmp_path, WORDS, "words.txt")
+    positive, negative = (open_rain(goal=goal, template=asked).preflight() for goal in ("positive", "negative"))
+    assert (positive.accuracy, positive.auc) == (negative.accuracy, negative.auc)
 
 
 def test_lists_show_a_bar_where_wanted(open_rain, capsys):

@@ -12,7 +12,7 @@ import pytest
 from support.tiny_task import WORDS, saved
 from support.watched import QUESTIONS, decided
 
-from rain import RainError
+from rain import Budget, RainError
 from rain.loop_thread import LoopThread
 
 
@@ -56,6 +56,18 @@ def test_async_methods_work_inside_a_running_loop(rain):
     (together, *alone), pieces = asyncio.run(run())
     assert [decided(answer) for answer in together] == [decided(answer) for answer in alone]
     assert "".join(pieces) == rain.generate("Why").text
+
+
+def test_a_prepared_prompt_takes_no_options_that_would_be_lost(rain):
+    async def run():
+        prepared = await rain.aprepare("Why?", seed=4)
+        found = [event async for event in rain.aevents(prepared, budget=Budget(simulations=5))]
+        assert found[-1].finish == "budget"
+        async for _ in rain.aevents(prepared, seed=5):
+            pass
+
+    with pytest.raises(RainError, match="prepared already; seed"):
+        asyncio.run(run())
 
 
 def test_blocking_calls_work_inside_a_running_loop(rain):

@@ -67,6 +67,15 @@ def test_the_greedy_method_answers_as_plain_decoding_does_and_costs_the_same(tmp
         assert cost["evaluations"] == 0, "a value that only the record needs is no cost"
 
 
+@pytest.mark.parametrize("budget", [None, Budget(seconds=60)])
+def test_a_timeout_of_the_scorer_is_an_error_and_not_the_end_of_the_budget(budget, tmp_path):
+    def late(prompt, text):
+        raise TimeoutError("the scorer's own")
+
+    with pytest.raises(TimeoutError, match="own"):
+        one(open_aligner(tmp_path, scorer=late, method="best-of-n", n=3), budget=budget)
+
+
 def test_the_best_of_n_has_the_largest_value_and_the_greedy_answer_is_among_them(tmp_path):
     found = records(open_aligner(tmp_path, method="best-of-n", n=12), prompts(*QUESTIONS))
     for record in found:
