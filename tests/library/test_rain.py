@@ -19,6 +19,7 @@ from rain.evaluators.readout_file import ReadOutFile, prompt_format
 from rain.settings import make_settings
 from rain.tasks import load
 
+BRIEF = WORDS.replace('" yes"\nyes', "y").replace('" no"', "n").replace("True:", "True: ")
 NO_SCORE = {"scorer": lambda prompt, text: 0.0}
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A"}]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
@@ -247,8 +248,7 @@ def test_a_score_out_of_range_is_refused_by_its_value(value, open_rain):
 
 
 def test_a_template_of_ones_own_is_asked(open_rain, tmp_path):
-    text = WORDS.replace('" yes"\nyes', "y").replace('" no"', "n").replace("True:", "True: ")
-    rain = open_rain(template=saved(tmp_path, text, "brief.txt"))
+    rain = open_rain(template=saved(tmp_path, BRIEF, "brief.txt"))
     assert rain.aligner.config.template.name == "brief.txt"
     assert rain.generate("Why?").commits != open_rain().generate("Why?").commits
 
@@ -331,7 +331,7 @@ def test_a_preflight_measures_a_function_too(open_rain):
 
 
 def test_a_preflight_of_the_second_target_reads_the_labels_as_they_are(open_rain, tmp_path):
-    asked = saved(tmp_path, WORDS, "words.txt")
+    asked = saved(tmp_path, BRIEF, "words.txt")
     positive, negative = (open_rain(goal=goal, template=asked).preflight() for goal in ("positive", "negative"))
     assert (positive.accuracy, positive.auc) == (negative.accuracy, negative.auc)
 
