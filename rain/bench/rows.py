@@ -23,7 +23,8 @@ from rain.costs import total
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
-from rain.models.loading import auto_dtype, cpu_features, load_model, load_tokenizer
+from rain.models.dtypes import auto_dtype, cpu_features
+from rain.models.loading import load_model, load_tokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape
 from rain.pool.devices import cpu_cores
 from rain.text import SentenceEncoder

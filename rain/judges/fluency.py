@@ -34,7 +34,8 @@ class FluencyJudge(Judge):
             return Verdict(None, "no answer")
         self.count_call()
         if self._loaded is None:
-            from rain.models.loading import judge_dtype, load_model
+            from rain.models.dtypes import judge_dtype
+            from rain.models.loading import load_model
 
             model, tokenizer = load_model(self.model, dtype=judge_dtype())
             self._loaded = model, TokenizerAdapter(tokenizer)

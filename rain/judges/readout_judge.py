@@ -11,7 +11,7 @@ from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import ReadOutFile, learnt_from
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 from rain.judges.judge_model import JudgeModel
-from rain.models.loading import judge_dtype
+from rain.models.dtypes import judge_dtype
 from rain.prompts import PromptFormatter
 
 DECIDES = {

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, WorkerFault, check_device
+from rain.models.dtypes import auto_dtype
 from rain.models.embedded.cache import build_once, cache_dir
 from rain.models.embedded.catalog import CAUSAL_NAMES, EMBEDDED, Embedded
 from rain.models.embedded.convert import convert_gguf, first_line, quiet_transformers
@@ -76,6 +78,7 @@ def load_model(
         attn: attention of transformers, such as "sdpa" or "eager"; None leaves the choice to transformers.
 
     Raises:
+        WorkerFault: the GPU that the environment names is gone, has failed or has too little memory.
         RainError: the model cannot be found or loaded, or a setting is not one of the above.
     """
     import transformers
@@ -112,39 +115,6 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer alone; see `load_model`."""
     tokenizer: PreTrainedTokenizerBase = _load(name, None, {})[1]
     return tokenizer
-
-
-def auto_dtype(device: str | torch.device) -> torch.dtype:
-    """Return the fastest number format that is safe on a device.
-
-    That is bfloat16 on GPUs that compute in it (float16 on older ones) and on CPUs with AVX512_BF16, AMX or the ARM
-    extension; float32 on other CPUs, where bfloat16 is slower.
-    """
-    import torch
-
-    if torch.device(device).type == "cpu":
-        has_bfloat16 = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_features()
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    if torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
-
-
-def judge_dtype() -> str:
-    """Return the number format of a judge's model: float32 on CPUs, so that no verdict depends on the CPU's kind."""
-    import torch
-
-    return "auto" if torch.cuda.is_available() else "float32"
-
-
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Return the names of what the CPU can do, as Linux lists them, such as avx2; empty elsewhere."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return set(flags.split()[1:])
 
 
 def _prepare_embedded(model: Embedded, fetch: Fetch) -> Path:
@@ -184,12 +154,14 @@ def _key(text: str) -> str:
 
 
 def placement_options(dtype: str, device_map: str | None) -> dict[str, Any]:
-    """Return the options of from_pretrained that say in which format the weights are, and where."""
+    """Return the options of from_pretrained that say in which format the weights are, and where; see `load_model`."""
     import torch
 
     if dtype not in DTYPES:
         raise RainError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-    gpu = torch.cuda.is_available()
+    gpu, named = torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if torch.version.cuda and not gpu and device_map != "cpu" and named and not named.startswith("-1"):
+        raise WorkerFault(f"CUDA_VISIBLE_DEVICES names GPU {named}, and PyTorch finds none; empty, it means the CPU")
     device_map = device_map or ("cuda" if gpu else "cpu")
     device = device_map if device_map == "cpu" else ("cuda" if gpu else "cpu")
     options: dict[str, Any] = {"dtype": auto_dtype(device) if dtype == "auto" else getattr(torch, dtype)}
@@ -235,6 +207,7 @@ def _load(name: str | Path, loader: Any, options: dict[str, Any]) -> tuple[Any, 
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **access)
             model = loader.from_pretrained(source, **options, **access) if loader else None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        check_device(error)
         raise RainError(_reason(str(name), source, local, error)) from error
     return model.eval().requires_grad_(False) if model else None, tokenizer
 

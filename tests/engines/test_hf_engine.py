@@ -250,18 +250,27 @@ def test_a_short_request_is_answered_while_a_long_prompt_is_computed():
 
 
 @contextmanager
-def out_of_memory(engine, failing):
+def out_of_memory(engine, failing, error=torch.OutOfMemoryError("CUDA out of memory (simulated)")):  # noqa: B008
     """Let passes fail (numbers from 0, retries count) as a GPU fails: when one layer has stored its keys already."""
     passes = []
 
     def fail(module, inputs):
         passes.append(failing(len(passes)))
         if passes[-1]:
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            raise error
 
     hook = engine.engine.model.model.layers[1].register_forward_pre_hook(fail)
     yield passes
     hook.remove()
+
+
+def test_memory_that_a_library_of_cuda_lacks_is_memory_that_ran_out(undisturbed):
+    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    engine = open_engine()
+    with out_of_memory(engine, lambda i: i < 2, RuntimeError(said)) as passes:
+        asyncio.run(several_searches(engine))
+    assert sum(passes) == 2
+    assert tokens_drawn(engine) == undisturbed
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from contextlib import nullcontext
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -97,6 +99,38 @@ def test_a_pool_that_shrinks_keeps_every_token_even_if_memory_runs_out_meanwhile
     assert smaller == [moved and (failing == 0 or layer < failing - LAYERS - 1) for layer in range(LAYERS)]
     assert_intact(pool, base, base_first, *trees)
     assert_intact(pool, base, base_first, *trees, filled(pool, range(700, 900)))
+
+
+class Ending(WeakSet):
+    """Trees of which some end, as garbage in a cycle does, while they are listed."""
+
+    def __iter__(self):
+        self.last.clear()
+        return super().__iter__()
+
+
+def test_a_tree_that_ends_while_a_pool_shrinks_takes_its_slots_along():
+    pool = KvPool(1000)
+    pool.trees = Ending()
+    pool.trees.last = [filled(pool, range(20))]
+    kept = filled(pool, range(100, 150))
+    pool.shrink()
+    assert pool.size == 50
+    assert_intact(pool, kept)
+
+
+@pytest.mark.parametrize("said", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "broken"])
+def test_a_pool_that_shrinks_knows_memory_that_ran_out_in_any_words(said, monkeypatch):
+    def fail(*_):
+        raise RuntimeError(said)
+
+    pool = KvPool(1000)
+    tree = filled(pool, range(20))
+    tree.truncate(10)
+    monkeypatch.setattr(torch.Tensor, "index_copy_", fail)
+    with nullcontext() if "ALLOC" in said else pytest.raises(RuntimeError, match="broken"):
+        pool.shrink()
+    assert_intact(pool, tree)
 
 
 @pytest.mark.parametrize("waste", [0, 30, math.inf])

@@ -9,7 +9,7 @@ import torch
 from support.tiny_models import tiny_model
 
 from rain.core.engine import SamplingParams, Stop
-from rain.core.errors import RainError, UnclearFault
+from rain.core.errors import RainError, UnclearFault, WorkerFault
 from rain.engines.local.engine import HfEngine
 from rain.engines.local.linear import can_pack
 from rain.engines.local.self_check import check_tokens
@@ -55,6 +55,19 @@ def test_a_model_whose_numbers_are_none_is_refused_at_start_up(make, open_engine
     with pytest.raises(RainError, match="--dtype"):
         open_engine(model)
     assert not model.config._attn_implementation.startswith("rain"), "the model is as it was"
+
+
+@pytest.mark.parametrize("said", ["CUDA error: an illegal memory access was encountered", "CUDA out of memory."])
+def test_a_device_that_fails_at_the_check_is_no_fault_of_the_model(said, monkeypatch):
+    def fail(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("rain.engines.local.model_runner.ModelRunner.forward", fail)
+    model = tiny_model()
+    with pytest.raises(WorkerFault, match=said):
+        HfEngine(model, ToyTokenizer())
+    if "error" not in said:
+        assert not model.config._attn_implementation.startswith("rain"), "the model is as it was"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

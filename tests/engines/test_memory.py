@@ -52,6 +52,24 @@ def test_on_a_gpu_what_is_free_after_a_full_pass_counts_and_a_shared_gpu_counts_
     assert memory._free(gpu) == 0
 
 
+def test_a_full_pass_that_does_not_fit_is_tried_with_half_and_any_other_error_is_not(monkeypatch):
+    runner, tried, said = opened().scheduler.runner, [], ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED"]
+    forward = runner.forward
+
+    def fail(batch):
+        tried.append(len(batch.slots))
+        if len(batch.slots) > 5:
+            raise RuntimeError(said[0])
+        return forward(batch)
+
+    monkeypatch.setattr(runner, "forward", fail)
+    assert memory._bytes_per_token(runner, 16) == 2 * LAYERS * HEADS * SIZE * 4
+    assert tried == [16, 8, 4]
+    said[0] = "shapes differ"
+    with pytest.raises(RuntimeError, match="shapes"):
+        memory._bytes_per_token(runner, 16)
+
+
 def machine(root: Path, groups: str, **files: str) -> Path:
     """Make the files of a machine with 8,000 KiB of memory available."""
     files = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n", "proc/self/cgroup": groups, **files}

@@ -47,7 +47,7 @@ def test_the_answer_is_measured_behind_its_question(judged: tuple[Path, str]) ->
 def test_a_cpu_that_is_fast_in_bfloat16_measures_the_same(
     judged: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rain.models.loading.cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr("rain.models.dtypes.cpu_features", lambda: {"avx512_bf16"})
     judge = open_judge(judged[1], JudgeConfig())
     verdict = asyncio.run(judge.decide(Query("r", "pa", "fluency", "Why?", "Yes")))
     assert verdict.decision == pytest.approx(nats("Why?\n\n", "Yes"), rel=1e-4)

@@ -51,7 +51,7 @@ def logit(text: str, answer: str) -> float:
 def test_the_whole_answer_is_scored_behind_its_question(
     tmp_path: Path, model: Path, engine: str, features: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rain.models.loading.cpu_features", lambda: features)
+    monkeypatch.setattr("rain.models.dtypes.cpu_features", lambda: features)
     judge = open_judge(write(tmp_path, model, bias=0.25), JudgeConfig(judge_engine=engine))
     asked = [Query("r", side, "harmless", "Why?", text) for side, text in (("raina", " No, never. "), ("pa", "Yes!"))]
 

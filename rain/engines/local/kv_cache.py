@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakSet
 
 import numpy as np
 import torch
 
+from rain.core.errors import is_out_of_memory
 from rain.core.types import Vector
 from rain.engines.local.sampling import NextTokenDistribution
 
@@ -81,10 +81,11 @@ class KvPool:
 
         Numbers change only after every layer has been copied, so that running out of memory meanwhile does no harm.
         """
-        kept, trees = self.used, list(self.trees)  # no tree may end meanwhile
+        trees = list(self.trees)  # first: no tree may end meanwhile
+        kept = self.used
         low = [slot for slot in self._free if slot < kept]
         high = [slot for tree in trees for slot in tree.nodes if slot >= kept]
-        with suppress(torch.OutOfMemoryError):
+        try:
             for layer in self.layers:
                 sources, targets = (torch.tensor(slots, device=layer.device, dtype=torch.long) for slots in (high, low))
                 layer.index_copy_(0, targets, layer.index_select(0, sources))
@@ -94,6 +95,9 @@ class KvPool:
             self.size, self._free = kept, []
             for number, layer in enumerate(self.layers):
                 self.layers[number] = layer[:kept].clone()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
 
 
 @dataclass(slots=True)

@@ -1,15 +1,15 @@
-"""How many tokens the cache may hold: what is free on each device of the model, divided by what a token takes there."""
+"""How many tokens the cache may hold: what is free on the model's device, divided by what a token takes."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from rain.core.engine import SHARERS
+from rain.core.errors import is_out_of_memory
 from rain.engines.local.batch import Batch, Span
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
@@ -19,33 +19,29 @@ GPU_SHARE, CPU_SHARE = 0.9, 0.5
 
 
 def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
-    """Return how many tokens may be cached, at least one; on several GPUs the fullest decides.
+    """Return how many tokens may be cached, at least one.
 
     Args:
-        runner: with the model in place; on a GPU, a full pass is run, and what that leaves free is counted.
+        runner: with the model in place; a pass is run, on a GPU a full one, and what that leaves free is counted.
         batch_tokens: query tokens of a full pass.
     """
     size = _bytes_per_token(runner, batch_tokens if runner.device.type == "cuda" else 1)
-    return max(1, int(min(_free(device) / each for device, each in size.items())))
+    return max(1, int(_free(runner.device) / size))
 
 
-def _bytes_per_token(runner: ModelRunner, count: int) -> Counter[torch.device]:
-    """Run a pass of ``count`` tokens, or of fewer if these do not fit; return what one takes on each device."""
+def _bytes_per_token(runner: ModelRunner, count: int) -> int:
+    """Run a pass of ``count`` tokens, or of fewer if these do not fit; return the bytes of one token in the cache."""
     while True:
         batch, span = Batch(), Span([], [0] * count, KvTree(runner.pool))
         span.tree.extend(span.chain, span.tokens)
         batch.compute(span)
         try:
             runner.forward(batch)
-            break
-        except torch.OutOfMemoryError:
-            if count == 1:
+            return sum(layer[0].nbytes for layer in runner.pool.layers)
+        except RuntimeError as error:
+            if count == 1 or not is_out_of_memory(error):
                 raise
         count //= 2
-    found: Counter[torch.device] = Counter()
-    for layer in runner.pool.layers:
-        found[layer.device] += layer[0].numel() * layer.element_size()
-    return found
 
 
 def _free(device: torch.device) -> float:

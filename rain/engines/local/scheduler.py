@@ -6,10 +6,8 @@ import asyncio
 import sys
 import time
 
-import torch
-
 from rain.core.engine import EngineStats
-from rain.core.errors import UnclearFault
+from rain.core.errors import UnclearFault, is_out_of_memory
 from rain.engines.local.batch import Batch
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.model_runner import ModelRunner
@@ -126,12 +124,11 @@ class Scheduler:
             if batch.spans:
                 self._run(batch)
             return True
-        except torch.OutOfMemoryError:
+        except BaseException as error:
             batch.undo()
+            if not is_out_of_memory(error):
+                raise
             return False
-        except BaseException:
-            batch.undo()
-            raise
 
     def _admitted(self) -> list[Request]:
         """Return the oldest requests whose tokens fit into the cache budget together; at least one."""

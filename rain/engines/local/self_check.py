@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from rain.core.errors import RainError
+from rain.core.errors import RainError, check_device, is_broken_device
 from rain.engines.local.batch import Batch, Span
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.linear import pack_linears, unpack_linears
@@ -31,6 +31,7 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
     """Put a model on the tree cache, and its linear layers' weights into the order that its CPU multiplies fastest.
 
     Raises:
+        WorkerFault: its device has failed or has too little memory.
         RainError: its attention cannot be replaced, or its answers there differ from those of a plain pass. The model
             is left as it was.
     """
@@ -59,7 +60,9 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
         if not float(difference) <= TOLERANCE:
             raise RainError(f"{kind} gives other answers on the tree cache than by itself; use --engine reference")
     except Exception as error:  # whatever the model's code makes of a pass that it was not written for
-        _restore(model, before)
+        if not is_broken_device(error):
+            _restore(model, before)
+        check_device(error)
         if isinstance(error, RainError):
             raise
         raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error

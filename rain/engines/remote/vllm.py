@@ -206,7 +206,7 @@ def open_vllm(
     """
     import torch
 
-    from rain.models.loading import auto_dtype
+    from rain.models.dtypes import auto_dtype
 
     gpus = torch.cuda.device_count()
     settings: dict[str, Any] = {"model": str(model), "dtype": dtype, "generation_config": "vllm", "max_logprobs": -1}
