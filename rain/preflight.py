@@ -30,6 +30,7 @@ from rain.evaluators.readout_file import ReadOutFile, learnt_from, prompt_format
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt
 from rain.models.loading import model_files
+from rain.presets import choose_preset
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.results.inputs import fingerprint
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     task = load(args.task)
     given = {name: value for name, value in vars(args).items() if name not in OWN_FLAGS}
-    if given.get("evaluator", ["labels"]) == ["labels"]:  # a preset's calibration is what is measured here
+    used = given.get("evaluator", choose_preset(task, given).get("evaluator", ("labels",)))
+    if tuple(used) == ("labels",):  # a preset's calibration is what is measured here
         given = {"votes": "hard", "calibration": "", **given}
     settings = make_settings(task, given)
     if args.own:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rain.engines.registry import ModelConfig
+from rain.evaluators.calibration import calibrated_by
 from rain.evaluators.readout_file import ENGINES
 from rain.flags import build
 from rain.tasks.task import Task
 
 LABEL_SETTINGS = ("templates", "votes", "calibration")
-"""Settings of the evaluator ``labels``."""
+"""Settings of the evaluator ``labels``; a calibration may be another evaluator's."""
 
 
 def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     model = build(ModelConfig, given)
     preset = {} if given.get("preset") == "none" else dict(task.presets.get(model.name, {}))
     asked = given.get("evaluator", preset.get("evaluator", ("labels",)))
-    labels = "labels" in asked or any(name in given for name in LABEL_SETTINGS)
+    labels = "labels" in asked or "templates" in given or "votes" in given or _calibrates_labels(task, given)
     unused: set[str] = set()
     if "evaluator" in preset and (labels or model.engine not in ENGINES):
         unused |= {"evaluator", "chat_template"}
@@ -32,3 +34,9 @@ def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     if "templates" in given or ("labels" not in asked and "evaluator" in given):
         unused.add("calibration")  # it was learnt with the preset's template and label words
     return {name: value for name, value in preset.items() if name not in given and name not in unused}
+
+
+def _calibrates_labels(task: Task, given: Mapping[str, Any]) -> bool:
+    """Tell whether a calibration was given that is one of label words, or none where the preset has one."""
+    path = Path(given.get("calibration") or ".")
+    return "calibration" in given and calibrated_by(path if path.exists() else task.path(str(path))) == ["labels"]

@@ -68,6 +68,14 @@ def held_out(
     return [learnt[i] for i in fold]
 
 
+def calibrated_by(path: Path) -> list[str]:
+    """Return the evaluators (``describe``) that a calibration belongs to; label words if it does not say."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["evaluators"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ["labels"]  # read_calibration says what is wrong
+
+
 def read_calibration(path: Path, evaluators: Sequence[str] | None = None) -> dict[str, float]:
     """Read offset and scale from a file that ``rain preflight`` wrote.
 
@@ -82,6 +90,9 @@ def read_calibration(path: Path, evaluators: Sequence[str] | None = None) -> dic
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         learnt, wanted = data.get("evaluators", ["labels"]), list(evaluators or ())
+        if "labels" in learnt and learnt != ["labels"]:
+            reason = "has label words among several evaluators; it is for label words alone"
+            raise RainError(f"the calibration {path} {reason}: learn it anew with --evaluator labels alone")
         if evaluators and learnt != (["labels"] if "labels" in wanted else wanted):
             raise RainError(f"the calibration {path} is one of {' and '.join(learnt)}, not of {' and '.join(wanted)}")
         return {name: float(data[name]) for name in ("offset", "scale")}

@@ -13,6 +13,9 @@ from rain.tasks import load
 MODEL = "smollm2"
 """The embedded model; tasks keep what ``rain preflight --modelname smollm2`` measured."""
 
+READ_OUT = "preflight_smollm2_readout.json"
+"""The same for a preset's read-out, on partial answers of the model itself: adv/own_labelled.jsonl, part 2/2."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -21,13 +24,11 @@ class Goal:
     Attributes:
         name: as in ``Rain(goal=name)``.
         task: name of the task whose template and prompt format serve it.
-        invert: whether the goal is the template's negative label.
         chat: whether a prompt is a question to a chat model; otherwise it is a text to be continued.
     """
 
     name: str
     task: str
-    invert: bool = False
     chat: bool = True
 
 
@@ -37,7 +38,7 @@ GOALS = {
         Goal("harmless", "hh"),
         Goal("truthful", "truth"),
         Goal("positive", "imdb", chat=False),
-        Goal("negative", "imdb", invert=True, chat=False),
+        Goal("negative", "imdb", chat=False),
     )
 }
 
@@ -60,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print all goals."""
-    head = ["goal", "task", "guided by", "template", "texts", "paper's votes", "calibrated, held out", "AUC", "expect"]
+    head = ["goal", "task", "guided by", "template", "texts", "accuracy", "calibrated, held out", "AUC", "expect"]
     print(text_table([head, *(_row(goal) for goal in GOALS.values())], "<<<<>>>><"))
-    print(f"label words, measured with {MODEL} by rain preflight (read-outs: docs/evaluators.md)")
+    print(f"measured with {MODEL} by rain preflight ; accuracy of label words: by the paper's votes")
     print(f"templates are in {load('hh').folder.parent}")
     print("another model: rain preflight --task TASK --modelname MODEL; a goal of your own: docs/goals.md")
     return 0
@@ -71,10 +72,11 @@ def run(args: argparse.Namespace) -> int:
 def _row(goal: Goal) -> list[str]:
     task = load(goal.task)
     preset = task.presets.get(MODEL, {})
-    template = task.path(preset.get("templates", task.template)).relative_to(task.folder.parent)
-    _, measured = read_preflight(task.path(preset["calibration"]))
+    template, file = task.path(preset.get("templates", task.template)), preset["calibration"]
+    shown = "-" if "evaluator" in preset else str(template.relative_to(task.folder.parent))
+    _, measured = read_preflight(task.path(READ_OUT if "evaluator" in preset else file))
     low, high = measured.held_out_interval
     calibrated = f"{measured.held_out_accuracy:.0%} ({low:.0%}-{high:.0%})"
     figures = [str(measured.texts), f"{measured.accuracy:.0%}", calibrated, f"{measured.auc:.2f}"]
     guides = ", ".join(preset.get("evaluator", ("labels",)))
-    return [goal.name, goal.task, guides, str(template), *figures, measured.expectation]
+    return [goal.name, goal.task, guides, shown, *figures, measured.expectation]

@@ -10,6 +10,7 @@ from support.tiny_task import LETTERS, ROOT, make_task, saved
 
 from rain.core.errors import RainError
 from rain.evaluators.labels import EvaluationConfig
+from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template
 from rain.launch import parse
 from rain.settings import CONFIGS, make_settings, template_path
@@ -89,6 +90,30 @@ def test_a_calibration_that_is_given_replaces_that_of_the_preset(tmp_path):
     assert make_settings(HH, {"evaluator": ("labels",)}).aligner.evaluation.offset not in (0.0, 0.7)
     assert make_settings(HH, {"calibration": str(path)}).aligner.evaluation.offset == 0.7
     assert make_settings(HH, {"calibration": ""}).aligner.evaluation.offset == 0.0
+
+
+def test_a_calibration_of_the_presets_read_out_keeps_the_read_out(tmp_path):
+    path, plain = tmp_path / "cal.json", make_settings(HH, {}).aligner
+    names = [describe(spec) for spec in plain.evaluators]
+    path.write_text(json.dumps({"offset": 0.7, "scale": 3.0, "evaluators": names}))
+    for given in ({}, {"evaluator": ("readout:harmless",)}):
+        aligner = make_settings(HH, {"calibration": str(path), **given}).aligner
+        assert (aligner.evaluators, aligner.prompting.chat_template) == (plain.evaluators, True)
+        assert (aligner.evaluation.offset, aligner.evaluation.scale) == (0.7, 3.0)
+
+
+def test_a_calibration_of_label_words_among_others_is_refused_with_the_reason(tmp_path):
+    path = tmp_path / "cal.json"
+    path.write_text(json.dumps({"offset": 0.7, "scale": 3.0, "evaluators": ["labels", "fluency"]}))
+    with pytest.raises(RainError, match="--evaluator labels alone"):
+        make_settings(HH, {"calibration": str(path), "evaluator": ("labels", "fluency")})
+
+
+def test_an_engine_that_cannot_read_hidden_states_is_told_before_a_model_is_loaded():
+    with pytest.raises(RainError, match="--engine vllm cannot read"):
+        make_settings(HH, {"engine": "vllm", "evaluator": ("readout:harmless",), "chat_template": True})
+    for engine, said in (("vllm", "read-out is not used, since --engine vllm"), ("hf", "paper's settings)")):
+        assert said in make_settings(HH, {"engine": engine}).preset_notice()
 
 
 def test_a_calibration_of_another_evaluator_is_not_turned_around(tmp_path):

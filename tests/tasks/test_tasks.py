@@ -17,13 +17,14 @@ from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template, load_prompt
 from rain.settings import make_settings
 from rain.tasks import BUILT_IN, load, names
-from rain.tasks.goals import GOALS, goal_names, load_goal
+from rain.tasks.goals import GOALS, READ_OUT, goal_names, load_goal
 from rain.tasks.task import Task
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"hh": "HH", "adv": "adv", "truth": "truth", "imdb": "imdb"}
 LETTERS = {"truth": "HH/templates/harmless_letters.txt", "imdb": "imdb/templates/positive_letters.txt"}
 SMALL = "--engine toy --e 1 --max-simulations 2 --extra-simulations 1 --max-new-tokens 4 --concurrency 1".split()
+PREFLIGHT = "preflight_smollm2.json"
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -154,11 +155,9 @@ def test_a_registered_task_that_is_not_one_is_refused(package: Path, name: str, 
 
 def test_goals_are_tasks_with_a_direction() -> None:
     assert goal_names() == ["harmless", "truthful", "positive", "negative"]
-    assert [(goal.task, goal.invert) for goal in GOALS.values()][2:] == [("imdb", False), ("imdb", True)]
     for name in goal_names():
-        goal = load_goal(name)
-        targets = load(goal.task).targets
-        assert (targets.index(name) == 1 if targets else False) is goal.invert
+        targets = load(load_goal(name).task).targets
+        assert not targets or name in targets
     with pytest.raises(RainError, match="'kind'.*harmless, truthful"):
         load_goal("kind")
 
@@ -167,8 +166,10 @@ def test_rain_goals_shows_what_preflight_measured(capsys: pytest.CaptureFixture[
     assert main(["goals"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     for goal in GOALS.values():
-        _, measured = read_preflight(load(goal.task).path("preflight_smollm2.json"))
         [row] = [row for row in rows if row[0] == goal.name]
+        origin, measured = read_preflight(load(goal.task).path(READ_OUT if goal.name == "harmless" else PREFLIGHT))
+        [guide] = make_settings(load(goal.task), {}).aligner.evaluators
+        assert origin["evaluators"] == [describe(guide)], "what was measured is what guides the search"
         assert row[4] == str(measured.texts)
         assert f"{measured.auc:.2f}" in row
         assert measured.expectation in " ".join(row)
