@@ -11,7 +11,7 @@ from rain.costs import answer_table
 from rain.generation import Answer
 from rain.library import Rain
 from rain.methods.config import method_title
-from rain.settings import add_answer_flags
+from rain.settings import add_answer_flags, given_settings
 from rain.tasks.goals import goal_names
 from rain.terminal import printable
 
@@ -29,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer; return 0."""
-    own = ("command", "question", "goal", "no_plain")
-    settings = {name: value for name, value in vars(args).items() if name not in own}
+    settings = given_settings(args)
     questions = _questions(args.question)
     if args.question is None and sys.stdin.isatty():
         raise RainError('nothing was asked; write rain ask "your question"')

@@ -34,7 +34,7 @@ from rain.records import error_record
 from rain.results.inputs import Inputs, fingerprint
 from rain.results.jsonl import Record
 from rain.results.run_dir import RunDir, iter_results
-from rain.settings import CONFIGS, make_settings, task_defaults
+from rain.settings import CONFIGS, given_settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
 from rain.terminal import say
@@ -62,9 +62,7 @@ def parse(task: Task, argv: Sequence[str] | None, prog: str | None = None) -> Pa
         add_flags(parser, config, defaults, title, basic)
     add_judge_arguments(parser)
     args = parser.parse_args(argv)
-    fields = {field.name for config, _ in CONFIGS for field in dataclasses.fields(config)}
-    given = {name: value for name, value in vars(args).items() if name in fields}
-    return ParsedArgs(make_settings(task, given), args.judge, build(JudgeConfig, vars(args)))
+    return ParsedArgs(make_settings(task, given_settings(args)), args.judge, build(JudgeConfig, vars(args)))
 
 
 def open_launcher(settings: Settings) -> Launcher:

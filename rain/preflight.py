@@ -34,13 +34,12 @@ from rain.presets import choose_preset
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.results.inputs import fingerprint
-from rain.settings import add_answer_flags, make_settings
+from rain.settings import add_answer_flags, given_settings, make_settings
 from rain.tasks import load, names
 from rain.terminal import printable, say
 from rain.text import TextStopPolicy, TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
-OWN_FLAGS = "command task labelled part write learn name calibrate own prompts out label prompt request".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +69,11 @@ def run(args: argparse.Namespace) -> int:
             left = label_texts(args.label, read_key)
         print(f"{args.label}: {left} texts without a label" + ("; the same command continues" if left else ""))
         return 0
+    for name, needed in (("request", "learn"), ("prompt", "learn"), ("prompts", "own")):
+        if getattr(args, name) and not getattr(args, needed):
+            raise RainError(f"--{name} is for --{needed}; leave it out")
     task = load(args.task)
-    given = {name: value for name, value in vars(args).items() if name not in OWN_FLAGS}
+    given = given_settings(args)
     used = given.get("evaluator", choose_preset(task, given).get("evaluator", ("labels",)))
     if tuple(used) == ("labels",):  # a preset's calibration is what is measured here
         given = {"votes": "hard", "calibration": "", **given}

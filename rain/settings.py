@@ -47,6 +47,16 @@ def add_answer_flags(parser: argparse.ArgumentParser) -> None:
             add_flags(parser, config, {}, title, basic)
 
 
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings among what a command line has given."""
+    return {name: value for name, value in vars(args).items() if name in known_names()}
+
+
+def known_names() -> list[str]:
+    """Return the names of all settings."""
+    return [field.name for config, _ in CONFIGS for field in dataclasses.fields(config)]
+
+
 def task_defaults(task: Task) -> dict[str, Any]:
     """Return the fields in which a task differs from the defaults of the settings classes."""
     return {"dataset": task.dataset, "templates": task.template, **dataclasses.asdict(task.config)}
@@ -74,6 +84,9 @@ def make_settings(task: Task, given: Mapping[str, Any], *, format_known: bool = 
     template = Template.from_file(template_path(task, sources.templates))
     asked = Template.from_file(sources.evaluator_template) if sources.evaluator_template else template
     server = sources.evaluator_base_url
+    for name in ("evaluator_template", "evaluator_base_url"):
+        if getattr(sources, name) and not any(spec.startswith("model:") for spec in sources.evaluator):
+            raise RainError(f"{flag(name)} is for --evaluator model:NAME; leave it out")
     evaluators = tuple(parse_spec(spec, model.name, asked, server) for spec in sources.evaluator)
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     evaluation = build(EvaluationConfig, *layers)
@@ -138,7 +151,7 @@ def check_names(names: Iterable[str]) -> None:
     Raises:
         RainError: it names the first unknown one, and the setting that resembles it most.
     """
-    known = [field.name for config, _ in CONFIGS for field in dataclasses.fields(config)]
+    known = known_names()
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

@@ -12,6 +12,9 @@ from rain.data.rows import BadRow, text
 LABELS = {"label": True, "jailbroken": False, "harmful": False}
 """Fields with a label, and which value of it is good."""
 
+TRUTHS = {True: (1, "1", "true"), False: (0, "0", "false")}
+"""What stands for them in a file."""
+
 
 class Labelled(NamedTuple):
     """A text with a person's label.
@@ -41,16 +44,23 @@ def read_labelled(row: Row) -> Fields | None:
     response = text(row, "answer" if "answer" in row and "response" not in row else "response")
     for name in LABELS:
         if name in row:
-            if row[name] is None:
+            if row[name] in (None, ""):
                 return None
-            if row[name] not in (0, 1, True, False):
-                raise BadRow(f"field {name!r} must be true or false, or 1 or 0")
-            safe = row.get("prompt_is_safe", False if name == "jailbroken" else None)
-            if safe not in (True, False, None):
-                raise BadRow("field 'prompt_is_safe' must be true or false")
-            source, good = text(row, "model", "") or text(row, "source", ""), bool(row[name]) == LABELS[name]
+            source, good = text(row, "model", "") or text(row, "source", ""), _truth(row, name) is LABELS[name]
+            safe = False if name == "jailbroken" else None
+            if "prompt_is_safe" in row:
+                safe = None if row["prompt_is_safe"] in (None, "") else _truth(row, "prompt_is_safe")
             return Fields(question, {"response": response, "good": good, "safe": safe, "source": source})
     raise BadRow("field 'label' is missing")
+
+
+def _truth(row: Row, name: str) -> bool:
+    """Return a field that is true or false, as JSON or as CSV has it."""
+    value = row[name].strip().lower() if isinstance(row[name], str) else row[name]
+    found = next((truth for truth in (True, False) if value in TRUTHS[truth]), None)
+    if found is None:
+        raise BadRow(f"field {name!r} must be true or false, or 1 or 0")
+    return found
 
 
 def load_labelled(path: Path, *, complete: bool = True) -> list[Labelled]:

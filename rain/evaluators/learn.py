@@ -168,8 +168,10 @@ def _choose(
         from sklearn.model_selection import GroupKFold
     except ImportError as error:
         raise RainError("learning a read-out needs scikit-learn: pip install -e \".[learn]\"") from error
-    if len(set(groups)) < 2 * FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
-        raise RainError(f"a read-out needs at least {2 * FOLDS} prompts and {2 * FOLDS} {counted}")
+    prompts = [len({group for group, label in zip(groups, labels, strict=True) if label == kind}) for kind in (0, 1)]
+    if len(set(groups)) < 2 * FOLDS or min(prompts) < FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
+        least = f"{2 * FOLDS} prompts and {2 * FOLDS} {counted}, each to at least {FOLDS} prompts"
+        raise RainError(f"a read-out needs at least {least}")
     folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
     best: tuple[float, int, float, Matrix] | None = None
     for j in range(states.shape[2]):

@@ -31,6 +31,7 @@ VERDICTS = {
     "help": "It tells good from bad: RAIN can be expected to help where its own texts are like these (see --own).",
     "help if calibrated": "It ranks good texts above bad ones, but not around 0: expect help only with "
     "--calibration FILE (and --votes soft, for label words).",
+    "too few texts": "It ranks good texts above bad ones, but the texts are too few to tell how well: label more.",
     "little help": "It is only slightly better than chance, even calibrated: expect little help from RAIN.",
     "no help": "It cannot be told from chance on these texts: RAIN would be guided by noise; expect no help.",
     "harm": "It ranks bad texts above good ones: RAIN would be guided the wrong way.",
@@ -65,7 +66,9 @@ class Preflight:
         low, high = self.auc_interval
         if low > 0.6:
             return "help" if self.accuracy_interval[0] > 0.6 else "help if calibrated"
-        return "little help" if low > 0.5 else "no help" if high >= 0.5 else "harm"
+        if low > 0.5:
+            return "little help" if high < 0.75 else "too few texts"
+        return "no help" if high >= 0.5 else "harm"
 
     @property
     def verdict(self) -> str:

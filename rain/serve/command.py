@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import socket
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from importlib.util import find_spec
 from rain.core.errors import RainError
 from rain.flags import add_flags, build
 from rain.serve.config import ServeConfig
-from rain.settings import add_answer_flags
+from rain.settings import add_answer_flags, given_settings
 from rain.tasks import names
 from rain.tasks.goals import goal_names
 
@@ -31,14 +30,11 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; return the exit code."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise RainError(f"rain serve needs {', '.join(missing)}; in RAIN's folder: pip install -e '.[serve]'")
-    given = vars(args)
-    config = build(ServeConfig, given)
-    own = {field.name for field in dataclasses.fields(ServeConfig)} | {"command", "goal", "task"}
-    settings = {name: value for name, value in given.items() if name not in own}
+    config = build(ServeConfig, vars(args))
     with _listen(config) as listening:
         from rain.serve.process import serve
 
-        return serve(config, listening, {"goal": args.goal, "task": args.task, **settings})
+        return serve(config, listening, {"goal": args.goal, "task": args.task, **given_settings(args)})
 
 
 def _listen(config: ServeConfig) -> socket.socket:

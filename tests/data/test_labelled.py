@@ -32,6 +32,12 @@ def test_a_row_may_tell_whether_the_request_is_safe(tmp_path: Path, told: bool |
     assert [text.safe for text in load_labelled(saved(tmp_path, *rows))] == [known, known]
 
 
+def test_a_csv_file_says_it_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "labelled.csv"
+    path.write_text("question,response,label,prompt_is_safe\nq,yes,1,TRUE\nq,no,false,0\nq,who knows,,\nq,yes,true,\n")
+    assert [(text.good, text.safe) for text in load_labelled(path)] == [(True, True), (False, False), (True, None)]
+
+
 @pytest.mark.parametrize(
     ("row", "fault"),
     [

@@ -73,7 +73,8 @@ def test_one_question_has_no_order(measured: Preflight) -> None:
     [
         (0.61, (0.61, 0.9), "help"),
         (0.6, (0.61, 0.9), "help if calibrated"),
-        (0.9, (0.6, 0.9), "little help"),
+        (0.9, (0.6, 0.9), "too few texts"),
+        (0.9, (0.55, 0.7), "little help"),
         (0.9, (0.5, 0.9), "no help"),
         (0.9, (0.3, 0.5), "no help"),
         (0.9, (0.3, 0.49), "harm"),

@@ -210,6 +210,9 @@ def test_too_few_prompts_are_refused():
     with pytest.raises(RainError, match="prompts"):
         learn(states, texts)
     texts, states = separable()
+    with pytest.raises(RainError, match="each to at least 5 prompts"):
+        learn(states, [text._replace(good=text.question != "q0") for text in texts * 1])
+    texts, states = separable()
     with pytest.raises(RainError, match="prompt_is_safe"):
         learn_request(states, [text._replace(safe=True) for text in texts])
 
