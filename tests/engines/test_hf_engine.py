@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import weakref
 from contextlib import contextmanager
@@ -92,6 +93,14 @@ def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(ki
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "mistral"])
+def test_one_call_of_the_attention_for_all_trees_as_on_a_gpu_gives_the_same_answers(kind):
+    engine = open_engine(kind)
+    scheduler(engine).runner.waste = math.inf
+    asyncio.run(several_searches(engine, count=2))
+    assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
 def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
     """Next-token and candidate log-probabilities over commits, two sessions at once and a cached evaluation prompt."""
     model, tokenizer = smollm2
@@ -137,8 +146,10 @@ def test_every_tree_token_is_computed_once():
 
 
 def test_a_distribution_that_was_brought_back_is_not_computed_again():
+    engine = hf_engine()
+
     async def run():
-        session = hf_engine().session("s")
+        session = engine.session("s")
         first = await session.next_logprobs(TEXT, top=10)
         passes = session.usage.forward_passes
         assert await session.next_logprobs(TEXT, top=10) == first
@@ -146,6 +157,7 @@ def test_a_distribution_that_was_brought_back_is_not_computed_again():
         assert session.usage.forward_passes == passes and len(drawn) == 3
 
     asyncio.run(run())
+    assert engine.stats().passes == 1, "a step in which nothing is computed is none"
 
 
 def test_a_cached_prefix_is_computed_once_however_many_ask_for_it():
@@ -217,6 +229,12 @@ def test_eviction_recomputes_and_changes_no_answer(cache_tokens, undisturbed):
     assert engine.engine.stats().evictions > 3
     assert tokens_drawn(engine) == undisturbed
     assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_an_eviction_that_drops_nothing_is_none():
+    engine = hf_engine(cache_tokens=1)
+    asyncio.run(generate(engine.session("s"), TEXT, max_tokens=5))
+    assert (engine.stats().passes, engine.stats().evictions) == (5, 0)
 
 
 def test_eviction_keeps_the_cache_near_its_budget():
@@ -329,6 +347,23 @@ def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_rig
 
     assert [type(outcome) for outcome in asyncio.run(run())] == [ValueError, ValueError]
     assert largest_error(engine.log, engine.engine.model) < 1e-4
+
+
+def test_a_pass_that_breaks_fails_no_request_that_was_still_waiting_for_room():
+    engine, broken = hf_engine(cache_tokens=len(TEXT) + 9), [False, True]
+
+    def fail(module, inputs):
+        if broken.pop():
+            raise ValueError("a fault of the pass")
+
+    engine.model.model.layers[1].register_forward_pre_hook(fail)
+
+    async def run():
+        asked = [engine.session(str(i)).next_logprobs((i, *TEXT), top=1) for i in range(2)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    failed, answered = asyncio.run(run())
+    assert isinstance(failed, ValueError) and len(answered) == 1
 
 
 def test_a_request_that_is_given_up_disturbs_no_other():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +76,14 @@ class Group:
     Attributes:
         rows: of the pass.
         keys: slots (keys,).
-        distances: (queries, keys), how many positions a query is behind a key that it may see, otherwise negative.
+        key_spans: (3, keys), int32: the first span that a key is on, the one after the last, and its position.
+        query_spans: (2, queries), int32: the span of a query, and its position.
     """
 
-    def __init__(self, rows: slice, keys: torch.Tensor, distances: NDArray[np.int64]) -> None:
-        self.rows, self.keys, self.distances = rows, keys, distances
+    def __init__(
+        self, rows: slice, keys: torch.Tensor, key_spans: NDArray[np.int32], query_spans: NDArray[np.int32]
+    ) -> None:
+        self.rows, self.keys, self.key_spans, self.query_spans = rows, keys, key_spans, query_spans
         self._masks: dict[int, torch.Tensor | None] = {}
 
     def mask(self, window: int, repeat: int, queries: torch.Tensor) -> torch.Tensor | None:
@@ -91,10 +95,25 @@ class Group:
             queries: whose device and number format the mask gets.
         """
         if window not in self._masks:
-            seen = (self.distances >= 0) & (self.distances < (window or np.inf))
-            hidden = torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf)))
-            self._masks[window] = None if seen.all() else hidden.to(queries).repeat(repeat, 1)
+            hidden = None if self._sees_all(window) else self._hidden(window, queries)
+            self._masks[window] = hidden if hidden is None or repeat == 1 else hidden.repeat(repeat, 1)
         return self._masks[window]
+
+    def _sees_all(self, window: int) -> bool:
+        """Tell whether every query sees every key; on the host, since asking a GPU would wait for it."""
+        (first, last, key), (span, position) = self.key_spans, self.query_spans
+        if first.max() > span.min() or last.min() <= span.max() or key.max() > position.min():
+            return False
+        return not window or bool(position.max() - key.min() < window)
+
+    def _hidden(self, window: int, queries: torch.Tensor) -> torch.Tensor:
+        """Return the mask (queries, keys) of one query head; only numbers by key and by query go to the device."""
+        first, last, key = torch.from_numpy(self.key_spans).to(queries.device)
+        span, position = torch.from_numpy(self.query_spans).to(queries.device)[:, :, None]
+        hidden = (first > span).bitwise_or_(last <= span).bitwise_or_(key > position)
+        if window:
+            hidden.bitwise_or_(key <= position - window)
+        return queries.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
 
 
 class Layout:
@@ -137,14 +156,14 @@ class Layout:
         self.slots, self.positions = chains[query], positions[query]
         keys, key_positions, query_numbers = chains[new], positions[new], numbers[query]
         first, last = first[keys], last[keys]
+        key_spans = np.stack([first, last, key_positions]).astype(np.int32)
+        query_spans = np.stack([query_numbers, self.positions]).astype(np.int32)
         self.groups: list[Group] = []
         for start, end in _runs(lengths, fresh, np.bincount(numbers[new], minlength=len(lengths)), waste):
             rows = slice(*np.searchsorted(query_numbers, (start, end)).tolist())
-            seen = (first < end) & (last > start)
-            number = query_numbers[rows, None]
-            distances = self.positions[rows, None] - key_positions[seen]
-            distances[(number < first[seen]) | (number >= last[seen])] = -1
-            self.groups.append(Group(rows, torch.from_numpy(keys[seen]), distances))
+            seen = np.flatnonzero((first < end) & (last > start))
+            here = Group(rows, torch.from_numpy(keys[seen]), key_spans.take(seen, axis=1), query_spans[:, rows])
+            self.groups.append(here)
 
 
 def _span_ranges(chains: NDArray[np.int64], numbers: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -49,14 +49,14 @@ class Scheduler:
         self.trees: list[KvTree] = []
         self.requests: list[Request] = []
         self._warned = False
-        self.pinned_tokens = self._steps = self._evictions = 0
+        self.pinned_tokens = self._steps = self._passes = self._evictions = 0
         self._model_seconds = 0.0
         self._task: asyncio.Task[None] | None = None
 
     @property
     def stats(self) -> EngineStats:
         """Totals over all sessions."""
-        return EngineStats(self._steps, self._model_seconds, self._evictions)
+        return EngineStats(self._passes, self._model_seconds, self._evictions)
 
     async def run(self, sequences: list[Sequence]) -> None:
         """Advance these sequences until all are done."""
@@ -71,23 +71,23 @@ class Scheduler:
         while self.requests:
             for _ in range(EVENT_LOOP_YIELDS):
                 await asyncio.sleep(0)
+            admitted = self._admitted()
             try:
-                self.step()
-            except Exception as error:  # whatever broke the pass is for those who wait for it
-                for request in self.requests:
+                self.step(admitted)
+            except Exception as error:  # whatever broke the pass is for those who took part
+                for request in admitted:
                     request.fail(error)
             self.requests = [request for request in self.requests if not request.future.done()]
 
-    def step(self) -> None:
-        """Run one pass and hand out its results.
+    def step(self, admitted: list[Request]) -> None:
+        """Run one pass for these requests and hand out its results.
 
         If memory runs out, a fifth of the cache is evicted (from then on it holds no more) and the pass halved, again
         until it has one token; then the oldest request is tried without the caches of all others, and fails if it
         cannot be computed even so.
         """
         self._steps += 1
-        admitted, alone = self._admitted(), False
-        active = _unfinished(admitted)
+        active, alone = _unfinished(admitted), False
         # A pass adds at most batch_limit slots, so that the cache stays within its budget after it.
         self._make_room(active, self.cache_tokens - self.batch_limit)
         budget = self.runner.pool.used
@@ -157,8 +157,9 @@ class Scheduler:
             here = [item for item in active if item.tree is tree]
             for item in here:
                 item.sync()
+            before = len(tree)
             tree.evict_except([item.slots for item in here])
-            self._evictions += 1
+            self._evictions += len(tree) < before
 
     def _plan(self, active: list[Sequence]) -> Batch:
         """Choose the next tokens of every sequence, the oldest first, up to the limit of a pass.
@@ -202,6 +203,7 @@ class Scheduler:
 
     def _bill(self, batch: Batch, seconds: float) -> None:
         """Count a pass for the sessions that took part, the time by their query tokens."""
+        self._passes += 1
         self._model_seconds += seconds
         for usage, count, distinct in batch.usage_shares:
             usage.tokens_computed += count
