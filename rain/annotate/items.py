@@ -14,7 +14,7 @@ from rain.data.rows import text
 from rain.judges.base import Query
 from rain.judges.prompts import JudgePrompt
 from rain.judges.prompts import load_prompts as judge_prompts
-from rain.judges.queries import CRITERIA, FLUENCY, SIDES, Run, queries_for
+from rain.judges.queries import FLUENCY, SIDES, Run, criteria, queries_for
 from rain.methods.config import method_title
 
 QUESTIONS = {"preferred": "pairwise", "harmless": "harmless", "helpful": "helpful", "truthful": "true"}
@@ -91,7 +91,7 @@ def load_answers(runs: Sequence[Run]) -> Answers:
             method = str(record.get("method") or method)
             for query in (query for query in queries_for(run.task, record) if query.criterion != FLUENCY):
                 found.hashes[number].setdefault(query.record, {})[query.side] = query.digest
-                if query.criterion == CRITERIA[run.task][0]:
+                if query.criterion == criteria(run.task)[0]:
                     answers[query.side][query.record] = equal_form(query.response)
                     found.questions.setdefault(query.record, query)
         _add(found.systems, System(method_title(method), [(number, SIDES[0])], answers[SIDES[0]]))

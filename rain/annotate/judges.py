@@ -10,7 +10,7 @@ from rain.annotate.score import agreed, compared, settled, single
 from rain.annotate.statistics import cohen, known
 from rain.core.types import Json
 from rain.judges.base import Decision
-from rain.judges.queries import CRITERIA, SIDES
+from rain.judges.queries import SIDES, criteria
 from rain.judges.scoring import read_verdicts
 from rain.report.measures import pair_result
 from rain.report.table import Outcome
@@ -49,7 +49,7 @@ def ratings_file(secret: Json, found: Human, run: int, raters: int) -> bytes | N
 
     Each row has the digest of what was rated, so that it never counts for other texts.
     """
-    criterion = next((name for name in SAME[secret["question"]] if name in CRITERIA[secret["task"]]), None)
+    criterion = next((name for name in SAME[secret["question"]] if name in criteria(secret["task"])), None)
     if criterion is None or not found:
         return None
     rows: list[Json] = [{"rater": f"{raters} blind rater{'s' if raters > 1 else ''}, {secret['version']}"}]

@@ -22,7 +22,10 @@ CRITERIA: Mapping[str, tuple[str, ...]] = {
     "truth": ("true", "info"),
     "imdb": ("sentiment",),
 }
-"""What is asked in each task."""
+"""What is asked in each task that comes with RAIN."""
+
+OTHER_CRITERIA = ("helpful", "pairwise")
+"""What is asked in tasks of other packages."""
 
 FLUENCY = "fluency"
 """What is asked about every answer in every task; its verdict is a number."""
@@ -92,8 +95,8 @@ def load_run(outdir: Path) -> Run:
     file = read_config(outdir)
     config = file.get("aligner", file)
     task = str(config.get("task", ""))
-    if task not in CRITERIA:
-        raise RainError(f"{outdir / 'config.json'}: field task is {task!r}, it must be one of {', '.join(CRITERIA)}")
+    if not task:
+        raise RainError(f"{outdir / 'config.json'}: field task is missing")
     torn = sum(part.size > part.good_size for part in map(scan, paths))
     ids, queries, models, left_out = prompt_ids(outdir), Counter[str](), set[str](), 0
     records, errors = (Records(outdir, ids, failed) for failed in (False, True))
@@ -120,13 +123,18 @@ def prompt_ids(outdir: Path) -> frozenset[str] | None:
         raise RainError(f"{file} does not list prompts by id ({error}); run the allocation command again") from error
 
 
+def criteria(task: str) -> tuple[str, ...]:
+    """Return what is asked about the answers of a task, the most important first."""
+    return CRITERIA.get(task, OTHER_CRITERIA)
+
+
 def queries_for(task: str, record: Record) -> list[Query]:
     """Return every query about one record: each criterion for each answer that it has, pairs in both orders."""
     answers = {side: record[side] for side in SIDES if isinstance(record.get(side), str)}
     pairs = [(ahead, behind) for ahead in answers for behind in answers if ahead != behind]
     question = str(record.get("question", ""))
     queries = []
-    for criterion in (*CRITERIA[task], FLUENCY):
+    for criterion in (*criteria(task), FLUENCY):
         if criterion == "pairwise":
             queries += [
                 Query(record["id"], f"{ahead},{behind}", criterion, question, answers[ahead], other=answers[behind])

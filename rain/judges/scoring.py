@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
-from rain.judges.queries import CRITERIA, FLUENCY, Run, queries_for
+from rain.judges.queries import FLUENCY, Run, criteria, queries_for
 from rain.results.files import locked
 from rain.results.jsonl import Record, ResultWriter, read_lines
 
@@ -111,7 +111,7 @@ def count_queries(run: Run, judge: Judge) -> int:
 
 def check_decides(judge: Judge, task: str) -> None:
     """Raise a RainError if a judge decides nothing in a task."""
-    if all(judge.version(criterion) is None for criterion in (*CRITERIA.get(task, ()), FLUENCY)):
+    if all(judge.version(criterion) is None for criterion in (*criteria(task), FLUENCY)):
         raise RainError(f"judge {judge.name} has nothing to say about task {task}; choose another")
 
 

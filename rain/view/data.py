@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.judges.base import Decision
-from rain.judges.queries import CRITERIA, queries_for
+from rain.judges.queries import queries_for
 from rain.judges.scoring import read_verdicts
 from rain.results.jsonl import Record
 from rain.results.run_dir import iter_results, read_config, result_paths
@@ -90,7 +90,7 @@ def _prompt(task: str, record: Record, verdicts: Verdicts) -> dict[str, Any]:
     shown: dict[str, Any] = {name: record[name] for name in SHOWN if name in record}
     moves = [[move["text"], move["visits"], move["value"], move["simulations"]] for move in record.get("moves", ())]
     said: dict[tuple[str, str], dict[str, Any]] = {}
-    for query in queries_for(task, record) if task in CRITERIA and "error" not in record else ():
+    for query in queries_for(task, record) if "error" not in record else ():
         for judge, decision in verdicts.get((query.record, query.side, query.digest + query.criterion), ()):
             place = PLACES.get(query.side)
             if place:

@@ -16,6 +16,7 @@ from support.judge_server import record, write_run
 from support.reports import JUDGE, binary, write_scores
 
 from rain.core.errors import RainError
+from rain.judges.queries import load_run
 from rain.judges.scoring import file_name
 from rain.report.command import add_arguments, build, run
 from rain.report.markdown import markdown, p_value
@@ -180,9 +181,17 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path) -> None:
     with pytest.raises(RainError, match="no such directory"):
         build([tmp_path / "none"])
     outdir = write_run(tmp_path, "imdb", [record(0, "a", "b")])
-    (outdir / "config.json").write_text('{"task": "chess"}')
-    with pytest.raises(RainError, match="field task is 'chess'"):
+    (outdir / "config.json").write_text('{"model": "m"}')
+    with pytest.raises(RainError, match="field task is missing"):
         build([outdir])
+
+
+def test_a_task_of_another_package_is_judged_and_reported(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(0, "a", "b")])
+    (outdir / "config.json").write_text('{"task": "chess"}')
+    run = load_run(outdir)
+    assert run.queries == {"helpful": 2, "pairwise": 2, "fluency": 2}
+    assert "chess" in markdown(build([outdir]))
 
 
 HOSTILE = "\x1b]0;OWNED\x07\x1b[2J\x9b31m\r\n# heading\n| <script>`x`</script> [a](http://b) \u202e"
