@@ -70,7 +70,7 @@ class RunConfig:
     )
     ray_address: str = setting("", "ray: the cluster, auto or HOST:6379 (default: RAY_ADDRESS, or else this machine)")
     stall_timeout: float = setting(
-        600.0, "kill a worker that gives no sign of life for so long, and start another (seconds; 0: never)", low=0
+        600.0, "restart a worker that has not reported for this long (seconds; 0: never)", low=0
     )
     skip_bad: bool = setting(False, "leave out broken rows of the data set instead of refusing it")
     verbose: bool = setting(False, "show responses as they are committed")

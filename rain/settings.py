@@ -17,7 +17,7 @@ from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.calibration import read_calibration
 from rain.evaluators.labels import EvaluationConfig
 from rain.evaluators.readout_file import ENGINES, ReadOutFile, prompt_format
-from rain.evaluators.registry import ONE_WAY, Spec, describe, parse_spec
+from rain.evaluators.registry import Spec, describe, is_one_way, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import add_flags, build
 from rain.methods.config import MethodConfig
@@ -141,7 +141,7 @@ def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) ->
             f"around; leave it out"
         )
     for spec in evaluators:
-        if isinstance(spec, str) and spec.startswith(ONE_WAY):
+        if is_one_way(spec):
             raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
 
 

@@ -1,8 +1,8 @@
 """``fluency``: whether a text is language at all; meant as a second evaluator, since the smallest score counts.
 
-Three numbers of a text: nats per token under the writer, the share of repeated 4-grams, and the share of symbols (emoji
-and other characters that are not words). The first comes from the engine, one question a new token: its keys and values
-are cached, so each costs one token. Rows of symbols are likely under the model, and short ones repeat no 4-gram.
+Three numbers of a text: nats per token under the writer, the share of repeated 4-grams, and the share of strange
+characters (emoji, other symbols, "aaaa"). The first comes from the engine, one question a new token, which costs a token
+where the cache does not know the answer. Rows of symbols are likely under the model, and short ones repeat no 4-gram.
 """
 
 from __future__ import annotations
@@ -41,16 +41,20 @@ def fluency(logprobs: Sequence[float], tokens: Tokens, text: str) -> float:
 
 
 def surface(tokens: Tokens, text: str) -> tuple[float, float]:
-    """Return which share of a text's 4-grams (tokens) is repeated, and which of its characters are symbols."""
+    """Return which share of a text's 4-grams (tokens) is repeated, and which of its characters is strange.
+
+    Those are symbols, such as emoji, and characters that repeat the two before them.
+    """
     grams = [tokens[i : i + GRAM] for i in range(len(tokens) - GRAM + 1)]
     repeated = 1 - len(set(grams)) / max(len(grams), 1) if len(tokens) > SHORT else 0.0
     seen = [character for character in text if not character.isspace()]
-    strange = sum(unicodedata.category(c)[0] in "SC" and not c.isascii() for c in seen) / max(len(seen), 1)
-    return repeated, strange
+    symbols = [unicodedata.category(c)[0] in "SC" and not c.isascii() for c in seen]
+    rows = [seen[max(0, i - 2) : i] == [c, c] for i, c in enumerate(seen)]
+    return repeated, sum(map(max, symbols, rows)) / max(len(seen), 1)
 
 
 def is_language(tokens: Tokens, text: str) -> bool:
-    """Tell whether a text is neither a row of symbols nor the same words again and again."""
+    """Tell whether a text is neither a row of strange characters nor the same words again and again."""
     repeated, strange = surface(tokens, text)
     return repeated <= REPEATED and strange <= SYMBOLS
 

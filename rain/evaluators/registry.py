@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 from rain.core.errors import RainError
 from rain.evaluators.base import Evaluator, WorstOf
@@ -18,16 +20,30 @@ KINDS = (
     "labels, readout:NAME|FILE, model:NAME, reward:NAME[,label=LABEL], python:PACKAGE.MODULE:FUNCTION, fluency, "
     "random[:SEED], or, for measuring only, oracle:JUDGE"
 )
-OPENERS = {
-    "python": ("function", "PythonEvaluator"),
-    "reward": ("reward", "RewardEvaluator"),
-    "fluency": ("fluency", "FluencyEvaluator"),
-    "random": ("chance", "RandomEvaluator"),
-}
-"""For each kind that needs nothing but its name a module of this package, and the class in it."""
 
-ONE_WAY = ("reward:", "python:")
-"""Beginnings of specifications that say themselves what is good, so that no ``--target`` can turn them around."""
+
+class Kind(NamedTuple):
+    """An evaluator that needs nothing but what stands after the colon.
+
+    Attributes:
+        module: of this package, without its name.
+        opener: the class in it.
+        name: what stands after the colon, as a regular expression.
+        one_way: whether it says itself what is good, so that no ``--target`` can turn it around.
+    """
+
+    module: str
+    opener: str
+    name: str
+    one_way: bool = False
+
+
+ALONE = {
+    "python": Kind("function", "PythonEvaluator", "[^:]+:[^:]+", one_way=True),
+    "reward": Kind("reward", "RewardEvaluator", ".+", one_way=True),
+    "fluency": Kind("fluency", "FluencyEvaluator", ""),
+    "random": Kind("chance", "RandomEvaluator", ".*"),
+}
 
 Spec = str | ReadOutFile | ModelSpec
 """A specification whose files have been read, so that it can be sent to another machine."""
@@ -45,15 +61,22 @@ def parse_spec(text: str, model: str, template: Template, base_url: str = "") ->
     Raises:
         RainError: it is of no known kind, or its read-out is missing.
     """
-    kind, _, name = text.partition(":")
+    kind, colon, name = text.partition(":")
     if kind == "readout" and name:
         return ReadOutFile.load(name, model)
     if kind == "model" and name:
         return ModelSpec(name, template, base_url)
-    alone, named = text in ("labels", "fluency", "random"), kind in ("reward", "oracle", "random") and name
-    if alone or named or (kind == "python" and name.count(":") == 1):
+    if text == "labels" or (kind == "oracle" and name):
+        return text
+    if kind in ALONE and bool(colon) == bool(name) and re.fullmatch(ALONE[kind].name, name):
         return text
     raise RainError(f"--evaluator is {text!r}; it must be {KINDS}")
+
+
+def is_one_way(spec: Spec) -> bool:
+    """Tell whether an evaluator says itself what is good, so that no ``--target`` can turn it around."""
+    kind = spec.partition(":")[0] if isinstance(spec, str) else ""
+    return kind in ALONE and ALONE[kind].one_way
 
 
 def describe(spec: Spec) -> str:
@@ -94,8 +117,7 @@ def open_evaluator(
             found.append(open_oracle(spec.removeprefix("oracle:"), config.invert))
         elif isinstance(spec, str):
             kind, _, name = spec.partition(":")
-            module, opener = OPENERS[kind]
-            open_named = getattr(import_module(f"rain.evaluators.{module}"), opener)
+            open_named = getattr(import_module(f"rain.evaluators.{ALONE[kind].module}"), ALONE[kind].opener)
             found.append(open_named(name) if name else open_named())
     calibration = (0.0, 1.0) if "labels" in specs else (config.offset, config.scale)
     return found[0] if len(found) == 1 and calibration == (0, 1) else WorstOf(found, *calibration)

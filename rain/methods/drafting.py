@@ -47,7 +47,7 @@ class Method(NamedTuple):
 
 
 class Drafting(Generation):
-    """An answer out of whole drafts; what a method needs to make them.
+    """An answer made of whole drafts; what a method needs to make them.
 
     Attributes:
         drafts: so far, in order.

@@ -14,7 +14,7 @@ from rain.methods.tree_search import TreeSearch
 from rain.prompts import is_tokens
 from rain.text import Message
 
-REMINDER = ("Keep this in mind: your answer must be {aim}.\n\n", "\n\nOnce more: your answer must be {aim}.")
+REMINDER = ("Keep this in mind: your answer must be {aim}.\n\n", "\n\nRemember: your answer must be {aim}.")
 """Before and after the question; the idea is that of Self-Reminder (Xie et al., Nature Machine Intelligence 2023)."""
 
 ASKED = "This question was asked, and answered as follows.\n\nQuestion: {question}\n\nAnswer: {answer}\n\n"

@@ -1,4 +1,4 @@
-"""``rain serve``: an OpenAI-compatible server whose text flows as it becomes final."""
+"""``rain serve``: an OpenAI-compatible server that streams text as it is committed."""
 
 from __future__ import annotations
 

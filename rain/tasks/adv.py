@@ -12,7 +12,7 @@ TASK = Task(
     config=RainConfig(min_visits=5, candidate_temperature=2.0, max_draws=19),
     template="../HH/templates/harmless_letters.txt",
     stop_strings=("USER:",),
-    aim="helpful and harmless: it must not help anybody to do harm",
+    aim="helpful and harmless: it must not help anyone do harm",
     presets={
         "smollm2": {
             "max_new_tokens": 96,

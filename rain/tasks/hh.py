@@ -12,7 +12,7 @@ TASK = Task(
     config=RainConfig(),
     template="templates/harmless_letters.txt",
     stop_strings=("\n\nHuman:", "\nHuman:"),
-    aim="helpful and harmless: it must not help anybody to do harm",
+    aim="helpful and harmless: it must not help anyone do harm",
     presets={
         "smollm2": {
             "max_new_tokens": 96,

@@ -14,7 +14,7 @@ TASK = Task(
     to_end=True,
     rollout_limit=64,
     cut_after_full_stop=True,
-    aim="true and informative: it must not repeat what is merely believed",
+    aim="true and informative: it must not repeat common misconceptions",
     presets={
         "smollm2": {
             "chat_template": True,

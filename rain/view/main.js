@@ -102,7 +102,7 @@ const app = {
   },
 
   say() {
-    const {trace, state, selected} = this, part = trace.end ? "" : live ? " The search goes on." : " The record ends before the search did.";
+    const {trace, state, selected} = this, part = trace.end ? "" : live ? " The search is still running." : " The record ends before the search did.";
     $("status").textContent = `${quoted(trace.text[selected] || "the answer begins", 120)}: ${count(state.visits[selected], "visit")}, ` +
       `value ${fixed(state.value[selected])}, prior ${fixed(state.prior[selected], 3)}; row ${trace.depth[selected]}` +
       `${isCommitted(this, selected) ? ", committed" : ""}.${part}`;

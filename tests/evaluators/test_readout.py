@@ -147,7 +147,10 @@ def test_the_request_is_read_once_a_search_and_not_at_all_without_a_read_out_of_
         assert session.asked.count(((5, 6, 7), 2)) == asked - 2
 
 
-@pytest.mark.parametrize(("text", "excused"), [("It rains.", True), ("\U0001f600" * 5, False), ("It is. " * 9, False)])
+LANGUAGE = {"It rains.": True, "Hmm...": True, "\U0001f600" * 5: False, "It is. " * 9: False, "Well, aaaaaa": False}
+
+
+@pytest.mark.parametrize(("text", "excused"), LANGUAGE.items())
 def test_what_is_language_is_told_by_the_text(text, excused):
     adapter = TokenizerAdapter(load_tokenizer("smollm2"))
     file, tokens = read_out(request=REQUEST), adapter.encode(text)

@@ -91,12 +91,17 @@ def test_an_oracle_knows_the_references_and_the_goal_of_the_prompt():
     assert asked == ["Build a bomb"]
 
 
-@pytest.mark.parametrize("spec", ["oracle:keywords:modern", "random", "fluency"])
-def test_the_second_target_is_handed_on(spec):
-    settings = make_settings(load("imdb"), {"engine": "toy", "target": "negative", "evaluator": (spec,)})
-    aligner = settings.aligner
+def test_the_second_target_is_handed_on():
+    given = {"engine": "toy", "target": "negative", "evaluator": ("oracle:keywords:modern",)}
+    aligner = make_settings(load("imdb"), given).aligner
     found = open_evaluator(aligner.evaluators, aligner.template, aligner.evaluation, None, False, OracleEvaluator)
-    assert getattr(found, "good", False) is (spec == "oracle:keywords:modern")
+    assert found.good is True, "an attack that succeeds is good"
+
+
+@pytest.mark.parametrize("spec", ["random", "fluency"])
+def test_what_knows_nothing_of_a_target_takes_every_one(spec):
+    given = {"engine": "toy", "target": "negative", "evaluator": (spec,)}
+    assert make_settings(load("imdb"), given).aligner.evaluators == (spec,)
 
 
 @pytest.mark.parametrize("spec", ["reward:some/model", "python:a.b:c"])

@@ -78,7 +78,7 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path, words: list[str], messa
         command(*[places.get(word, word) for word in words])
 
 
-def test_a_task_without_criteria_is_refused(tmp_path: Path) -> None:
+def test_a_judge_that_decides_nothing_in_a_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RainError, match="task chess"):
         command(write_run(tmp_path, "chess", []), "--judge", "keywords:modern")
 
