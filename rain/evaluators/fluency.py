@@ -1,7 +1,7 @@
 """``fluency``: whether a text is language at all; meant as a second evaluator, since the smallest score counts.
 
 Three numbers of a text: nats per token under the writer, the share of repeated 4-grams, and the share of strange
-characters (emoji, other symbols, "aaaa"). The first comes from the engine, one question a new token, which costs a token
+characters (emoji, other symbols, "aaaa"). The first comes from the engine, one question a new token; it costs a token
 where the cache does not know the answer. Rows of symbols are likely under the model, and short ones repeat no 4-gram.
 """
 

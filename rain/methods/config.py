@@ -66,7 +66,7 @@ class MethodConfig:
             RainError: the message names the flag.
         """
         if self.method in ("remind", "refine") and not aim:
-            raise RainError(f"--method {self.method} needs a task with an aim for its answers, but task {task} has none")
+            raise RainError(f"--method {self.method} needs an aim for the answers, but task {task} has none")
         for name, methods in USED_BY.items():
             if name in given and self.method not in methods:
                 raise RainError(f"{flag(name)} is for --method {' or '.join(methods)}, not {self.method}; leave it out")

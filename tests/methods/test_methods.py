@@ -264,7 +264,7 @@ def test_settings_that_a_method_cannot_follow_are_refused(given, words, tmp_path
 
 @pytest.mark.parametrize("method", ["remind", "refine"])
 def test_a_method_that_tells_the_model_an_aim_needs_one_and_a_prompt_in_words(method, tmp_path):
-    with pytest.raises(RainError, match="tiny has not"):
+    with pytest.raises(RainError, match="tiny has none"):
         make_settings(make_task(tmp_path), {"method": method})
     aligner = open_aligner(tmp_path, method=method)
     with pytest.raises(RainError, match="in words"):
