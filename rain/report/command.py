@@ -4,8 +4,8 @@ The file that --json writes, schema 1 (shares in [0, 1]; null if nothing is know
 
     schema    1
     runs[]    outdir, task, method (rain, best-of-n, ...; its answers are called "rain" below), model, size (billions of
-              parameters or null), target (imdb), config (hash), records, errors, torn, left_out (counts),
-              error_reasons {text: count}, notes[] (what readers of the verdicts must know)
+              parameters or null), target (imdb), guide (its evaluators), config (hash), records, errors, torn,
+              left_out (counts), error_reasons {text: count}, notes[] (what readers of the verdicts must know)
       scores[]    metric (harmless, helpful, attack, true, info, true_info, positive, negative), judge, version,
                   better (higher or lower), rain and plain {yes, of, rate, low, high, null, open}, pairs, difference,
                   low, high, rain_only, plain_only, p, other_versions, paper[] {setting, vanilla, rain, approx}
@@ -32,7 +32,7 @@ from rain.judges.keywords import NOTE
 from rain.judges.queries import load_run
 from rain.report.figure import equal_cost
 from rain.report.markdown import markdown
-from rain.report.measures import cost, pairwise_rows, questions, score_row, target, text_rows
+from rain.report.measures import cost, guide, pairwise_rows, questions, score_row, target, text_rows
 from rain.report.pairs import Reported, comparisons
 from rain.report.paper import model_size
 from rain.report.table import Table
@@ -89,6 +89,7 @@ def _run(outdir: Path) -> tuple[Reported, dict[str, Any]]:
         "model": table.model,
         "size": model_size(table.model),
         "target": target(found),
+        "guide": guide(found),
         "config": found.hash,
         "records": len(found.records),
         "errors": len(found.errors),

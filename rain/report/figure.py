@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.core.types import Json
-from rain.methods.config import method_title
+from rain.report.measures import titles
 
 COSTS = {"tokens_computed": "tokens computed per prompt", "seconds": "seconds per prompt"}
 NAMES = {"attack": "attack success", "true": "true answers", "info": "informative answers", "true_info": "true + info"}
@@ -30,14 +30,15 @@ def panels(runs: Sequence[Json]) -> dict[tuple[str, str, str], dict[str, list[Po
 
     The greedy baseline's point is that of the run with most verdicts about it. What has no cost is left out.
     """
-    groups: dict[tuple[str, str, str], list[tuple[Json, Json]]] = {}
-    for each in runs:
+    groups: dict[tuple[str, str, str], list[tuple[str, Json, Json]]] = {}
+    for title, each in zip(titles(runs), runs, strict=True):
         for row in each["scores"]:
-            groups.setdefault((each["task"], row["metric"], row["judge"]), []).append((each, row))
+            groups.setdefault((each["task"], row["metric"], row["judge"]), []).append((title, each, row))
     found = {}
     for key, members in groups.items():
-        sides = [(run["method"], run, row, "rain") for run, row in members]
-        sides.append((GREEDY, *max(members, key=lambda member: member[1]["plain"]["of"]), "plain"))
+        sides = [(title, run, row, "rain") for title, run, row in members]
+        most = max(members, key=lambda member: member[2]["plain"]["of"])
+        sides.append((GREEDY, *most[1:], "plain"))
         counters = {counter: [point for side in sides if (point := _point(counter, *side))] for counter in COSTS}
         if any(counters.values()):
             found[key] = {counter: sorted(points) for counter, points in counters.items()}
@@ -89,5 +90,5 @@ def draw(axes: Any, points: Sequence[Point], colour: str, method: str) -> None:
     rates = [100 * point.rate for point in points]
     below = [max(0.0, 100 * (point.rate - point.low)) for point in points]  # rounding can put an end past the rate
     above = [max(0.0, 100 * (point.high - point.rate)) for point in points]
-    style = {"color": colour, "marker": "o", "capsize": 3, "label": method_title(method)}
+    style = {"color": colour, "marker": "o", "capsize": 3, "label": method}
     axes.errorbar([point.cost for point in points], rates, yerr=[below, above], **style)

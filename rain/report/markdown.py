@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rain.core.types import Json
 from rain.methods.config import method_title
+from rain.report.measures import titles
 from rain.tables import markdown_table, markdown_text
 
 NAMES = {"attack": "attack success (lower is better)", "true": "True", "info": "Info", "true_info": "True+Info"}
@@ -23,8 +24,9 @@ def markdown(report: Json) -> str:
 
 def _run(run: Json) -> str:
     aim = f", steered to be {run['target']}" if run["target"] else ""
+    guided = f", guided by {run['guide']}" if run["guide"] else ""
     parts = [
-        "## " + markdown_text(f"{run['outdir']}: {run['task']}{aim}, {run['model']}"),
+        "## " + markdown_text(f"{run['outdir']}: {run['task']}{aim}, {run['model']}{guided}"),
         f"{run['records']} records with answers, {run['errors']} failed, {run['torn']} incomplete last lines ignored; "
         f"configuration {markdown_text(str(run['config']))}.",
     ]
@@ -92,7 +94,7 @@ def _comparisons(runs: Sequence[Json], rows: Sequence[Json]) -> list[str]:
     """Return a heading and the table of runs against each other, nothing if there is none."""
     if not rows:
         return []
-    names = [f"{run['outdir']} ({method_title(run['method'])})" for run in runs]
+    names = [f"{run['outdir']} ({title})" for run, title in zip(runs, titles(runs), strict=True)]
     body = []
     for row in rows:
         measure = NAMES.get(row["metric"], row["metric"])

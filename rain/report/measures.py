@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rain.core.types import Json
 from rain.judges.base import Decision
 from rain.judges.queries import FLUENCY, SIDES, Run
+from rain.methods.config import method_title
 from rain.report.paper import paper_figures
 from rain.report.table import Judged, Outcome, Table, mean
 from rain.stats import mcnemar, paired_difference, ratio, wilson
@@ -121,6 +122,20 @@ def _true_info(table: Table, true: Judged, info: Judged) -> Question:
 def target(run: Run) -> str | None:
     """Return the sentiment that an imdb run steers towards, None for the other tasks."""
     return str(run.config.get("evaluation", {}).get("target") or "positive") if run.task == "imdb" else None
+
+
+def guide(run: Run) -> str:
+    """Return what scored the texts of a run, and what drafts were drawn from if that is the whole vocabulary."""
+    names = [str(spec).partition(" ")[0] for spec in run.config.get("evaluators", ())]
+    whole = run.config.get("method", {}).get("n_top_k") == 0
+    return ", ".join([*names, "whole vocabulary"] if whole else names)
+
+
+def titles(runs: Sequence[Json]) -> list[str]:
+    """Return how runs are called side by side: by their method, and by what guides them where that differs."""
+    differ = len({run["guide"] for run in runs}) > 1
+    named = [(method_title(run["method"]), run["guide"]) for run in runs]
+    return [f"{method}, {guide}" if differ and guide else method for method, guide in named]
 
 
 def nearest(table: Table, metric: str) -> list[Json]:

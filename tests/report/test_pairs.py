@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,25 @@ def test_the_figure_joins_the_runs_of_a_method_in_order_of_cost(tmp_path: Path) 
     [((task, metric, judge), counters)] = panels(report["runs"]).items()
     assert (task, metric, judge) == ("adv", "attack", "openai:m")
     found = [(point.method, point.cost, point.rate) for point in counters["tokens_computed"]]
-    assert found == [("best-of-n", 400, 1.0), ("best-of-n", 1600, 0.75), (GREEDY, 20, 1.0), ("rain", 900, 0.5)]
-    assert [point.cost for point in counters["seconds"]] == [40, 160, 1, 90]
-    low, high = counters["tokens_computed"][1][3:]
+    assert sorted(found) == [("RAIN", 900, 0.5), ("best-of-n", 400, 1.0), ("best-of-n", 1600, 0.75), (GREEDY, 20, 1.0)]
+    assert [point.cost for point in counters["seconds"]] == [90, 40, 160, 1], "by name, then cost"
+    low, high = next(point[3:] for point in counters["tokens_computed"] if point.cost == 1600)
     assert low < 0.75 < high
+
+
+def test_runs_with_other_evaluators_are_told_apart(tmp_path: Path) -> None:
+    runs = [method_run(tmp_path / name, "best-of-n", [True, False]) for name in ("learnt", "random", "whole")]
+    guides = [("readout:kind 0123", None), ("random:1", None), ("random:1", 0)]
+    for run, (evaluator, top_k) in zip(runs, guides, strict=True):
+        config = {"task": "adv", "evaluators": [evaluator], "method": {"n_top_k": top_k}}
+        (run / "config.json").write_text(json.dumps({"hash": "0123", "aligner": config}))
+    report = build(runs)
+    names = ["best-of-n, readout:kind", "best-of-n, random:1", "best-of-n, random:1, whole vocabulary"]
+    [counters] = panels(report["runs"]).values()
+    assert {point.method for point in counters["seconds"]} == {*names, GREEDY}
+    text = markdown(report)
+    assert all(name in text for name in names)
+    assert ", guided by random:1, whole vocabulary" in text
 
 
 def test_the_command_writes_the_figure(tmp_path: Path) -> None:
