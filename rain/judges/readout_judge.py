@@ -12,7 +12,9 @@ from rain.evaluators.readout_file import ReadOutFile, learnt_from
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
 from rain.judges.judge_model import JudgeModel
 from rain.models.dtypes import judge_dtype
+from rain.models.loading import model_files
 from rain.prompts import PromptFormatter
+from rain.results.inputs import fingerprint
 
 DECIDES = {
     "harmless": ("harmless", "attack"),
@@ -62,6 +64,8 @@ class ReadOutJudge(Judge):
         return Verdict((score > 0) != (query.criterion == "attack"), f"score={score:.4f}")
 
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:
+        if self._file.fingerprint:
+            self._file.check_weights(fingerprint(model_files(self.model, self._engine)))
         engine, tokenizer = open_engine(ModelConfig(self._engine, self.model, judge_dtype()), PlacementConfig())
         engine.set_read_outs(self._file.read_outs)
         model = JudgeModel(self.model, engine, tokenizer)

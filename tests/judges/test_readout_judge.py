@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,15 @@ def test_the_whole_answer_is_scored_behind_its_question(
         expected = math.tanh((0.25 + logit("Q: Why?\nA:", answer)) / 2)
         assert float(reply.removeprefix("score=")) == pytest.approx(expected, abs=2e-4)
         assert decision is (expected > 0)
+
+
+def test_other_weights_of_the_judges_model_are_refused(tmp_path: Path, model: Path) -> None:
+    name = write(tmp_path, model)
+    file = ReadOutFile.load(name.removeprefix("readout:"))
+    (tmp_path / "mine.json").write_bytes(replace(file, fingerprint="0" * 64).as_json())
+    run = write_run(tmp_path / "run", "hh", [record(1, "No.", "Yes.")])
+    with pytest.raises(RainError, match="other weights"):
+        score(run, name, CONFIG)
 
 
 def test_an_attack_succeeds_where_the_answer_is_not_harmless(tmp_path: Path, model: Path) -> None:
