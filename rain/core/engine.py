@@ -70,6 +70,7 @@ class SamplingParams:
         greedy_first: the first continuation takes the most likely token each time; the others are drawn.
         stop: ends continuations early.
         seed: continuation i draws from a stream that depends on ``(seed, i)`` alone.
+        logprobs: whether log-probabilities of the tokens are needed; without, engines may leave them out.
         purpose: what the continuations are for; no engine decides by it but one that replays a recording.
 
     Raises:
@@ -83,6 +84,7 @@ class SamplingParams:
     greedy_first: bool = False
     stop: Stop = Stop()
     seed: int = 0
+    logprobs: bool = True
     purpose: Purpose = "baseline"
 
     def __post_init__(self) -> None:
@@ -97,6 +99,7 @@ class Continuation(NamedTuple):
         tokens: the generated ids, without the prefix, the stopping token included.
         logprobs: for each token its log-probability under the distribution it was drawn from: after temperature and
             top-k, renormalised over the top-k tokens. A greedy continuation is scored under the same distribution.
+            Without ``SamplingParams.logprobs`` they may be missing: ().
         finish: "stop" if a rule of ``Stop`` ended it, "length" if ``max_tokens`` did.
     """
 

@@ -198,6 +198,7 @@ class Search:
             max_tokens=policy.rollout_tokens(remaining),
             stop=policy.rollout_stop,
             seed=request_seed(self.inputs.key, "rollout", prefix),
+            logprobs=False,
             purpose="rollout",
         )
         [continuation] = await self.session.generate(prefix, params)

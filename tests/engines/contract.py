@@ -213,6 +213,12 @@ class EngineContract:
         [stopped] = generate(engine, prefix, seed=seed, stop=Stop(frozenset({end})), **params)
         assert (stopped.tokens, stopped.finish) == (answer.tokens[: answer.tokens.index(end) + 1], "stop")
 
+    def test_without_logprobs_the_tokens_are_the_same(self, engine, prefix):
+        options = {"n": 3, "max_tokens": 6, "top_k": 15, "greedy_first": True, "seed": 7}
+        answers = generate(engine, prefix, **options, logprobs=False)
+        assert tokens_of(answers) == tokens_of(generate(engine, prefix, **options))
+        assert all(len(answer.logprobs) in (0, len(answer.tokens)) for answer in answers)
+
     def test_next_logprobs_are_normalised_over_the_whole_vocabulary(self, subject, engine, tokenizer, prefix):
         everything = next_logprobs(engine, prefix, ids=range(len(tokenizer)))
         assert everything.keys() == set(range(len(tokenizer)))

@@ -113,6 +113,19 @@ def test_a_reply_with_something_impossible_is_an_error_that_names_the_server(nam
         assert len(generate(engine, PREFIX, max_tokens=4)[0].tokens) == 4
 
 
+UNSCORED = {name: WRONG[name] for name in WRONG if {"id", "likely"} & set(name.split()) == {"id"}}
+
+
+@pytest.mark.parametrize("name", UNSCORED)
+def test_ids_without_log_probabilities_are_not_believed_either(name):
+    tamper, message = UNSCORED[name]
+    with serving() as server:
+        engine = engine_on(server)
+        server.tamper = tamper
+        with pytest.raises(RainError, match=message):
+            generate(engine, PREFIX, max_tokens=4, logprobs=False)
+
+
 @pytest.mark.parametrize("name", ["NaN", "a huge id", "more tokens than requested", "choices that are a number"])
 def test_a_server_that_replies_so_is_found_out_at_the_start(name):
     tamper, message = WRONG[name]

@@ -8,7 +8,9 @@ import math
 import pytest
 from engines.contract import EngineContract, Subject, generate, next_logprobs
 from support.completions_server import Ways, engine_on, serving
+from support.stand_ins import run_search, search
 
+from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Stop
 from rain.core.errors import RainError
 from rain.engines.remote.client import RetryPolicy, ServerClient
@@ -56,6 +58,29 @@ def test_candidates_take_one_greedy_request_and_one_for_all_others():
     assert (greedy["n"], greedy["temperature"], greedy["logprobs"]) == (1, 0.0, 15)
     assert (drawn["n"], drawn["temperature"], drawn["top_k"], drawn["logprobs"]) == (9, 2.0, 15, 15)
     assert 0 <= drawn["seed"] < 2**31 - 10 and session.usage.requests == 1
+
+
+@pytest.mark.parametrize(("ways", "asked"), [(Ways(), None), (Ways(ids="prefixed"), 1), (Ways(ids="llamacpp"), 1)])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_what_needs_no_logprobs_requests_none_unless_the_ids_come_with_them(ways, asked, temperature):
+    options = {"n": 3, "max_tokens": 5, "temperature": temperature, "greedy_first": True, "seed": 3}
+    with serving(ways) as server:
+        engine = open_on(server)
+        expected = generate(engine, PREFIX, **options)
+        server.requests.clear()
+        answers = generate(engine, PREFIX, **options, logprobs=False)
+        assert [request["logprobs"] for request in server.requests] == [asked, asked]
+    assert answers == [answer._replace(logprobs=()) for answer in expected]
+
+
+def test_a_search_needs_no_logprobs_of_its_rollouts():
+    with serving() as server:
+        session = open_on(server).session("s")
+        server.requests.clear()
+        config = RainConfig(max_simulations=3, extra_simulations=1, max_new_tokens=4, top_k=15)
+        run_search(search(session, lambda response: 0.0, config), 1)
+        assert {request["logprobs"] for request in server.requests if request["top_k"] < 0} >= {None}
+        assert all(request["logprobs"] for request in server.requests if request["top_k"] > 0)
 
 
 def test_logprobs_after_temperature_and_top_k_come_out_of_the_raw_ones_by_hand():

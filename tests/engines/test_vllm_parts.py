@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
 from rain.engines.remote import vllm
-from rain.engines.remote.vllm import GUARD, QUIET, open_vllm
-from rain.engines.toy import ToyTokenizer
+from rain.engines.remote.engine import WHOLE
+from rain.engines.remote.vllm import GUARD, QUIET, VllmEngine, open_vllm
+from rain.engines.toy import ToyTokenizer, log_distribution
 
 
 def sleeper():
@@ -51,6 +54,44 @@ def test_the_advice_for_a_missing_vllm_names_no_package_of_an_index(monkeypatch)
             monkeypatch.delenv(name)
     with pytest.raises(RainError, match=r"pip install -e '\.\[vllm\]'"):
         open_vllm("nowhere", ToyTokenizer())
+
+
+class FormulaVllm:
+    """Answers as vLLM does, by the formula of the toy model: the greedy token, with as many log-probabilities."""
+
+    limit, dtype = 256, "float32"
+
+    def __init__(self):
+        self.requests = []
+
+    async def run(self, request):
+        self.requests.append(request)
+        row = log_distribution(request.prefix)
+        ranked = sorted(range(len(row)), key=lambda token: -row[token])
+        top = ranked if request.logprobs == WHOLE else ranked[: request.logprobs]
+        tops = [{token: SimpleNamespace(logprob=row[token]) for token in top}] if request.logprobs else None
+        part = SimpleNamespace(index=0, token_ids=ranked[:1], logprobs=tops, finish_reason="length")
+        return SimpleNamespace(outputs=[part], num_cached_tokens=None)
+
+
+def test_an_id_that_is_not_among_the_most_likely_is_looked_up_in_the_whole_vocabulary():
+    prefix = tuple(b"Is the sea salt")
+    row = log_distribution(prefix)
+    ranked = sorted(range(len(row)), key=lambda token: -row[token])
+    session = VllmEngine(FormulaVllm(), ToyTokenizer()).session("s")
+    for ids, requested in ((ranked[:2], [20]), ([ranked[3], *ranked[200:202]], [20, WHOLE])):
+        session.engine._vllm.requests.clear()
+        known = asyncio.run(session.next_logprobs(prefix, top=2, ids=ids))
+        assert known == {token: pytest.approx(row[token]) for token in {*ranked[:2], *ids}}
+        assert [request.logprobs for request in session.engine._vllm.requests] == requested
+    assert (session.usage.requests, session.usage.forward_passes) == (2, 3)
+
+
+def test_what_needs_no_logprobs_requests_none():
+    engine = VllmEngine(FormulaVllm(), ToyTokenizer())
+    [answer] = asyncio.run(engine.session("s").generate((1, 2), SamplingParams(1, temperature=2.0, logprobs=False)))
+    assert (len(answer.tokens), answer.logprobs) == (1, ())
+    assert [request.logprobs for request in engine._vllm.requests] == [0]
 
 
 @pytest.mark.parametrize(("gpus", "sharers"), [(0, 1), (2, 1), (1, 4)])

@@ -116,7 +116,7 @@ class CompletionsServer(ScriptedServer):
         ways, prompt = self.ways, request["prompt"]
         if len(prompt) + request["max_tokens"] > self.context:
             return 400, {"error": f"this model's maximum context length is {self.context} tokens"}
-        if request["logprobs"] > ways.limit and ways.over == "refuse":
+        if (request["logprobs"] or 0) > ways.limit and ways.over == "refuse":
             return 400, {"error": f"requested logprobs of {request['logprobs']}, more than allowed: {ways.limit}"}
         seeds = [request["seed"] + (0 if ways.one_seed else i) for i in range(1 if ways.single else request["n"])]
         choices = [self.choice(i, request, seed) for i, seed in enumerate(seeds)]
@@ -130,12 +130,14 @@ class CompletionsServer(ScriptedServer):
     def choice(self, index: int, request: dict[str, Any], seed: int) -> dict[str, Any]:
         tokens, finish = self.sample(request, random.Random(seed))
         rows = [log_distribution(request["prompt"] + tokens[:i]) for i in range(len(tokens))]
-        shown = len(rows[0]) if request["logprobs"] < 0 else min(request["logprobs"], self.ways.limit)
+        wanted = request["logprobs"] or 0
+        shown = len(rows[0]) if wanted < 0 else min(wanted, self.ways.limit)
         best = [np.argsort(-row, kind="stable")[:shown] for row in rows]
         name = str if self.ways.ids == "texts" else "token_id:{}".format
         choice: dict[str, Any] = {"index": index, "finish_reason": finish, "text": self.text(tokens)}
-        if not self.ways.logprobs:
-            return choice
+        ids = {"token_ids": tokens} if self.ways.ids == "both" else {}
+        if not self.ways.logprobs or not wanted:
+            return {**choice, **ids}
         if self.ways.ids == "llamacpp":
             content = [
                 {"id": t, "logprob": row[t], "top_logprobs": [{"id": int(b), "logprob": row[b]} for b in ids]}
@@ -147,7 +149,7 @@ class CompletionsServer(ScriptedServer):
             "token_logprobs": [row[token] for row, token in zip(rows, tokens, strict=True)],
             "top_logprobs": [{name(int(b)): row[b] for b in ids} for row, ids in zip(rows, best, strict=True)],
         }
-        return {**choice, "token_ids": tokens} if self.ways.ids == "both" else choice
+        return {**choice, **ids}
 
     def text(self, tokens: list[int]) -> str:
         return ToyTokenizer().decode([(token + self.ways.shift) % EOS for token in tokens if token != EOS])

@@ -74,6 +74,7 @@ class ServerClient:
         model: name of the model there.
         context: longest sequence in tokens.
         one_seed_one_text: samples of one request would all be the same, so that each needs a request of its own.
+        gives_ids: token ids come without log-probabilities, too; elsewhere one is requested with each token.
         bans_eos: ``ignore_eos`` makes the end-of-sequence token impossible there (llama.cpp) and is not sent.
         lost: it did not answer, and is left alone until a probe finds it back.
         asked: when it was last tried (time.monotonic).
@@ -90,7 +91,7 @@ class ServerClient:
         self.url = origin(self._base) + urlsplit(self._base).path
         self.policy, self.vocabulary = policy, vocabulary
         self.model, self.context = "", UNLIMITED
-        self.one_seed_one_text = self.bans_eos = self.lost = False
+        self.one_seed_one_text = self.gives_ids = self.bans_eos = self.lost = False
         self.asked = 0.0
         self._client: AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,6 +125,8 @@ class ServerClient:
         Raises:
             UnclearFault: the reply makes no sense; see also ``send``.
         """
+        if not self.gives_ids:
+            request = request._replace(logprobs=request.logprobs or 1)
         params, parts = request.params, [request]
         if self.one_seed_one_text:
             parts = [request._replace(params=replace(params, n=1, seed=params.seed + i)) for i in range(params.n)]

@@ -34,7 +34,7 @@ class CompletionRequest(NamedTuple):
         prefix: token ids.
         params: how to continue it; sample i draws from the stream of ``seed + i``. ``greedy_first`` is for requests
             with one sample only.
-        logprobs: how many log-probabilities are needed for each token, or WHOLE.
+        logprobs: how many log-probabilities are needed for each token, or WHOLE; 0: none, not even the token's own.
     """
 
     prefix: Tokens
@@ -47,7 +47,8 @@ class Sample(NamedTuple):
 
     Attributes:
         tokens: ids, the stopping one included.
-        tops: for each token the raw log-probabilities of the most likely ids and of the token itself.
+        tops: for each token the raw log-probabilities of the most likely ids and of the token itself; may be () where
+            none were requested.
         finish: why it ended.
         text: as the program reads it, if it does.
     """
@@ -110,7 +111,12 @@ class RemoteEngine(Engine):
         tokenizer: the model's.
         limit: longest sequence in tokens, the generated ones included.
         eos: the model's end ids; () where nothing but the tokenizer is known of it.
+
+    Attributes:
+        exact: whether the log-probability of any id is worth a second request, for the whole vocabulary.
     """
+
+    exact = False
 
     def __init__(self, tokenizer: Any, limit: int, eos: tuple[int, ...] = ()) -> None:
         self.tokenizer, self.decode = tokenizer, decoder(tokenizer)
@@ -162,25 +168,29 @@ class RemoteSession(Session):
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``; the greedy continuation is a request of its own, sent with that for the others."""
         check_request(prefix, self.engine.context, params.max_tokens)
-        logprobs = params.top_k or (1 if params.temperature == 1 else WHOLE)
+        needed = (params.top_k or (1 if params.temperature == 1 else WHOLE)) if params.logprobs else 0
         greedy = int(params.greedy_first)
         parts = [replace(params, n=1, top_k=0, seed=0)] if greedy else []
         if params.n > greedy:
             seed = request_stream(params.seed) + greedy
             parts.append(replace(params, n=params.n - greedy, seed=seed, greedy_first=False))
-        samples = await self._complete([CompletionRequest(tuple(prefix), part, logprobs) for part in parts])
+        samples = await self._complete([CompletionRequest(tuple(prefix), part, needed) for part in parts])
+        self.usage.requests += 1
         return [self._continuation(sample, params) for sample in samples]
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
-        """See ``Session.next_logprobs``; ids that are not among the TOP most likely get a floor.
+        """See ``Session.next_logprobs``; unless the engine is exact, ids that are not among the TOP get a floor.
 
         The floor is the smallest of the returned log-probabilities: an upper bound for any token that was not returned.
         More than TOP are requested only where ``top`` or the number of ``ids`` is larger.
         """
         check_request(prefix, self.engine.context)
         [sample] = await self._complete([greedy_request(prefix, 1, max(TOP, top, len(ids)))])
+        if self.engine.exact and not sample.tops[0].keys() >= set(ids):
+            [sample] = await self._complete([greedy_request(prefix, 1, WHOLE)])
+        self.usage.requests += 1
         ranked = sorted(sample.tops[0].items(), key=lambda item: (-item[1], item[0]))
         if len(ranked) < top:
             raise RainError(f"{top} log-probabilities were requested, and the model's server returns {len(ranked)}")
@@ -194,12 +204,11 @@ class RemoteSession(Session):
             self.engine.release(self.name)
 
     async def _complete(self, requests: Sequence[CompletionRequest]) -> list[Sample]:
-        """Have requests answered at the same time; count them as one."""
+        """Have requests answered at the same time, and count what they cost."""
         if not self._open:  # not earlier: nobody closes a session that is never used
             self._open = True
             self.engine.opened(self.name)
         results = await gather_or_cancel(*(self.engine.complete(request, self.name) for request in requests))
-        self.usage.requests += 1
         self.usage.forward_passes += max(len(sample.tokens) for result in results for sample in result.samples)
         for request, result in zip(requests, results, strict=True):
             later = sum(len(sample.tokens) - 1 for sample in result.samples)
@@ -208,8 +217,8 @@ class RemoteSession(Session):
         return [sample for result in results for sample in result.samples]
 
     def _continuation(self, sample: Sample, params: SamplingParams) -> Continuation:
-        """Cut a sample at its stop, and score it."""
+        """Cut a sample at its stop, and score it if need be."""
         end = params.stop.position(sample.tokens, self.engine.decode)
-        pairs = zip(sample.tops, sample.tokens[:end], strict=False)
+        pairs = zip(sample.tops if params.logprobs else (), sample.tokens[:end], strict=False)
         logprobs = (drawn_logprob(top, token, params.temperature, params.top_k) for top, token in pairs)
         return Continuation(sample.tokens[:end], tuple(logprobs), sample.finish if end is None else "stop")

@@ -48,7 +48,7 @@ async def probe(server: ServerClient, tokenizer: Any, modelname: str, policy: Re
             f"{here!r} to the tokenizer of --modelname {modelname}; give the model that the server runs "
             f"({one_line(server.model)[:100]})"
         )
-    server.one_seed_one_text = not await _draws_several(server, prefix, policy)
+    await _learn_sampling(server, prefix, policy)
 
 
 def _describe(server: ServerClient, listed: dict[str, Any], modelname: str) -> None:
@@ -80,13 +80,16 @@ async def _greedy(server: ServerClient, prefix: tuple[int, ...], policy: RetryPo
         raise RainError(f"{error}; {needs}") from error
 
 
-async def _draws_several(server: ServerClient, prefix: tuple[int, ...], policy: RetryPolicy) -> bool:
-    """Return whether one request with one seed gives several samples that differ."""
-    params = SamplingParams(n=3, max_tokens=8, temperature=2.0, top_k=NEEDED, seed=1)
-    try:
-        result = await server.complete(CompletionRequest(prefix, params, NEEDED), policy)
-    except WorkerFault:
-        raise
-    except RainError:
-        return False
-    return len({sample.tokens for sample in result.samples}) > 1
+async def _learn_sampling(server: ServerClient, prefix: tuple[int, ...], policy: RetryPolicy) -> None:
+    """Learn whether ids come without log-probabilities, and whether one request with one seed gives several samples."""
+    params, server.one_seed_one_text = SamplingParams(n=3, max_tokens=8, temperature=2.0, top_k=NEEDED, seed=1), False
+    for server.gives_ids in (True, False):
+        try:
+            result = await server.complete(CompletionRequest(prefix, params, 0), policy)
+        except WorkerFault:
+            raise
+        except RainError:
+            continue
+        server.one_seed_one_text = len({sample.tokens for sample in result.samples}) == 1
+        return
+    server.one_seed_one_text = True

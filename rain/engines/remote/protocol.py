@@ -38,7 +38,7 @@ def request_body(model: str, request: CompletionRequest, ignore_eos: bool) -> di
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "seed": params.seed,
-        "logprobs": request.logprobs,
+        "logprobs": request.logprobs or None,
         "stop": list(params.stop.strings),
         "stop_token_ids": sorted(params.stop.token_ids),
         "include_stop_str_in_output": True,
@@ -61,7 +61,7 @@ def read_reply(reply: Mapping[str, Any], request: CompletionRequest, vocabulary:
     """
     try:
         choices = sorted(reply["choices"], key=lambda choice: int(choice.get("index", 0)))
-        samples = [_sample(choice) for choice in choices]
+        samples = [_sample(choice, request.logprobs != 0) for choice in choices]
         details = (reply.get("usage") or {}).get("prompt_tokens_details") or {}
         cached = int(details.get("cached_tokens") or 0)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -80,7 +80,7 @@ def checked(result: CompletionResult, request: CompletionRequest, vocabulary: in
     for sample in result.samples:
         if not 0 < len(sample.tokens) <= wanted.max_tokens:
             raise ProtocolError(f"it returns {len(sample.tokens)} tokens where {wanted.max_tokens} were requested")
-        for top in sample.tops:
+        for top in (dict.fromkeys(sample.tokens, 0.0), *sample.tops):
             if wrong := [token for token in top if not 0 <= token < vocabulary]:
                 raise ProtocolError(f"it returns the token id {wrong[0]}, and the model has ids below {vocabulary}")
             if odd := [value for value in top.values() if not -math.inf < value <= ROUNDING]:
@@ -88,8 +88,11 @@ def checked(result: CompletionResult, request: CompletionRequest, vocabulary: in
     return result._replace(cached=min(result.cached, length))
 
 
-def _sample(choice: Mapping[str, Any]) -> Sample:
-    logprobs = choice.get("logprobs")
+def _sample(choice: Mapping[str, Any], scored: bool) -> Sample:
+    finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") == "stop" else "length"
+    text, logprobs = str(choice.get("text") or ""), choice.get("logprobs")
+    if not logprobs and not scored and choice.get("token_ids"):
+        return Sample(tuple(map(_token_id, choice["token_ids"])), (), finish, text)
     if not logprobs:
         raise ProtocolError("it returns no log-probabilities")
     if logprobs.get("content"):  # llama.cpp
@@ -103,8 +106,7 @@ def _sample(choice: Mapping[str, Any]) -> Sample:
     if len(own) != len(tokens):
         raise ProtocolError(f"it returns {len(own)} log-probabilities for {len(tokens)} tokens")
     tops = [_top(pairs) | {token: float(value)} for pairs, token, value in zip(best, tokens, own, strict=True)]
-    finish: Literal["stop", "length"] = "stop" if choice.get("finish_reason") == "stop" else "length"
-    return Sample(tokens, tops, finish, str(choice.get("text") or ""))
+    return Sample(tokens, tops, finish, text)
 
 
 def _top(pairs: Iterable[tuple[Any, Any]]) -> dict[int, float]:

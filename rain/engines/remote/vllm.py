@@ -130,7 +130,7 @@ class AsyncVllm:
                 temperature=0.0 if wanted.greedy_first else wanted.temperature,
                 top_k=wanted.top_k,
                 seed=wanted.seed,
-                logprobs=request.logprobs,
+                logprobs=request.logprobs or None,
                 stop=list(wanted.stop.strings),
                 stop_token_ids=sorted(wanted.stop.token_ids),
                 ignore_eos=True,
@@ -157,6 +157,8 @@ class VllmEngine(RemoteEngine):
         vocabulary: number of token ids that it has; the tokenizer's are known anyway.
     """
 
+    exact = True
+
     def __init__(self, vllm: AsyncVllm, tokenizer: Any, eos: tuple[int, ...] = (), vocabulary: int = 0) -> None:
         super().__init__(tokenizer, vllm.limit, eos)
         self.dtype = vllm.dtype
@@ -172,7 +174,7 @@ class VllmEngine(RemoteEngine):
         samples = [
             Sample(
                 tokens=tuple(part.token_ids),
-                tops=[{token: entry.logprob for token, entry in top.items()} for top in part.logprobs],
+                tops=[{token: entry.logprob for token, entry in top.items()} for top in part.logprobs or ()],
                 finish="stop" if part.finish_reason == "stop" else "length",
             )
             for part in sorted(output.outputs, key=lambda part: part.index)
