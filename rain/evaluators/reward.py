@@ -27,7 +27,8 @@ class Scored(NamedTuple):
 class RewardEvaluator(Evaluator):
     """Scores texts by tanh(x / 2), where x is the model's only logit, or the log-odds of a label.
 
-    A model with a chat template reads prompt and text as a conversation, any other as a pair of texts.
+    A model with a chat template reads prompt and text as a conversation, any other as a pair of texts. Of what is too
+    long for it, the end of the conversation is read, or the beginning of the longer text.
 
     Raises:
         RainError: it is no such model, or the label is missing or unknown.
@@ -44,6 +45,8 @@ class RewardEvaluator(Evaluator):
         if (label or len(names) > 1) and label not in names:
             raise RainError(f"reward:{name} needs one of its model's labels: reward:{source},label={'|'.join(names)}")
         self.label = names.index(label) if label else None
+        context = getattr(self.model.config, "max_position_embeddings", LONGEST)  # some cannot use all of it
+        self.limit = min(LONGEST, context, self.tokenizer.model_max_length)
         self._batcher = Batcher[tuple[str, str], Scored](self._score)
 
     def search(self, context: SearchContext) -> TextScorer:
@@ -61,16 +64,15 @@ class RewardEvaluator(Evaluator):
     def _encode(self, question: str, text: str) -> list[int]:
         if self.adapter.can_chat:
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
-            return list(self.adapter.encode_chat(turns, continues=True))
-        pair = self.tokenizer(question, text, split_special_tokens=True)
-        return list(pair["input_ids"])
+            return list(self.adapter.encode_chat(turns, continues=True))[-self.limit :]
+        options = {"truncation": "longest_first", "max_length": self.limit, "split_special_tokens": True}
+        return list(self.tokenizer(question, text, **options)["input_ids"])
 
     def _score(self, texts: list[tuple[str, str]]) -> Sequence[Scored]:
         """Return the scores of (question, text)."""
         import torch
 
-        limit = min(LONGEST, getattr(self.model.config, "max_position_embeddings", LONGEST))
-        rows = [self._encode(*each)[-limit:] for each in texts]
+        rows = [self._encode(*each) for each in texts]
         together = len(rows) if self.model.config.pad_token_id is not None else 1
         found = list[Scored]()
         for first in range(0, len(rows), together):

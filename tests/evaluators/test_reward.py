@@ -44,6 +44,15 @@ def test_the_score_is_tanh_of_half_the_only_logit_in_any_batch(kind, tmp_path):
     assert scorer.usage.tokens_computed == sum(1 + len(text) for text in texts)
 
 
+def test_a_text_that_is_too_long_loses_the_end_of_its_longer_part(tmp_path):
+    folder, model = saved(tmp_path, ["reward"])
+    evaluator = RewardEvaluator(str(folder))
+    evaluator.limit = 20
+    [score], scorer = score_texts(evaluator, ["t" * 100], "Question")
+    assert score == pytest.approx(math.tanh(logits(model, "Question", "t" * 12)[0] / 2), abs=1e-2)
+    assert scorer.usage.tokens_computed == 20
+
+
 def test_a_label_s_log_odds_count_and_one_has_to_be_chosen(tmp_path):
     folder, model = saved(tmp_path, ["bad", "so so", "good"])
     [score], _ = score_texts(RewardEvaluator(f"{folder},label=good"), ["text"], "Q")
