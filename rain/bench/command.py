@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rain.aligner import open_encoder
 from rain.bench.lengths import PUBLISHED_LENGTHS
+from rain.bench.machine import machine
 from rain.bench.measure import (
     growth,
     measure_decisions,
@@ -26,7 +27,7 @@ from rain.bench.measure import (
     without_prefetch,
 )
 from rain.bench.report import ratios, table
-from rain.bench.rows import Bench, machine
+from rain.bench.rows import Bench
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
 from rain.engines.toy import ToyEncoder

@@ -75,13 +75,19 @@ def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[st
 
 def measure_greedy(bench: Bench, answers: int, widths: Sequence[int]) -> dict[str, float]:
     """Answer the first prompts greedily, one by one, with and without a cache; and ``widths`` at once."""
+    result = _plain_greedy(bench, answers)
+    for width in widths:
+        result |= rename(asyncio.run(run_greedy(bench, bench.tree_aligner(), width, width)), f"batched_{width}")
+    return result
+
+
+def _plain_greedy(bench: Bench, answers: int) -> dict[str, float]:
+    """Answer one by one; the model is gone before the next one is loaded."""
     model, tokenizer = bench.load()
     result: dict[str, float] = {}
     for name, kept in (("uncached", False), ("cached", True)):
         aligner = bench.aligner(ReferenceEngine(model, tokenizer, keep_cache=kept), tokenizer)
         result |= rename(asyncio.run(run_greedy(bench, aligner, answers, 1)), name)
-    for width in widths:
-        result |= rename(asyncio.run(run_greedy(bench, bench.tree_aligner(), width, width)), f"batched_{width}")
     return result
 
 

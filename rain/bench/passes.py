@@ -41,26 +41,30 @@ class PassMeter:
         runner = engine.scheduler.runner
         self.weights, self.bandwidth, self.device = weights, bandwidth, runner.device
         self.bytes_each, self.passes = kv_bytes(engine.model), list[tuple[float, ...]]()
-        self._events: list[Any] = []
+        self._events: list[tuple[Any, Any]] = []
         self._forward, runner.forward = runner.forward, self._measured  # type: ignore[method-assign]
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.reset_accumulated_memory_stats(self.device)
 
     def _measured(self, batch: Batch) -> torch.Tensor:
         """Run a pass."""
         read = self.bytes_each * len({slot for span in batch.spans for slot in span.chain})
         trees = len({span.tree for span in batch.spans})
-        self._mark()
-        started = time.perf_counter()
-        logits = self._forward(batch)
+        begin, started = self._mark(), time.perf_counter()
+        logits = self._forward(batch)  # a pass that runs out of memory leaves no trace
         self.passes.append((len(batch.slots), trees, read, time.perf_counter() - started))
-        self._mark()
+        if begin is not None:
+            self._events.append((begin, self._mark()))
         return logits
 
-    def _mark(self) -> None:
-        if self.device.type == "cuda":
-            self._events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
-            self._events[-1].record(torch.cuda.current_stream(self.device))
+    def _mark(self) -> Any:
+        """Return an event that has been put into the device's stream, None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
 
     def summary(self) -> dict[str, float]:
         """Return means over the passes, and CUDA's own counters of its memory."""
@@ -68,8 +72,7 @@ class PassMeter:
             torch.cuda.synchronize(self.device)
         count = len(self.passes)
         tokens, trees, read, host = (sum(column) / count for column in zip(*self.passes, strict=True))
-        spans = zip(self._events[::2], self._events[1::2], strict=True)
-        device = sum(begin.elapsed_time(end) / 1000 for begin, end in spans) / count or host
+        device = sum(begin.elapsed_time(end) / 1000 for begin, end in self._events) / count or host
         found = {"passes": count, "tokens": tokens, "trees": trees, "host_ms": 1000 * host, "device_ms": 1000 * device}
         found |= {"kv_mib": read / 2**20, "weights_mib": self.weights / 2**20}
         found["roofline_share"] = (self.weights + read) / self.bandwidth / device

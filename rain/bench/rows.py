@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import gzip
 import json
-import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rain.aligner import Aligner
+from rain.bench.machine import forget_peak_memory, free_memory, peak_memory_mib
 from rain.configs import AlignerConfig
 from rain.core.config import Budget
 from rain.core.engine import Engine
@@ -23,18 +20,14 @@ from rain.costs import total
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
-from rain.models.dtypes import auto_dtype, cpu_features
+from rain.models.dtypes import auto_dtype
 from rain.models.loading import load_model, load_tokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape
-from rain.pool.devices import cpu_cores
 from rain.text import SentenceEncoder
 from rain.trace.record import Append
 
 if TYPE_CHECKING:
     from rain.bench.passes import PassMeter
-
-NUMBER_FEATURES = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm"}
-
 
 @dataclass
 class Bench:
@@ -150,6 +143,7 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     answers = await run_all(bench, aligner, partial(aligner.generate, budget=budget), count, width, trace)
     wall, busy = time.perf_counter() - started, time.thread_time() - busy
     row, after = summarise(answers, wall), aligner.engine.stats()
+    row["peak_memory_mib"] = peak_memory_mib(aligner.engine)
     if members:
         row["visited"] = visited(bytes(members))
     row["cpu_seconds_per_simulation"] = (time.process_time() - processor) / row["simulations"]
@@ -195,7 +189,6 @@ def summarise(answers: Sequence[Answer], wall: float) -> dict[str, Any]:
         "tokens_per_simulation": sums["tokens_computed"] / sums["simulations"],
         "computed_over_distinct": sums["tokens_computed"] / distinct if distinct else None,
         "forward_passes": sums["forward_passes"],
-        "peak_memory_mib": peak_memory_mib(),
         "answers": [answer.text for answer in answers],
     }
 
@@ -207,34 +200,3 @@ async def run_greedy(bench: Bench, aligner: Aligner, count: int, width: int) -> 
     answers = await run_all(bench, aligner, aligner.generate_baseline, count, width)
     seconds = (time.perf_counter() - started) / len(answers)
     return {"seconds": seconds, "tokens": sum(len(answer.tokens) for answer in answers) / len(answers)}
-
-
-def free_memory() -> None:
-    """Free what earlier rows left, on a GPU too."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def forget_peak_memory() -> None:
-    """Free what earlier rows left, and have the kernel count the peak from here (Linux)."""
-    free_memory()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process since ``forget_peak_memory`` (elsewhere: since it began)."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def machine() -> str:
-    """Return how many CPU cores this process has, and what decides how fast they multiply."""
-    found = sorted(cpu_features() & NUMBER_FEATURES)
-    return f"{cpu_cores()} CPU cores, {' '.join(found) or 'features unknown'}"

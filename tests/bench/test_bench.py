@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from support.tiny_models import save_tiny_model
 
 from rain.bench.lengths import PUBLISHED_LENGTHS
+from rain.bench.machine import machine, peak_memory_mib
 from rain.bench.report import ratios
 from rain.bench.rows import Bench
 from rain.cli import main
 from rain.configs import AlignerConfig
 from rain.data.datasets import Prompt
 from rain.engines.registry import PlacementConfig
-from rain.engines.toy import ToyEncoder
+from rain.engines.toy import ToyEncoder, ToyEngine
+from rain.models.loading import load_model
 
 SHORT = ("--simulations", "4", "--new-tokens", "6", "--whole-tokens", "4", "--long", "0")
 
@@ -76,6 +82,34 @@ def test_more_searches_than_prompts_repeat_the_prompts_with_other_random_numbers
     found = Bench(AlignerConfig, PlacementConfig(), prompts, ToyEncoder()).first(5)
     assert [prompt.question for prompt in found] == ["a", "b", "a", "b", "a"]
     assert found[:2] == prompts and len({prompt.id for prompt in found}) == 5
+
+
+def test_a_model_is_gone_before_the_next_one_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def load(*args: Any, **options: Any) -> tuple[Any, Any]:
+        assert [known() for known in alive] == [None] * len(alive)
+        model, tokenizer = load_model(*args, **options)
+        alive.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr("rain.bench.rows.load_model", load)
+    model = str(save_tiny_model(tmp_path / "tiny", 8192))
+    flags = ["--modelname", model, "--encoder", "toy", "--no-published", "--concurrency", "1", *SHORT]
+    assert main(["bench", *flags]) == 0
+    assert len(alive) == 5, "two rows of searches, greedy answers in both ways, whole answers"
+
+
+def test_a_gpu_is_named_and_its_memory_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 20)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert machine().startswith(f"NVIDIA H100, PyTorch {torch.__version__}, CUDA 12.8; ")
+    engine = ToyEngine()
+    assert peak_memory_mib(engine) > 30
+    engine.model = SimpleNamespace(device=torch.device("cuda", 0))  # type: ignore[attr-defined]
+    assert peak_memory_mib(engine) == 3
 
 
 def test_in_bfloat16_decisions_are_compared_in_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

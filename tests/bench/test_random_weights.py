@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from rain.bench.passes import PassMeter, kv_bytes, weight_bytes
 from rain.cli import main
 from rain.core.engine import SamplingParams
+from rain.engines.local.batch import Batch
 from rain.engines.local.engine import HfEngine
 from rain.engines.toy import ToyTokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape, shape_names
@@ -115,3 +116,41 @@ def test_every_pass_is_measured() -> None:
     assert [tokens for tokens, *_ in meter.passes] == [3, 1, 1, 1]
     assert [read // kv_bytes(model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
     assert meter.summary()["tokens"] == 1.5
+
+
+class Event:
+    """CUDA's, half a second after the one before."""
+
+    count = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.at = 0
+
+    def record(self, stream: None) -> None:
+        Event.count += 1
+        self.at = Event.count
+
+    def elapsed_time(self, other: Event) -> float:
+        return 500.0 * (other.at - self.at)
+
+
+def test_a_pass_that_runs_out_of_memory_is_not_measured_on_a_gpu_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, found in (("current_stream", None), ("memory_stats", {}), ("synchronize", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, found=found: found)
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    engine, failing = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=1000), [False, True, False, False]
+    forward = engine.scheduler.runner.forward
+
+    def fail(batch: Batch) -> torch.Tensor:
+        if failing.pop(0):
+            raise torch.OutOfMemoryError
+        return forward(batch)
+
+    monkeypatch.setattr(engine.scheduler.runner, "forward", fail)
+    meter = PassMeter(engine, 1, 1e9)
+    meter.device = torch.device("cuda")
+    asyncio.run(engine.session("a").generate([1, 2, 3], SamplingParams(max_tokens=3)))
+    assert meter.summary()["passes"] == 3 and failing == []
+    assert meter.summary()["device_ms"] == 500
