@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rain.engines.toy import EOS
+
+DEVICE = os.environ.get("RAIN_TEST_DEVICE", "cpu")
+"""Where ``tiny_model`` puts its models."""
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 IDS = {"vocab_size": EOS + 1, "eos_token_id": EOS, "bos_token_id": None, "pad_token_id": EOS}
@@ -44,7 +48,7 @@ def tiny_model(
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.normal_(0.0, deviation)
-    return model.float().eval().requires_grad_(False)
+    return model.float().eval().requires_grad_(False).to(DEVICE)
 
 
 def save_tiny_model(folder: Path, context: int, eos: int | list[int] = EOS) -> Path:
@@ -91,7 +95,8 @@ def plain_attention(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 def plain_logprobs(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
     """Return log-probabilities after each token (tokens, vocabulary) by one forward pass without any cache."""
     with plain_attention(model), torch.inference_mode():
-        return model(torch.tensor([list(tokens)]), use_cache=False).logits[0].double().log_softmax(dim=-1)
+        inputs = torch.tensor([list(tokens)], device=model.device)
+        return model(inputs, use_cache=False).logits[0].double().log_softmax(dim=-1).cpu()
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
