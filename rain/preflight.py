@@ -182,7 +182,7 @@ def learn_read_out(
     engine, tokenizer = open_engine(replace(config.model, engine="reference"), settings.placement)
     prompt_file = load_prompt(args.prompt) if args.prompt else config.prompt_file
     formatter = PromptFormatter(TokenizerAdapter(tokenizer), prompt_file)
-    with tqdm(total=len(texts), unit="text") as bar:
+    with tqdm(total=len(texts), unit="text", disable=None) as bar:
         states = hidden_states(engine, formatter, texts, bar.update)  # type: ignore[arg-type]
     learnt = learn(states, texts)
     by_length = figures(learnt, texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +146,8 @@ class Attack:
         config, every = self.search, [each for row in self.objectives for each in row]
         width = min(each.model.get_input_embeddings().weight.shape[0] for each in self.victims)
         allowed = allowed_tokens(self.victims[0].formatter.adapter.tokenizer, width)
-        with tqdm(total=config.steps, initial=state.steps, desc=title, unit="step") as bar:
+        pace = 0.1 if sys.stderr.isatty() else 60.0  # seconds: in a log file, a line now and then
+        with tqdm(total=config.steps, initial=state.steps, desc=title, unit="step", mininterval=pace) as bar:
             over = self._ends(state)
             while state.steps < config.steps and not over:
                 last, state = state, step(every, state, allowed, config)

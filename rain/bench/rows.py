@@ -29,6 +29,7 @@ from rain.trace.record import Append
 if TYPE_CHECKING:
     from rain.bench.passes import PassMeter
 
+
 @dataclass
 class Bench:
     """What is measured, and with what.

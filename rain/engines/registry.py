@@ -52,10 +52,10 @@ class PlacementConfig:
     )
     max_batch_tokens: int = setting(1024, "hf: maximum tokens of one forward pass", low=1)
     cache_tokens: int = setting(
-        0, "hf: tokens that a worker caches; beyond, the least recently used go (0: what its memory allows)", low=0
+        0, "hf: tokens kept in the KV cache; beyond, the least recently used are evicted (0: what memory allows)", low=0
     )
     prefetch: int = setting(
-        3, "searches at once, at most, that compute ahead what they will probably need (0: none)", low=0
+        3, "compute ahead what searches will probably need while at most this many run (0: never)", low=0
     )
 
     def __post_init__(self) -> None:
