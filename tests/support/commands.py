@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "HH" / "allocation.py")]
 QUICK = (
     "--engine toy --max-simulations 6 --extra-simulations 3 --min-visits 2 --candidates 4 --max-draws 3 "
-    "--max-new-tokens 12"
+    "--max-new-tokens 12 --prefetch 0"
 ).split()
+"""Short runs whose costs are the same each time: what is computed ahead depends on the clock."""
 
 
 def _options() -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_rain_run_is_the_same_command(data: Path, template: Path, tmp_path: Path
 def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
     data: Path, template: Path, tmp_path: Path
 ) -> None:
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--prefetch", 0]  # which has costs of its own
+    flags = [*QUICK, "--dataset", data, "--templates", template]
     runs = {"one": ["--concurrency", 1], "two": ["--nump", 2, "--concurrency", 1], "six": ["--concurrency", 6]}
     found = []
     for name, more in runs.items():
@@ -84,8 +84,8 @@ def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
 def test_few_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
     data: Path, template: Path, tmp_path: Path
 ) -> None:
-    runs = {"ahead": ["--concurrency", 1], "one": ["--concurrency", 1, "--prefetch", 0], "many": ["--concurrency", 6]}
-    runs["many, without"] = ["--concurrency", 6, "--prefetch", 0]
+    runs = {"one": ["--concurrency", 1], "many, without": ["--concurrency", 6]}
+    runs |= {"ahead": ["--concurrency", 1, "--prefetch", 3], "many": ["--concurrency", 6, "--prefetch", 3]}
     asked, moves = {}, []
     for name, more in runs.items():
         flags = [*QUICK, "--dataset", data, "--templates", template, *more, "--outdir", tmp_path / name]
