@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from support.tiny_task import make_aligner, make_task, prompts, records
 from support.watched import WatchedEngine
 
+from rain.core.config import Budget
 from rain.core.errors import RainError
+from rain.core.search import Search
 from rain.data.datasets import Prompt
 from rain.records import error_record
 
@@ -127,3 +130,27 @@ def test_what_all_prompts_share_is_computed_first(aligner, engine):
     engine.cache_prefix = cache_prefix
     asyncio.run(aligner.warm_up())
     assert cached == ["Is it kind?\nHuman: "]
+
+
+def test_the_last_search_computes_ahead_once_the_others_have_ended(tmp_path, monkeypatch):
+    guessed, compute = [], Search._compute_ahead
+
+    def recorded(self, guess):
+        guessed.append((self.inputs.key, len(aligner.parts.searches)))
+        return compute(self, guess)
+
+    async def both():
+        short, long = (aligner.prepare(name, "Why is it so?") for name in ("short", "long"))
+        answers = [aligner.generate(short, budget=Budget(simulations=2)), aligner.generate(long)]
+        return [answer.commits for answer in await asyncio.gather(*answers)]
+
+    monkeypatch.setattr(Search, "_compute_ahead", recorded)
+    found = []
+    for prefetch in (0, 1):
+        assert not guessed
+        aligner = make_aligner(make_task(tmp_path), WatchedEngine())
+        aligner.parts = replace(aligner.parts, prefetch=prefetch)
+        found.append(asyncio.run(both()))
+    assert found[0] == found[1]
+    assert ("0/long", 1) in guessed
+    assert {searches for _, searches in guessed} == {1}

@@ -94,7 +94,7 @@ def test_few_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
         moves.append({record["id"]: record["moves"] for record in records})
         asked[name] = sum(record["cost"]["rain"]["requests"] for record in records)
     assert all(found == moves[0] for found in moves)
-    assert min(asked["ahead"], asked["many"]) > asked["one"] == asked["many, without"], "many ends with few searches"
+    assert asked["ahead"] > asked["one"] == asked["many, without"] <= asked["many"]
 
 
 def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path, tmp_path: Path) -> None:
