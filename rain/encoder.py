@@ -25,6 +25,8 @@ class MeanPoolingEncoder:
     Args:
         model: gives ``last_hidden_state``; tokenizer: its own.
         cls: take the first token, for models that were trained so (see ``rain.models.pooling.pools_cls``).
+        batch: texts in one pass, at most.
+        remembered: embeddings that are kept, about (count).
 
     Embedding runs in a thread of its own, at the same time as the language model; texts are remembered.
 

@@ -153,18 +153,18 @@ class Rain:
         return self._thread.run(self._generate(prompts, options))
 
     async def agenerate(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
-        """Answer like ``generate``; cancelling it frees everything that it held."""
+        """Answer like ``generate``, with the same errors; cancelling it frees everything that it held."""
         return await asyncio.wrap_future(self._thread.submit(self._generate(prompts, options)))
 
     def baseline(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
-        """Answer by greedy decoding: what the model says without RAIN; arguments as for ``generate``.
+        """Answer by greedy decoding: what the model says without RAIN; arguments and errors as for ``generate``.
 
         A budget is kept too; that of the settings is for ``generate`` alone.
         """
         return self._thread.run(self._generate(prompts, options, baseline=True))
 
     def stream(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> Iterator[str]:
-        """Yield the answer's text as it becomes final; leaving the loop ends the search."""
+        """Yield the answer's text as it becomes final; leaving the loop ends the search. Errors as for ``generate``."""
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         with self._thread.running(self._pump(prompt, options, events.put)):
             while (event := events.get()) is not None:
@@ -241,6 +241,9 @@ class Rain:
 
         Args:
             labelled: a file with question, response and label; None: the goal's own.
+
+        Raises:
+            RainError: the file is faulty, or has too few texts of a label; the message names it.
         """
         aligner, config = self.aligner, self.aligner.config
         texts = load_labelled(Path(labelled) if labelled else config.task.path("labelled.jsonl"))

@@ -229,7 +229,7 @@ class SentenceEncoder(Protocol):
     """Embeds texts."""
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
-        """Return one sentence embedding for each text."""
+        """Return a sentence embedding for each text: (size,), of length 1."""
 
 
 class SpanEncoder:

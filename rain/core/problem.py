@@ -12,7 +12,7 @@ from rain.core.types import Tokens, Vector
 
 
 class Scorer(Protocol):
-    """Scores text, in [-1, 1]; the same text gets the same score and is computed once."""
+    """Scores text, in [-1, 1]; the same ids get the same score, which is computed once."""
 
     async def score(self, response: Tokens) -> float:
         """Return the score of a response (ids after the prompt, rollout included)."""
@@ -25,7 +25,7 @@ class Encoder(Protocol):
     """Embeds text."""
 
     async def encode(self, spans: Sequence[Tokens]) -> list[Vector]:
-        """Return one sentence embedding for each run of token ids."""
+        """Return a sentence embedding for each run of token ids: (size,), of length 1."""
 
 
 class StopPolicy(Protocol):

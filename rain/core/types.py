@@ -11,7 +11,7 @@ Tokens = tuple[int, ...]
 """Token ids."""
 
 Vector = NDArray[np.floating[Any]]
-"""One sentence embedding, shape (size,)."""
+"""Floating-point numbers, shape (size,): an embedding, the weights of a read-out or what read-outs say."""
 
 Json = dict[str, Any]
 """A JSON object."""
