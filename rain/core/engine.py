@@ -211,7 +211,7 @@ class Session(ABC):
         """
 
     async def read_out(self, prefix: Sequence[int], start: int, usage: Usage | None = None) -> Vector:
-        """Return the mean of each read-out of the engine over the tokens ``prefix[start:]``, at least one: (read-outs,).
+        """Return the mean of each read-out over the tokens ``prefix[start:]``, at least one: (read-outs,).
 
         Args:
             prefix: ids from the first of the context on.
