@@ -14,7 +14,7 @@ COMMANDS = {
     "run": ("rain.launch", "answer the prompts of a task with RAIN and greedily"),
     "ask": ("rain.ask", "answer a question, showing the text as it is committed"),
     "serve": ("rain.serve.command", "run an OpenAI-compatible server that streams text as it is committed"),
-    "bench": ("rain.bench.command", "compare the cost of RAIN, an imitation of the published code, and greedy decoding"),
+    "bench": ("rain.bench.command", "compare the cost of RAIN with the published way of computing and greedy decoding"),
     "goals": ("rain.tasks.goals", "what RAIN can align to, and how well the embedded model can judge it"),
     "preflight": ("rain.preflight", "measure whether an evaluator tells good texts from bad ones, and calibrate it"),
     "judge": ("rain.judges.command", "have the answers of a run scored"),
