@@ -40,9 +40,9 @@ def rows(runs: Sequence[Json], task: str, metric: str) -> list[tuple[Json, Json]
 
 
 def short(name: str) -> str:
-    """Return a model's or judge's name without its folder or owner."""
-    kind, mark, rest = name.partition(":")
-    return f"{kind}:{short(rest)}" if mark else name.rstrip("/").rsplit("/", 1)[-1]
+    """Return a model's or judge's name without its folder or owner, and without what a judge was learnt on."""
+    kind, mark, rest = name.partition(", learnt on ")[0].partition(":")
+    return f"{kind}:{short(rest)}" if mark else kind.rstrip("/").rsplit("/", 1)[-1]
 
 
 def measured_label(run: Json, row: Json) -> str:

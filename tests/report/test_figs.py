@@ -102,6 +102,7 @@ def test_groups_name_model_judge_and_number() -> None:
 def test_a_run_without_verdicts_is_left_out() -> None:
     empty = run("adv", "attack")
     empty["scores"][0].update(rain={"of": 0}, plain={"of": 0})
+    assert plot.short("readout:out/mine, learnt on part 2/2 of a.jsonl") == "readout:mine"
     assert plot.measured_groups([empty], "adv", "attack") == []
 
 
