@@ -44,6 +44,7 @@ ALONE = {
     "fluency": Kind("fluency", "FluencyEvaluator", ""),
     "random": Kind("chance", "RandomEvaluator", ".*"),
 }
+"""By what stands before the colon."""
 
 Spec = str | ReadOutFile | ModelSpec
 """A specification whose files have been read, so that it can be sent to another machine."""
