@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = "--engine toy --max-simulations 2 --extra-simulations 1 --max-new-tokens 4".split()
 DATA = {
-    "HH": {"demo.jsonl", "labelled.jsonl", "preflight_smollm2.json", "templates"},
+    "HH": {"demo.jsonl", "labelled.jsonl", "preflight_smollm2.json", "preflight_smollm2_readout.json", "templates"},
     "adv": {"demo.json", "labelled.jsonl", "preflight_smollm2.json", "templates"},
     "truth": {"demo.jsonl", "labelled.jsonl", "preflight_smollm2.json", "templates"},
     "imdb": {"openings.jsonl", "labelled.jsonl", "labelled_generated.jsonl", "preflight_smollm2.json", "templates"},
@@ -75,7 +75,7 @@ def test_the_wheel_has_the_data_of_the_tasks_and_nothing_else_of_their_folders(s
 
 def test_goals_are_listed_with_what_was_measured(python: Python, site: Path) -> None:
     shown = python("-m", "rain", "goals")
-    assert "harmless_words.txt" in shown
+    assert "sentiment_words.txt" in shown
     assert str(site) in shown, "the templates are those of the wheel"
 
 
