@@ -116,7 +116,7 @@ def test_drawn_tokens_have_the_logprobs_that_the_transformers_engine_gives_them(
         assert logprob == pytest.approx(raw[token], abs=1e-3)
 
 
-def test_label_logprobs_are_those_of_the_transformers_engine_and_from_a_server_at_least_the_floor(small, transformers_engine):
+def test_label_logprobs_are_exact_and_from_a_server_at_least_the_floor(small, transformers_engine):
     prompt = tuple(small.tokenizer.encode(TEXTS[0]))
     there = next_logprobs(transformers_engine, prompt, top=20, ids=(5, 30000))
     here = next_logprobs(small, prompt, top=20, ids=(5, 30000))
