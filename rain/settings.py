@@ -49,7 +49,8 @@ def add_answer_flags(parser: argparse.ArgumentParser) -> None:
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings among what a command line has given."""
-    return {name: value for name, value in vars(args).items() if name in known_names()}
+    known = known_names()
+    return {name: value for name, value in vars(args).items() if name in known}
 
 
 def known_names() -> list[str]:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="none", choices=("none", "auto"), help="none: the paper's; auto: as rain run does")
     add("--concurrency", type=int, nargs="+", default=[1, 8], help="searches at once (default: 1 8)")
     add("--no-published", action="store_true", help="skip the baseline implementation, which is slow")
-    add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none)")
+    add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none; default: 1)")
     add("--whole-tokens", type=int, default=32, help="maximum tokens of a whole response (default: 32)")
     add("--growth", action="store_true", help="also measure how cost grows with T, the response and the prompts")
     add("--json", type=Path, help="write the result here")

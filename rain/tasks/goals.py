@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Print all goals."""
     head = ["goal", "task", "guided by", "template", "texts", "accuracy", "calibrated, held out", "AUC", "expect"]
     print(text_table([head, *(_row(goal) for goal in GOALS.values())], "<<<<>>>><"))
-    print(f"measured with {MODEL} by rain preflight ; accuracy of label words: by the paper's votes")
+    print(f"measured with {MODEL} by rain preflight; accuracy of label words: by the paper's votes")
     print(f"templates are in {load('hh').folder.parent}")
     print("another model: rain preflight --task TASK --modelname MODEL; a goal of your own: docs/goals.md")
     return 0
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace) -> int:
 def _row(goal: Goal) -> list[str]:
     task = load(goal.task)
     preset = task.presets.get(MODEL, {})
-    template, file = task.path(preset.get("templates", task.template)), preset["calibration"]
-    shown = "-" if "evaluator" in preset else str(template.relative_to(task.folder.parent))
-    _, measured = read_preflight(task.path(READ_OUT if "evaluator" in preset else file))
+    template = str(task.path(preset.get("templates", task.template)).relative_to(task.folder.parent))
+    template, file = ("-", READ_OUT) if "evaluator" in preset else (template, preset["calibration"])
+    _, measured = read_preflight(task.path(file))
     low, high = measured.held_out_interval
     calibrated = f"{measured.held_out_accuracy:.0%} ({low:.0%}-{high:.0%})"
     figures = [str(measured.texts), f"{measured.accuracy:.0%}", calibrated, f"{measured.auc:.2f}"]
     guides = ", ".join(preset.get("evaluator", ("labels",)))
-    return [goal.name, goal.task, guides, shown, *figures, measured.expectation]
+    return [goal.name, goal.task, guides, template, *figures, measured.expectation]
