@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from rain.core.concurrency import cancel_all
+from rain.core.concurrency import run_within
 from rain.generation import Answer, Piece
 from rain.methods.base import Generation
 from rain.plain import PlainGeneration
@@ -28,13 +27,7 @@ async def send_events(
                 sent += len(piece.text)
                 put(piece)
 
-    task = asyncio.ensure_future(run())
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds or None)
-        if done:
-            task.result()
-    finally:
-        await cancel_all([task])
+    await run_within(run(), seconds or None)
     answer = generation.answer()
     if answer.text[sent:]:
         put(Piece(answer.text[sent:], None, len(answer.tokens)))

@@ -119,8 +119,10 @@ class Rain:
         self._thread = LoopThread()
         try:
             chats = not task and "chat_template" not in settings and load_goal(goal or DEFAULT_GOAL).chat
-            config = chat_config(made.aligner, tokenizer) if chats else made.aligner
-            check_read_outs(config)
+            config = made.aligner
+            if chats:
+                config = chat_config(config, tokenizer)
+                check_read_outs(config)
             evaluator = FunctionEvaluator(scorer) if scorer else None
             prefetch = made.placement.prefetch
             self.aligner = Aligner(

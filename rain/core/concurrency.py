@@ -26,6 +26,17 @@ async def gather_or_cancel(*coroutines: Any) -> list[Any]:
         raise
 
 
+async def run_within(work: Coroutine[Any, Any, None], seconds: float | None) -> None:
+    """Run something at most so long (None: no limit); then, or if this call is cancelled, it is cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if task.done():
+            task.result()  # whatever it raised, a TimeoutError of its own too
+    finally:
+        await cancel_all([task])
+
+
 async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel tasks, and wait until all of them have ended."""
     ending = list(tasks)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from rain.core.concurrency import cancel_all, gather_or_cancel
+from rain.core.concurrency import gather_or_cancel, run_within
 from rain.core.config import Budget
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
@@ -112,13 +111,7 @@ class Drafting(Generation):
         At the end of the seconds, those that are not finished are given up.
         """
         left = self.budget.seconds - self.seconds if self.budget.seconds and self.drafts else None
-        drawing = asyncio.ensure_future(self._draw(count))
-        try:
-            await asyncio.wait([drawing], timeout=left)
-            if drawing.done():
-                drawing.result()  # whatever it raised, a TimeoutError of an evaluator too
-        finally:
-            await cancel_all([drawing])
+        await run_within(self._draw(count), left)
 
     async def _draw(self, count: int) -> None:
         before, prefix = self._spent(), self.prompt.tokens
