@@ -28,7 +28,8 @@ class MeanPoolingEncoder:
         batch: texts in one pass, at most.
         remembered: embeddings that are kept, about (count).
 
-    Embedding runs in a thread of its own, at the same time as the language model; texts are remembered.
+    A GPU embeds in a thread of its own, at the same time as the language model works. On a CPU both would need the same
+    cores, and two teams of OpenMP threads take longer together than one after the other. Texts are remembered.
 
     Source: sentence-transformers/all-MiniLM-L6-v2: mean over tokens, then length 1; at most 256 tokens.
     """
@@ -41,8 +42,7 @@ class MeanPoolingEncoder:
         self._known: dict[str, Vector] = {}
         self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
         self._task: asyncio.Task[None] | None = None
-        # With a second team of OpenMP threads all would sleep between operations, and passes take twice as long.
-        self._thread = ThreadPoolExecutor(1, "embedding", torch.set_num_threads, (1,))
+        self._thread = ThreadPoolExecutor(1, "embedding")
 
     @classmethod
     def load(cls, name: str) -> MeanPoolingEncoder:
@@ -51,6 +51,11 @@ class MeanPoolingEncoder:
         from rain.models.pooling import pools_cls
 
         return cls(*load_encoder(name), cls=pools_cls(name))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it computes on the CPU."""
+        return bool(next(self.model.parameters()).device.type == "cpu")
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return one embedding for each text: (hidden size,), float32, length 1."""
@@ -66,12 +71,14 @@ class MeanPoolingEncoder:
 
     async def _loop(self) -> None:
         """Embed what was requested in the meantime, until nothing is left."""
-        loop = asyncio.get_running_loop()
         while self._queue:
             asked, self._queue = self._queue, []
             texts = sorted({text for group, _ in asked for text in group}, key=lambda text: (len(text), text))
             try:
-                vectors = await loop.run_in_executor(self._thread, self.embed, texts)
+                if self.on_cpu:
+                    vectors = self.embed(texts)
+                else:
+                    vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self.embed, texts)
             except Exception as error:  # handed to everybody who waits for this batch
                 for _, future in asked:
                     if not future.done():

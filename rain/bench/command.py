@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--long", type=int, default=10, help="first simulations with T = 50 and prompts as published (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
-    add("--prefetch", type=int, default=3, help="searches at once, at most, that compute ahead (default: 3)")
+    add("--prefetch", type=int, default=8, help="simulations computed ahead (default: 8)")
     add("--encoder", default="minilm", help="sentence encoder (toy: a formula, for machines without any)")
     add("--engines", nargs="*", default=[], choices=("vllm", "http"), help="further engines as rows")
     add("--base-url", default="", help="of --engines http")
@@ -137,7 +137,7 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     found += [
         Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, without_prefetch(bench), w))
         for w in widths
-        if w <= bench.placement.prefetch
+        if bench.placement.prefetch
     ]
     if args.long:
         found += long_steps(bench, args)

@@ -66,7 +66,7 @@ def table(result: dict[str, Any]) -> str:
     rows = named_rows(result)
     cells = [["", "s/sim", "CPU s/sim", "s/token", "calls/sim", "tokens/sim", "comp/dist", "outside", "MiB"]]
     for name, row in rows:
-        distinct, outside = row["computed_over_distinct"], row.get("outside_model_share")
+        distinct, outside = row["computed_over_distinct"], row.get("outside_models_share")
         committed = row["seconds_per_committed_token"]
         cells.append(
             [

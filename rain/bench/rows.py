@@ -130,9 +130,9 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
 
     Returns:
         the row: see ``summarise``; where searches end early, which nodes the first one visited; of engines in this
-        process also the shares of the time in the model, in the search (with batching and sampling), idle (waiting,
-        for embeddings mostly) and, at the same time, in the embedding thread; with random weights, what single passes
-        take (``PassMeter``).
+        process also the shares of the time in the model, in the encoder (on a CPU they take turns), and outside both:
+        in the search (with batching and sampling), or idle; with random weights, what single passes take
+        (``PassMeter``).
     """
     forget_peak_memory()
     await aligner.warm_up()
@@ -152,9 +152,10 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     row["embedding_share"] = (getattr(bench.encoder, "seconds", 0.0) - embedded) / wall
     if after.passes:
         row["model_share"] = (after.model_seconds - before.model_seconds) / wall
-        row["outside_model_share"] = 1 - row["model_share"]
-        row["idle_share"] = min(row["outside_model_share"], max(0.0, 1 - busy / wall))
-        row["search_share"] = row["outside_model_share"] - row["idle_share"]
+        in_turn = row["embedding_share"] if getattr(bench.encoder, "on_cpu", False) else 0.0
+        row["outside_models_share"] = 1 - row["model_share"] - in_turn
+        row["idle_share"] = min(row["outside_models_share"], max(0.0, 1 - busy / wall))
+        row["search_share"] = row["outside_models_share"] - row["idle_share"]
         row["evictions"], row["passes"] = after.evictions, after.passes - before.passes
     calls = row.get("passes") or row["forward_passes"]  # a pass that several searches share is one call
     row["calls_per_simulation"] = calls / row["simulations"]

@@ -1,7 +1,7 @@
 """Computing ahead: what the next simulation will probably need, while the present one is scored.
 
 Simulations of one search follow each other, and each is a few passes of the model with a few tokens, which is mostly
-the reading of the weights. So a second simulation in the same passes costs little, if its leaf can be guessed before
+the reading of the weights. So further simulations in the same passes cost little, if their leaves can be guessed before
 the score is known. Requests are functions of key and prefix alone: what was computed for a right guess is what would
 have been computed anyway, and a wrong guess is waste. The tree is changed by real simulations only.
 """
@@ -17,12 +17,6 @@ from rain.core.concurrency import cancel_all, start_shared
 from rain.core.config import RainConfig
 from rain.core.tree import Node, needs_addition, select_child
 from rain.core.types import Tokens
-
-STREAMS = 2
-"""Guesses that are computed at the same time: with the simulation itself, three texts grow in each pass."""
-
-AHEAD = 4
-"""Simulations that are guessed after the present one, at most: each guess builds on those before it."""
 
 Result = TypeVar("Result")
 
@@ -86,18 +80,18 @@ class Prefetch:
     """What one search computes ahead.
 
     Args:
-        allowed: asked before each guess.
+        limit: simulations that are guessed after the present one, at most: each guess builds on those before it.
         guess: returns the next guess after some visits, None if there is none.
         compute: computes what a guess needs; returns its score.
     """
 
     def __init__(
         self,
-        allowed: Callable[[], bool],
+        limit: int,
         guess: Callable[[Sequence[Visit]], Guess | None],
         compute: Callable[[Guess], Coroutine[Any, Any, float]],
     ) -> None:
-        self._allowed, self._guess, self._compute = allowed, guess, compute
+        self._limit, self._guess, self._compute = limit, guess, compute
         self._visits: list[Visit] = []
         self._guesses: dict[tuple[Node, bool], tuple[Guess, asyncio.Task[float]]] = {}
         self._results: dict[tuple[str, Tokens], asyncio.Task[Any]] = {}
@@ -113,15 +107,13 @@ class Prefetch:
             self._visits = []
 
     def _go_on(self) -> None:
-        """Start guesses, as many as may run at the same time."""
-        while self._visits and len(self._visits) <= AHEAD and self._allowed():
+        """Start guesses, as many as can be made and may be."""
+        while self._visits and len(self._visits) <= self._limit:
             guess = self._guess(self._visits)
             if guess is None:
                 return
             key = guess.path[-1], guess.expands
             if key not in self._guesses:
-                if sum(not task.done() for _, task in self._guesses.values()) >= STREAMS:
-                    return
                 task = start_shared(self._compute(guess))
                 self._guesses[key] = guess, task
                 task.add_done_callback(lambda _: self._go_on())

@@ -64,7 +64,7 @@ class Search:
         eager: expand a leaf in the simulation that reaches it, as the published code does, instead of when a later
             simulation first passes through it. It changes no decision, only what is computed.
         out_of_budget: asked before each simulation; once it says yes, the response ends with what is committed.
-        may_prefetch: asked in each simulation: whether to compute meanwhile what the next one will probably need
+        prefetch: simulations of which is computed ahead what they will probably need, at most
             (``rain/core/prefetch.py``). It changes no decision, only what is computed, and when.
 
     Attributes:
@@ -84,14 +84,14 @@ class Search:
         *,
         eager: bool = False,
         out_of_budget: Callable[[], bool] = lambda: False,
-        may_prefetch: Callable[[], bool] = lambda: False,
+        prefetch: int = 0,
     ) -> None:
         self.inputs = inputs
         self.session = session
         self.config = config
         self.eager = eager
         self.out_of_budget = out_of_budget
-        self.prefetch = Prefetch(may_prefetch, lambda past: guess_next(self.root, past, config), self._compute_ahead)
+        self.prefetch = Prefetch(prefetch, lambda past: guess_next(self.root, past, config), self._compute_ahead)
         self.candidates = Candidates(session, config, inputs.key)
         self.root = Node((), step=0)
         self.prefix: Tokens = inputs.prompt

@@ -55,7 +55,7 @@ class PlacementConfig:
         0, "hf: tokens kept in the KV cache; beyond, the least recently used are evicted (0: what memory allows)", low=0
     )
     prefetch: int = setting(
-        3, "compute ahead what searches will probably need while at most this many run (0: never)", low=0
+        8, "simulations of each search that are computed ahead, as far as they can be guessed (0: none)", low=0
     )
 
     def __post_init__(self) -> None:

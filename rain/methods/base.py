@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rain.core.config import Budget
@@ -32,8 +32,7 @@ class Parts:
         aim: of the task.
         method: settings of the method.
         eager: see ``Search``.
-        prefetch: searches at once, at most, that compute ahead (count).
-        searches: that run.
+        prefetch: see ``Search``.
     """
 
     engine: Engine
@@ -45,7 +44,6 @@ class Parts:
     method: MethodConfig
     eager: bool = False
     prefetch: int = 0
-    searches: set[Generation] = field(default_factory=set)
 
 
 class Generation(ABC):

@@ -28,12 +28,8 @@ class TreeSearch(Generation):
             prompt.search,
             eager=parts.eager,
             out_of_budget=self.out_of_budget,
-            may_prefetch=self._may_prefetch,
+            prefetch=0 if budget.tokens else parts.prefetch,  # where tokens are counted, none is spent on guesses
         )
-
-    def _may_prefetch(self) -> bool:
-        """Tell whether the model has time for guesses; where a budget counts tokens, none is spent on them."""
-        return len(self.parts.searches) <= self.parts.prefetch and not self.budget.tokens
 
     @property
     def simulations(self) -> int:
@@ -48,7 +44,6 @@ class TreeSearch(Generation):
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
         recorder = self._search.observer = self._recorder() if self.prompt.trace else None
-        self.parts.searches.add(self)
         try:
             async for commit in self._search.commits():
                 text = self.policy.text(commit.tokens)
@@ -59,7 +54,6 @@ class TreeSearch(Generation):
                 answer = self.answer()
                 recorder.ended(answer.finish, answer.text, answer.cost)
         finally:
-            self.parts.searches.remove(self)
             await self._search.prefetch.close()
             if recorder:
                 recorder.close()

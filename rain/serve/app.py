@@ -93,8 +93,11 @@ class Routes:
     async def metrics(self, request: Request) -> Response:
         """Return the counters."""
         service = self._open(request, "/metrics")
-        stats = service.rain.aligner.engine.stats() if service.rain else EngineStats()
-        return Response(service.metrics.text(stats), media_type=CONTENT_TYPE_LATEST)
+        stats, embedding = EngineStats(), 0.0
+        if service.rain:
+            parts = service.rain.aligner.parts
+            stats, embedding = parts.engine.stats(), getattr(parts.encoder, "seconds", 0.0)
+        return Response(service.metrics.text(stats, embedding), media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request) -> Response:
         """Return the page."""

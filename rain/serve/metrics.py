@@ -36,6 +36,7 @@ class Metrics:
                 ("evictions", "how often cached tokens were dropped for lack of room"),
             )
         }
+        self._embedding = Gauge("rain_embedding_seconds", "time in the sentence encoder so far", registry=self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, registry=self.registry)
@@ -43,8 +44,9 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, registry=self.registry, buckets=SECONDS)
 
-    def text(self, stats: EngineStats) -> bytes:
-        """Return everything in Prometheus's format."""
+    def text(self, stats: EngineStats, embedding: float) -> bytes:
+        """Return everything in Prometheus's format; ``embedding``: time in the sentence encoder so far (s)."""
+        self._embedding.set(embedding)
         for name, value in stats._asdict().items():
             self._engine[name].set(value)
         return generate_latest(self.registry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from support.stand_ins import FakeSession, alike, all_nodes, inputs, run_search, unlike
@@ -68,7 +67,7 @@ def judge(response) -> float:
     return 1.0 if sum(response) % 7 == 0 else -1.0 + sum(response) % 5 / 4
 
 
-async def slow_search(prefetch: Callable[[], bool], embed=unlike) -> tuple[list, list, int, Search]:
+async def slow_search(prefetch: int, embed=unlike) -> tuple[list, list, int, Search]:
     """Return the commits, the statistics of their trees, and the rounds that they took."""
     rounds = Rounds()
     session = SlowSession(rounds)
@@ -81,7 +80,7 @@ async def slow_search(prefetch: Callable[[], bool], embed=unlike) -> tuple[list,
         return await score(response)
 
     found.scorer.score = slow_score
-    search = Search(found, session, CONFIG, may_prefetch=prefetch)
+    search = Search(found, session, CONFIG, prefetch=prefetch)
     commits, trees, prefix = [], [], found.prompt
     try:
         async for commit in search.commits():
@@ -95,22 +94,19 @@ async def slow_search(prefetch: Callable[[], bool], embed=unlike) -> tuple[list,
 
 
 @pytest.mark.parametrize("embed", [alike, unlike])
-def test_the_same_trees_are_made_in_fewer_rounds(embed):
-    commits, trees, rounds, _ = asyncio.run(slow_search(lambda: False, embed))
-    ahead_commits, ahead_trees, ahead_rounds, search = asyncio.run(slow_search(lambda: True, embed))
-    assert (ahead_commits, ahead_trees) == (commits, trees)
+def test_the_same_trees_are_made_in_fewer_rounds_the_more_is_computed_ahead(embed):
+    commits, trees, rounds, _ = asyncio.run(slow_search(0, embed))
     assert len(commits) > 3
-    assert ahead_rounds < 0.8 * rounds
-
-
-def test_a_search_that_may_now_and_then_makes_the_same_trees():
-    turns = iter([True, False, False] * 1000)
-    assert asyncio.run(slow_search(lambda: next(turns)))[:2] == asyncio.run(slow_search(lambda: False))[:2]
+    for ahead, most in ((1, 0.9), (8, 0.8)):
+        ahead_commits, ahead_trees, ahead_rounds, _ = asyncio.run(slow_search(ahead, embed))
+        assert (ahead_commits, ahead_trees) == (commits, trees)
+        assert ahead_rounds < most * rounds
+        rounds = ahead_rounds
 
 
 def test_nothing_is_left_when_a_search_is_given_up():
     async def left(turns: int) -> set[asyncio.Task]:
-        task = asyncio.create_task(slow_search(lambda: True))
+        task = asyncio.create_task(slow_search(8))
         for _ in range(turns):
             await asyncio.sleep(0)
         running = len(asyncio.all_tasks())
@@ -124,19 +120,26 @@ def test_nothing_is_left_when_a_search_is_given_up():
 
 def test_what_fails_ahead_fails_where_it_is_needed():
     class Broken(FakeSession):
+        lost = None
+
         async def generate(self, prefix, params):
             await asyncio.sleep(0)
-            if params.purpose == "rollout" and len(self.rollouts) >= 5:
+            if params.purpose == "rollout" and prefix == self.lost:
                 raise RainError("lost")
             return await super().generate(prefix, params)
 
+    whole = Broken(CHANCES)
+    run_search(Search(inputs(judge), whole, CONFIG))
+
     def run(prefetch):
-        search = Search(inputs(judge), Broken(CHANCES), CONFIG, may_prefetch=lambda: prefetch)
+        session = Broken(CHANCES)
+        session.lost = whole.rollouts[5].prefix
+        search = Search(inputs(judge), session, CONFIG, prefetch=prefetch)
         with pytest.raises(RainError, match="lost"):
             run_search(search)
         return search.simulations
 
-    assert run(True) == run(False)
+    assert run(8) == run(0) == 5
 
 
 def test_the_guess_is_the_next_leaf_if_the_score_is_that_of_the_parent():

@@ -156,7 +156,9 @@ def test_fifty_searches_on_two_servers(task):
         survive(task, engine_on(first, second, policy=replace(QUICK, reply=60.0, retry=60.0)), 50, SEEDS)
 
 
-def test_a_cancelled_text_does_not_keep_the_encoder_from_the_others():
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_cancelled_text_does_not_keep_the_encoder_from_the_others(monkeypatch, on_cpu):
+    monkeypatch.setattr(MeanPoolingEncoder, "on_cpu", on_cpu)
     encoder = MeanPoolingEncoder(LetterEncoder().requires_grad_(False), letter_tokenizer)
 
     async def run(rng):
@@ -168,4 +170,6 @@ def test_a_cancelled_text_does_not_keep_the_encoder_from_the_others():
 
     for seed in range(SEEDS):
         outcomes = asyncio.run(run(random.Random(seed)))
-        assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == 1
+        cancelled = [outcome for outcome in outcomes if isinstance(outcome, asyncio.CancelledError)]
+        assert len(cancelled) == 1 or (on_cpu and not cancelled)  # there it may be done already
+        assert all(len(outcome[0]) == 16 for outcome in outcomes if outcome not in cancelled)

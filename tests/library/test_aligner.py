@@ -132,25 +132,24 @@ def test_what_all_prompts_share_is_computed_first(aligner, engine):
     assert cached == ["Is it kind?\nHuman: "]
 
 
-def test_the_last_search_computes_ahead_once_the_others_have_ended(tmp_path, monkeypatch):
+def test_a_search_computes_ahead_unless_its_budget_counts_tokens(tmp_path, monkeypatch):
     guessed, compute = [], Search._compute_ahead
 
     def recorded(self, guess):
-        guessed.append((self.inputs.key, len(aligner.parts.searches)))
+        guessed.append(self.inputs.key)
         return compute(self, guess)
 
     async def both():
-        short, long = (aligner.prepare(name, "Why is it so?") for name in ("short", "long"))
-        answers = [aligner.generate(short, budget=Budget(simulations=2)), aligner.generate(long)]
+        counted, free = (aligner.prepare(name, "Why is it so?") for name in ("counted", "free"))
+        answers = [aligner.generate(counted, budget=Budget(tokens=10**6)), aligner.generate(free)]
         return [answer.commits for answer in await asyncio.gather(*answers)]
 
     monkeypatch.setattr(Search, "_compute_ahead", recorded)
     found = []
-    for prefetch in (0, 1):
+    for prefetch in (0, 8):
         assert not guessed
         aligner = make_aligner(make_task(tmp_path), WatchedEngine())
         aligner.parts = replace(aligner.parts, prefetch=prefetch)
         found.append(asyncio.run(both()))
     assert found[0] == found[1]
-    assert ("0/long", 1) in guessed
-    assert {searches for _, searches in guessed} == {1}
+    assert set(guessed) == {"0/free"}

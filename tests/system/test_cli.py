@@ -81,7 +81,7 @@ def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
     assert {path.name for path in result_paths(tmp_path / "two")} <= {"res_0.jsonl", "res_1.jsonl"}
 
 
-def test_few_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
+def test_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
     data: Path, template: Path, tmp_path: Path
 ) -> None:
     runs = {"one": ["--concurrency", 1], "many, without": ["--concurrency", 6]}
@@ -94,7 +94,7 @@ def test_few_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
         moves.append({record["id"]: record["moves"] for record in records})
         asked[name] = sum(record["cost"]["rain"]["requests"] for record in records)
     assert all(found == moves[0] for found in moves)
-    assert asked["ahead"] > asked["one"] == asked["many, without"] <= asked["many"]
+    assert asked["ahead"] > asked["one"] == asked["many, without"] < asked["many"]
 
 
 def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path, tmp_path: Path) -> None:
