@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from rain.core.config import RainConfig
-from rain.core.engine import Stop
 from rain.core.errors import RainError
 from rain.core.problem import SearchInputs
 from rain.core.search import Commit, Search
+from rain.core.stop import Stop
 from rain.core.tree import Node
 from rain.core.types import Tokens, Vector
 from rain.engines.scripted import NotRecorded, ScriptedSession

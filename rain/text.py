@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rain.core.config import LONGEST_SET
-from rain.core.engine import BYTES_PER_CHARACTER, Stop
 from rain.core.errors import RainError
+from rain.core.stop import BYTES_PER_CHARACTER, Stop
 from rain.core.types import Tokens, Vector
 
 PAUSES = (",", ".", "?", ":", ";", "\n")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rain.core.engine import Stop
+from rain.core.stop import Stop
 from rain.core.types import Tokens, Vector
 
 

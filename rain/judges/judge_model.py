@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from rain.core.engine import Engine, SamplingParams, Session, Stop
+from rain.core.engine import Engine, SamplingParams, Session
+from rain.core.stop import Stop
 from rain.core.types import Tokens
 from rain.evaluators.labels import LabelScores, SelfEvalPrompt
 from rain.evaluators.templates import Template

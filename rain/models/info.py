@@ -14,7 +14,8 @@ from rain.models.loading import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from rain.core.engine import Decode, ReadOut
+    from rain.core.engine import ReadOut
+    from rain.core.stop import Decode
 
 UNLIMITED = 1 << 30
 

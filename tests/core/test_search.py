@@ -9,9 +9,9 @@ import pytest
 from support.stand_ins import EOS, PROMPT, FakeSession, alike, all_nodes, inputs, numbered, run_search, search
 
 from rain.core.config import RainConfig
-from rain.core.engine import Stop
 from rain.core.problem import request_seed
 from rain.core.search import Search
+from rain.core.stop import Stop
 
 CHANCES = {1: 0.2, 2: 0.5, 3: 0.1, 4: 0.15, 6: 0.05}
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rain.core.engine import Engine, SamplingParams, Stop
+from rain.core.engine import Engine, SamplingParams
 from rain.core.errors import RainError
+from rain.core.stop import Stop
 
 CONTEXT = 256
 DRAWS = 400

@@ -16,8 +16,9 @@ from engines.contract import CONTEXT, EngineContract, Subject
 from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, tiny_model
 from support.witness import Witness, computed_tokens, largest_error
 
-from rain.core.engine import SamplingParams, Stop
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, UnclearFault
+from rain.core.stop import Stop
 from rain.engines.local.engine import HfEngine
 from rain.engines.reference import ReferenceEngine
 from rain.engines.toy import ToyTokenizer

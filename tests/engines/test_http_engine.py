@@ -11,8 +11,9 @@ from support.completions_server import Ways, engine_on, serving
 from support.stand_ins import run_search, search
 
 from rain.core.config import RainConfig
-from rain.core.engine import SamplingParams, Stop
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
+from rain.core.stop import Stop
 from rain.engines.remote.client import RetryPolicy, ServerClient
 from rain.engines.remote.engine import drawn_logprob
 from rain.engines.remote.http import ServerPool, open_http

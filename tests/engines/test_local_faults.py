@@ -8,8 +8,9 @@ import pytest
 import torch
 from support.tiny_models import tiny_model
 
-from rain.core.engine import SamplingParams, Stop
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, UnclearFault, WorkerFault
+from rain.core.stop import Stop
 from rain.engines.local.engine import HfEngine
 from rain.engines.local.linear import can_pack
 from rain.engines.local.self_check import check_tokens

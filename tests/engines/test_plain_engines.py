@@ -9,8 +9,9 @@ from engines.contract import CONTEXT, EngineContract, Subject
 from support.completions_server import serving
 from support.tiny_models import save_tiny_model, tiny_model
 
-from rain.core.engine import SamplingParams, Stop
+from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
+from rain.core.stop import Stop
 from rain.engines.reference import ReferenceEngine
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 from rain.engines.toy import EOS, ToyEngine, ToyTokenizer

@@ -22,10 +22,11 @@ from support.tiny_models import save_tiny_model  # noqa: E402
 from support.vllm_models import SharedRandomness, is_alive, vllm_server, wait_until  # noqa: E402
 
 from rain.core.config import RainConfig  # noqa: E402
-from rain.core.engine import SamplingParams, Stop  # noqa: E402
+from rain.core.engine import SamplingParams  # noqa: E402
 from rain.core.errors import RainError  # noqa: E402
 from rain.core.problem import SearchInputs  # noqa: E402
 from rain.core.search import Search  # noqa: E402
+from rain.core.stop import Stop  # noqa: E402
 from rain.engines.local.engine import HfEngine  # noqa: E402
 from rain.engines.registry import ModelConfig, PlacementConfig, open_engine  # noqa: E402
 from rain.engines.remote.http import open_http  # noqa: E402

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from rain.core.config import RainConfig
-from rain.core.engine import Continuation, SamplingParams, Session, Stop, Usage
+from rain.core.engine import Continuation, SamplingParams, Session, Usage
 from rain.core.problem import SearchInputs
 from rain.core.search import Commit, Search
+from rain.core.stop import Stop
 from rain.core.tree import Node
 from rain.core.types import Tokens, Vector
 

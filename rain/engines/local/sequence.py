@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Literal
 
-from rain.core.engine import Continuation, Decode, SamplingParams, Usage
+from rain.core.engine import Continuation, SamplingParams, Usage
+from rain.core.stop import Decode
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sampling import TOP, Draw, NextTokenDistribution
 
