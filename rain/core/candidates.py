@@ -1,4 +1,4 @@
-"""The token sets that a node may be continued with (expansion and node addition)."""
+"""What a search draws: the token sets that a node may be continued with (expansion, node addition), and rollouts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from rain.core.config import RainConfig
 from rain.core.engine import SamplingParams, Session
-from rain.core.problem import request_seed
+from rain.core.problem import SearchInputs, request_seed
 from rain.core.tree import clamp_greedy
 from rain.core.types import Tokens
 
@@ -81,3 +81,26 @@ class Candidates:
 def _clamped(found: Mapping[Tokens, float]) -> list[Candidate]:
     """Return candidates, the greedy one first, with its prior clamped."""
     return list(zip(found, clamp_greedy(list(found.values())), strict=True))
+
+
+async def draw_rollout(session: Session, inputs: SearchInputs, prefix: Tokens, limit: int) -> Tokens:
+    """Continue a leaf by plain sampling up to the next pause; the tokens are for scoring only.
+
+    Args:
+        session: of the language model.
+        inputs: of the search.
+        prefix: ids up to and with the leaf.
+        limit: length of the response in tokens, prompt included.
+    """
+    policy, remaining = inputs.policy, limit - len(prefix)
+    if remaining <= 0 or policy.complete(prefix[len(inputs.prompt) :]):
+        return ()
+    params = SamplingParams(
+        max_tokens=policy.rollout_tokens(remaining),
+        stop=policy.rollout_stop,
+        seed=request_seed(inputs.key, "rollout", prefix),
+        logprobs=False,
+        purpose="rollout",
+    )
+    [continuation] = await session.generate(prefix, params)
+    return continuation.tokens

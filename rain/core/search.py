@@ -15,24 +15,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from rain.core.candidates import Candidate, Candidates
+from rain.core.candidates import Candidate, Candidates, draw_rollout
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
-from rain.core.engine import SamplingParams, Session
+from rain.core.engine import Session
 from rain.core.observer import Observer
 from rain.core.prefetch import Guess, Prefetch, guess_next
-from rain.core.problem import SearchInputs, request_seed
-from rain.core.tree import (
-    Node,
-    backward,
-    mix_uniform,
-    most_visited,
-    needs_addition,
-    normalise,
-    select_child,
-)
+from rain.core.problem import SearchInputs
+from rain.core.tree import Node, backward, mix_uniform, most_visited, needs_addition, normalise, select_child
 from rain.core.types import Tokens
 
 
@@ -187,22 +180,9 @@ class Search:
         return await self.inputs.scorer.score(self._response(prefix + rollout))
 
     async def _rollout(self, prefix: Tokens) -> Tokens:
-        """Continue a leaf by plain sampling up to the next pause; the tokens are for scoring only."""
-        return await self.prefetch.result("rollout", prefix, lambda: self._draw_rollout(prefix))
-
-    async def _draw_rollout(self, prefix: Tokens) -> Tokens:
-        policy, remaining = self.inputs.policy, self.limit - len(prefix)
-        if remaining <= 0 or policy.complete(self._response(prefix)):
-            return ()
-        params = SamplingParams(
-            max_tokens=policy.rollout_tokens(remaining),
-            stop=policy.rollout_stop,
-            seed=request_seed(self.inputs.key, "rollout", prefix),
-            logprobs=False,
-            purpose="rollout",
-        )
-        [continuation] = await self.session.generate(prefix, params)
-        return continuation.tokens
+        """Return a rollout from the leaf with this prefix; the tokens are for scoring only."""
+        draw = partial(draw_rollout, self.session, self.inputs, prefix, self.limit)
+        return await self.prefetch.result("rollout", prefix, draw)
 
     async def _expand(self, node: Node, prefix: Tokens) -> None:
         """Attach children unless that was done, or the node is terminal (expansion)."""
