@@ -23,20 +23,24 @@ from rain.methods.base import Generation, Parts
 from rain.methods.config import MethodConfig
 from rain.methods.whole_answers import begin
 from rain.plain import PlainGeneration
-from rain.prompts import PromptFormatter, check_messages, is_tokens
+from rain.prompts import PromptFormatter, check_length, check_messages, is_tokens
 from rain.records import answer_record, error_record
 from rain.text import Message, SentenceEncoder, TokenizerAdapter
 from rain.trace.record import Append
 
-LONGEST_TOKEN = 16
-"""Characters that a token stands for at most, on average: a longer prompt is refused before it is read."""
 
+def open_config_evaluator(config: AlignerConfig, adapter: TokenizerAdapter, *, upright: bool = False) -> Evaluator:
+    """Return what a configuration scores texts with.
 
-def open_config_evaluator(config: AlignerConfig, adapter: TokenizerAdapter) -> Evaluator:
-    """Return what a configuration scores texts with; ``adapter`` is that of the model that writes."""
-    cut = config.task.cut_after_full_stop
+    Args:
+        config: whose evaluators, template and constants.
+        adapter: of the model that writes.
+        upright: good is what the task's first target says, as in labelled texts, whatever the configuration's target.
+    """
+    cut, settings = config.task.cut_after_full_stop, config.evaluation
+    settings = replace(settings, invert=False) if upright else settings
     open_oracle = partial(OracleEvaluator, task=config.task.name)
-    return open_evaluator(config.evaluators, config.template, config.evaluation, adapter, cut, open_oracle)
+    return open_evaluator(config.evaluators, config.template, settings, adapter, cut, open_oracle)
 
 
 class Aligner:
@@ -121,21 +125,13 @@ class Aligner:
         return PreparedPrompt(id, question, prompt, tokens, search, seed, stop, trace)
 
     def _encode(self, prompt: str | Sequence[Message] | Tokens, raw: bool) -> Tokens:
-        """Return a prompt's ids; one that cannot possibly fit is refused before it is tokenised."""
+        """Return a prompt's ids."""
         if is_tokens(prompt):
             tokens = prompt
         else:
             text: str | Sequence[Message] = prompt  # type: ignore[assignment]
-            length = len(text) if isinstance(text, str) else sum(len(part["content"]) for part in check_messages(text))
-            if length > LONGEST_TOKEN * self.engine.context:
-                raise PromptTooLong(
-                    f"the prompt of {length} characters leaves no room for an answer in the model's context of "
-                    f"{self.engine.context} tokens",
-                    None,
-                    self.engine.context,
-                )
-            plain = raw and isinstance(text, str)
-            tokens = self.adapter.bos + self.adapter.encode(str(text)) if plain else self.formatter.encode(text)
+            check_length(text, self.engine.context)
+            tokens = self.formatter.encode(text, raw=raw)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
         return tokens

@@ -1,4 +1,4 @@
-"""What a call of ``Rain`` takes: a prompt in one of its forms, and options for that call alone."""
+"""What a call of ``Rain`` takes: a prompt in one of its forms, and options for that call alone; how it begins."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from rain.aligner import Aligner
 from rain.core.config import Budget
 from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator
+from rain.generation import PreparedPrompt
+from rain.methods.base import Generation
 from rain.methods.config import MethodConfig
+from rain.plain import PIECE, PlainGeneration
 from rain.prompts import is_tokens
 from rain.text import Message
+from rain.trace.record import SUFFIX, Append, to_file, trace_file
 
 PromptLike = str | Sequence[Message] | Tokens
 """A question, a conversation, or the token ids of a prompt."""
@@ -78,3 +83,50 @@ def is_one_prompt(prompts: Any) -> bool:
 def prompt_id(prompt: Any) -> str:
     """Return the id of a prompt, which its random numbers come from; equal prompts have the same."""
     return f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
+
+
+def prepare_prompt(aligner: Aligner, prompt: PromptLike, options: Mapping[str, Any]) -> PreparedPrompt:
+    """Return a prompt as an aligner takes it, with what the options of a call say of it.
+
+    Raises:
+        RainError: there is no such prompt or option, or they do not suit the aligner.
+    """
+    check_options(options)
+    if not isinstance(prompt, Sequence):
+        raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
+    id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
+    if changed.get("trace") is not None:
+        changed["trace"] = _trace(Path(changed["trace"]), id, aligner.config.method.method)
+    stop = changed.get("stop") or ()
+    changed["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return aligner.prepare(id, prompt, **changed)
+
+
+def begin(
+    aligner: Aligner, prompt: PromptLike | PreparedPrompt, options: Mapping[str, Any], plain: bool = False
+) -> tuple[Generation | PlainGeneration, float]:
+    """Return the answer that ``Rain.aevents`` sends, about to begin, and the seconds that it may take (0: no limit)."""
+    rest = dict(options)
+    evaluator, method, budget = rest.pop("evaluator", None), rest.pop("method", None), rest.get("budget")
+    if not isinstance(prompt, PreparedPrompt):
+        prompt = prepare_prompt(aligner, prompt, rest)
+    elif late := set(rest) - {"budget"}:
+        raise RainError(f"the prompt is prepared already; {min(late)} is an option of aprepare")
+    seconds = budget.seconds if budget else 0.0
+    if plain:
+        return aligner.begin_baseline(prompt, PIECE, budget), seconds
+    return aligner.begin(prompt, budget, evaluator, method), seconds
+
+
+def _trace(given: Path, id: str, method: str) -> Append:
+    """Return what records a search in a file, or in its file of a folder."""
+    if method != "rain":
+        raise RainError(f"trace records searches, and method {method!r} does not search; leave trace out")
+    return to_file(given if given.name.endswith(SUFFIX) else trace_file(given, id))
+
+
+def check_traces(prompts: Sequence[PromptLike], options: Mapping[str, Any]) -> None:
+    """Refuse to record the searches of several prompts in the same file."""
+    file = str(options.get("trace", "")).endswith(SUFFIX)
+    if file or ("trace" in options and len(set(map(prompt_id, prompts))) < len(prompts)):
+        raise RainError("trace takes a folder and different prompts here: each search gets a file of its own")

@@ -136,12 +136,14 @@ class Settings:
         placement: where the model runs.
         run: prompts, results and workers.
         preset: the settings that an embedded model's preset has set, for printing.
+        format_known: whether the prompt format is final.
     """
 
     aligner: AlignerConfig
     placement: PlacementConfig
     run: RunConfig
     preset: Mapping[str, Any]
+    format_known: bool
 
     def without_preset_of(self, replaced: Sequence[type[Any]]) -> Settings:
         """Return the settings without what the preset says of these classes, where something else takes its place."""

@@ -1,34 +1,78 @@
-"""What an answer sends while it is made: text with commits, and at last itself."""
+"""What an answer sends while it is made: text with commits, and at last itself; from one thread into another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import aclosing
+import asyncio
+import queue
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, suppress
 
 from rain.core.concurrency import run_within
+from rain.core.errors import RainError
 from rain.generation import Answer, Piece
+from rain.loop_thread import LoopThread
 from rain.methods.base import Generation
 from rain.plain import PlainGeneration
 
 Event = Piece | Answer
 """Text that has become final; or, at last, the whole answer."""
 
+Sent = Event | BaseException | None
+"""What goes into another thread: events, then None at the end of them; or what ended them."""
 
-async def send_events(
-    generation: Generation | PlainGeneration, seconds: float, put: Callable[[Event], None]
-) -> None:
-    """Run a generation, at most so long (0: no limit), and send its pieces and its answer."""
+Begin = Callable[[], tuple[Generation | PlainGeneration, float]]
+"""Begins an answer; returns it with the seconds that it may take (0: no limit)."""
+
+
+def receive(thread: LoopThread, begin: Begin) -> Generator[Event, None, None]:
+    """Yield what an answer in another thread sends; closing the generator ends the answer."""
+    events: queue.SimpleQueue[Sent] = queue.SimpleQueue()
+    with thread.running(_send(begin, events.put)):
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+
+async def areceive(thread: LoopThread, begin: Begin) -> AsyncGenerator[Event, None]:
+    """Yield like ``receive``, without blocking the caller's event loop."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[Sent]()
+
+    def put(event: Sent) -> None:
+        with suppress(RuntimeError):  # the caller's loop has ended, and nobody is listening
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    future = thread.submit(_send(begin, put))
+    try:
+        while (event := await events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        future.cancel()
+
+
+async def _send(begin: Begin, put: Callable[[Sent], None]) -> None:
+    """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
     sent = 0
 
-    async def run() -> None:
+    async def send_pieces(generation: Generation | PlainGeneration) -> None:
         nonlocal sent
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
                 sent += len(piece.text)
                 put(piece)
 
-    await run_within(run(), seconds or None)
-    answer = generation.answer()
-    if answer.text[sent:]:
-        put(Piece(answer.text[sent:], None, len(answer.tokens)))
-    put(answer)
+    try:
+        generation, seconds = begin()
+        await run_within(send_pieces(generation), seconds or None)
+        answer = generation.answer()
+        if answer.text[sent:]:
+            put(Piece(answer.text[sent:], None, len(answer.tokens)))
+        put(answer)
+        put(None)
+    except Exception as error:
+        put(error)
+    except asyncio.CancelledError:
+        put(RainError("this Rain object was closed while it was answering"))
+        raise

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from rain.configs import AlignerConfig, Settings
+from rain.configs import AlignerConfig, Settings, SourcesConfig
+from rain.core.config import RainConfig
 from rain.core.errors import RainError
-from rain.settings import make_settings
+from rain.evaluators.labels import EvaluationConfig
+from rain.settings import check_read_outs, make_settings
 from rain.tasks import load
 from rain.tasks.goals import load_goal
 
 DEFAULT_GOAL = "harmless"
 
 
-def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, Any]) -> Settings:
-    """Return the settings of a goal (default: harmless) or of a benchmark."""
+def make_goal_settings(
+    goal: str | None, task: str | None, given: Mapping[str, Any], search: RainConfig | None = None, scorer: bool = False
+) -> Settings:
+    """Return the settings of a goal (default: harmless) or of a benchmark.
+
+    Constants of the ``search`` replace all others, and a ``scorer`` the evaluators: their presets are left out.
+    """
     if goal and task:
         raise RainError("give a goal or a task, not both")
-    if task:
-        return make_settings(load(task), given)
+    settings = make_settings(load(task), given) if task else _of_goal(goal, given)
+    if search:
+        if twice := {field.name for field in fields(search)} & set(given):
+            raise RainError(f"{min(twice)} is a part of search; give it there, or leave search out")
+        settings = replace(settings, aligner=replace(settings.aligner, search=search))
+    return settings.without_preset_of([RainConfig] * bool(search) + [SourcesConfig, EvaluationConfig] * scorer)
+
+
+def _of_goal(goal: str | None, given: Mapping[str, Any]) -> Settings:
     found = load_goal(goal or DEFAULT_GOAL)
     if given.get("target", found.name) != found.name:
         raise RainError(f"the goal is {found.name}, the target {given['target']!r}; give one goal and no target")
@@ -30,7 +44,8 @@ def make_goal_settings(goal: str | None, task: str | None, given: Mapping[str, A
 
 
 def chat_config(config: AlignerConfig, tokenizer: Any) -> AlignerConfig:
-    """Return the configuration with the model's chat template as the prompt format, if it has one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return config
-    return replace(config, prompting=replace(config.prompting, chat_template=True), prompt_file=None)
+    """Return the configuration with the model's chat template as the prompt format, if it has one; check read-outs."""
+    if getattr(tokenizer, "chat_template", None):
+        config = replace(config, prompting=replace(config.prompting, chat_template=True), prompt_file=None)
+    check_read_outs(config)
+    return config

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
-from rain.core.errors import RainError
+from rain.core.errors import PromptTooLong, RainError
 from rain.core.types import Tokens
 from rain.text import PROBES, Message, TokenizerAdapter, common_start
 
 WORTH_CACHING = 16
 """Shared prefixes shorter than this (tokens) are not worth a cache entry of their own."""
+
+LONGEST_TOKEN = 16
+"""Characters that a token stands for at most, on average: a longer prompt is refused before it is tokenised."""
 
 
 class PromptFile(NamedTuple):
@@ -37,16 +40,19 @@ class PromptFormatter:
         self.adapter = adapter
         self.prompt_file = prompt_file
 
-    def encode(self, prompt: str | Sequence[Message]) -> Tokens:
+    def encode(self, prompt: str | Sequence[Message], *, raw: bool = False) -> Tokens:
         """Return the prompt's ids; text in it cannot become special tokens.
 
         Args:
             prompt: a question, or a conversation, which is always rendered with the chat template. A last message of
                 the assistant is continued.
+            raw: take a string as it is, without prompt file and chat template.
 
         Raises:
             RainError: the conversation is malformed, or the model has no chat template for it.
         """
+        if isinstance(prompt, str) and raw:
+            return self.adapter.bos + self.adapter.encode(prompt)
         if isinstance(prompt, str) and self.prompt_file is not None:
             before, after = self.prompt_file
             return self.adapter.bos + self.adapter.encode(before + prompt + after)
@@ -64,6 +70,15 @@ class PromptFormatter:
         """Return ids that (nearly) every prompt begins with; () if there are too few to be worth caching."""
         ids = common_start([self.encode(text) for text in PROBES])
         return ids if len(ids) >= WORTH_CACHING else ()
+
+
+def check_length(prompt: str | Sequence[Message], context: int) -> None:
+    """Refuse a prompt that cannot possibly fit into the model's context (tokens), before it is tokenised."""
+    contents = [prompt] if isinstance(prompt, str) else [message["content"] for message in check_messages(prompt)]
+    length = sum(map(len, contents))
+    if length > LONGEST_TOKEN * context:
+        what = f"the prompt of {length} characters leaves no room for an answer in the model's context of"
+        raise PromptTooLong(f"{what} {context} tokens", None, context)
 
 
 def check_messages(messages: Sequence[Message]) -> Sequence[Message]:

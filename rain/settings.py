@@ -110,7 +110,7 @@ def make_settings(task: Task, given: Mapping[str, Any], *, format_known: bool = 
     check_engine(aligner.model, placement)
     if run.trace and method.method != "rain":
         raise RainError(f"--trace records searches, and --method {method.method} does not search; leave --trace out")
-    return Settings(aligner, placement, run, preset)
+    return Settings(aligner, placement, run, preset, format_known)
 
 
 def check_read_outs(config: AlignerConfig) -> None:

@@ -84,14 +84,7 @@ def _clamped(found: Mapping[Tokens, float]) -> list[Candidate]:
 
 
 async def draw_rollout(session: Session, inputs: SearchInputs, prefix: Tokens, limit: int) -> Tokens:
-    """Continue a leaf by plain sampling up to the next pause; the tokens are for scoring only.
-
-    Args:
-        session: of the language model.
-        inputs: of the search.
-        prefix: ids up to and with the leaf.
-        limit: length of the response in tokens, prompt included.
-    """
+    """Continue a leaf by plain sampling up to the next pause; ``limit``: of the response (tokens, with the prompt)."""
     policy, remaining = inputs.policy, limit - len(prefix)
     if remaining <= 0 or policy.complete(prefix[len(inputs.prompt) :]):
         return ()

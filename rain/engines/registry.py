@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from rain.engines.local.engine import HfEngine
 
 ENGINES = ("hf", "vllm", "http", "reference", "toy")
+
+LOADED_ALREADY = ("engine", "modelname", "dtype", "quantization", "device_map", "base_url")
+"""Settings that say how a model is loaded."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,15 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
     if not placement.cache_tokens:
         say(f"rain: room for {engine.scheduler.cache_tokens:,} tokens in the cache (--cache-tokens)", sys.stderr)
     return engine, tokenizer
+
+
+def check_loaded(tokenizer: Any, given: Collection[str]) -> None:
+    """Refuse a loaded model without its tokenizer, or with settings that say how to load it."""
+    if tokenizer is None:
+        raise RainError("a loaded model needs its tokenizer: Rain(model, tokenizer)")
+    for name in LOADED_ALREADY:
+        if name in given:
+            raise RainError(f"{name} cannot be chosen for a model that is loaded already; leave it out")
 
 
 def open_loaded(model: PreTrainedModel, tokenizer: Any, placement: PlacementConfig) -> HfEngine:

@@ -85,6 +85,17 @@ def describe(spec: Spec) -> str:
     return f"readout:{spec.name} {spec.digest}" if isinstance(spec, ReadOutFile) else str(spec)
 
 
+def by_name(specs: Sequence[Spec], opened: Evaluator) -> dict[str, Evaluator]:
+    """Return each part of what ``open_evaluator`` returned by its specification, and the whole, joined by +.
+
+    Read-outs share an evaluator; where there are several, there is the whole only.
+    """
+    names = [describe(spec).partition(" ")[0] for spec in sorted(specs, key=lambda spec: isinstance(spec, str))]
+    parts = opened.evaluators if isinstance(opened, WorstOf) else []
+    alone = dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}
+    return {**alone, "+".join(names): opened}
+
+
 def open_evaluator(
     specs: Sequence[Spec],
     template: Template,
