@@ -18,6 +18,20 @@ PIECE = 16
 NO_LIMIT = Budget()
 
 
+def next_piece(budget: Budget, room: int, computed: int, uncomputed: int, longest: int = 0) -> int:
+    """Return how many tokens to write before the budget is looked at again, at least 1.
+
+    Args:
+        budget: of the whole answer.
+        room: tokens that the text may still have.
+        computed: tokens computed so far.
+        uncomputed: tokens before it that are computed for the first time.
+        longest: maximum length of a piece; 0: PIECE where seconds are limited, else whatever there is room for.
+    """
+    piece = min(room, longest or (PIECE if budget.seconds else room))
+    return min(piece, max(1, budget.tokens - computed - uncomputed)) if budget.tokens else piece
+
+
 class PlainGeneration:
     """What the model says without RAIN; ``pieces`` runs it, once, ``answer`` may be asked at any time.
 
@@ -33,7 +47,7 @@ class PlainGeneration:
         self, engine: Engine, policy: TextStopPolicy, prompt: PreparedPrompt, piece: int = 0, budget: Budget = NO_LIMIT
     ) -> None:
         self.prompt, self.policy, self.budget = prompt, policy, budget
-        self._piece, self._started = piece or (PIECE if budget.seconds else 0), time.perf_counter()
+        self._piece, self._started = piece, time.perf_counter()
         self._session = engine.session(f"{prompt.id}/plain")
         self._tokens: Tokens = ()
         self._finish: str | None = None
@@ -64,10 +78,8 @@ class PlainGeneration:
     async def _extend(self) -> None:
         start = len(self.prompt.tokens)
         left = self.prompt.search.limit(start) - start - len(self._tokens)
-        length = min(left, self._piece) if self._piece else left
-        if self.budget.tokens:
-            prompt = 0 if self._tokens else start
-            length = min(length, max(1, self.budget.tokens - self._session.usage.tokens_computed - prompt))
+        computed, uncomputed = self._session.usage.tokens_computed, 0 if self._tokens else start
+        length = next_piece(self.budget, left, computed, uncomputed, self._piece)
         params = SamplingParams(max_tokens=length, greedy_first=True, stop=self.policy.stop)
         [continuation] = await self._session.generate(self.prompt.tokens + self._tokens, params)
         self._tokens += continuation.tokens

@@ -16,7 +16,7 @@ from rain.core.types import Tokens
 from rain.generation import Answer, CommittedText, Draft, PreparedPrompt
 from rain.methods.base import Generation, Parts
 from rain.methods.config import MOST_DRAFTS
-from rain.plain import PIECE
+from rain.plain import next_piece
 
 Spent = tuple[int, float]
 """Tokens computed, and seconds."""
@@ -137,7 +137,7 @@ class Drafting(Generation):
             RainError: there is no room for a first one.
         """
         tokens: Tokens = ()
-        room = self._check_room(prefix)
+        room = self.room(prefix)
         room = min(room, longest or room)
         while len(tokens) < room:
             if self.drafts and self.out_of_budget():
@@ -145,7 +145,7 @@ class Drafting(Generation):
                 raise Done
             if tokens and self.out_of_budget():
                 return Written(tokens, "budget")
-            piece = self._next_piece(room - len(tokens), 0 if tokens else len(prefix))
+            piece = next_piece(self.budget, room - len(tokens), self.computed, 0 if tokens else len(prefix))
             params = self._params(prefix + tokens, piece, 1, greedy=greedy)
             [more] = await self._session.generate(prefix + tokens, params)
             tokens += more.tokens
@@ -153,36 +153,20 @@ class Drafting(Generation):
                 return Written(tokens, finish)
         return Written(tokens, "length")
 
-    def _check_room(self, prefix: Tokens) -> int:
-        """Return the room for a text, see ``write``."""
-        room = self.room(prefix)
-        if not room and self.drafts:
-            raise Done
-        if not room:
-            raise RainError(f"the prompt of {len(prefix)} tokens leaves no room for an answer in the model's context")
-        return room
-
-    def _next_piece(self, room: int, uncomputed: int) -> int:
-        """Return how many tokens to write before the budget is looked at again.
-
-        Args:
-            room: tokens that the text may still have.
-            uncomputed: tokens before it that are computed for the first time.
-        """
-        piece = min(room, PIECE) if self.budget.seconds else room
-        if self.budget.tokens:
-            piece = min(piece, max(1, self.budget.tokens - self.computed - uncomputed))
-        return piece
-
     async def write_draft(self, prefix: Tokens, *, greedy: bool = True) -> None:
-        """Write one draft without asking the evaluator; of a later one that the budget cuts nothing is kept."""
+        """Write one draft without asking the evaluator; a later one that the budget cuts short is given up."""
         before = self._spent()
         self._add([await self.write(prefix, greedy=greedy)], [None], before, self._spent())
 
     def room(self, prefix: Tokens) -> int:
-        """Return the maximum length of an answer that continues a prefix (tokens), 0 where there is no room for it."""
+        """Return the maximum length of an answer that continues a prefix (tokens); errors as for ``write``."""
         start = len(self.prompt.tokens)
-        return max(0, min(self.prompt.search.limit(start) - start, self.parts.engine.context - len(prefix)))
+        room = min(self.prompt.search.limit(start) - start, self.parts.engine.context - len(prefix))
+        if room < 1 and self.drafts:
+            raise Done
+        if room < 1:
+            raise RainError(f"the prompt of {len(prefix)} tokens leaves no room for an answer in the model's context")
+        return room
 
     def _params(self, prefix: Tokens, length: int, count: int, *, greedy: bool) -> SamplingParams:
         """Return how to write: one greedy draft as greedy answers are, others as the search draws its candidates."""
