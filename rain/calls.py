@@ -1,8 +1,7 @@
-"""What a call of ``Rain`` takes: a prompt in one of its forms, and options for that call alone; how it begins."""
+"""What a call of ``Rain`` takes, a prompt in one of its forms and options for that call alone, and how it begins."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from rain.methods.base import Generation
 from rain.methods.config import MethodConfig
 from rain.plain import PIECE, PlainGeneration
 from rain.prompts import is_tokens
+from rain.settings import check_names
 from rain.text import Message
 from rain.trace.record import SUFFIX, Append, to_file, trace_file
 
@@ -61,18 +61,6 @@ class EventOptions(CallOptions, total=False):
     method: MethodConfig | None
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse names that are not options of a call.
-
-    Raises:
-        RainError: it names the first unknown one, and the option that resembles it most.
-    """
-    for name in options:
-        if name not in CallOptions.__annotations__:
-            near = difflib.get_close_matches(name, CallOptions.__annotations__, 1)
-            raise RainError(f"a call has no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
 def is_one_prompt(prompts: Any) -> bool:
     """Tell one prompt from a list of prompts."""
     if isinstance(prompts, (str, Mapping)) or is_tokens(prompts) or not isinstance(prompts, Iterable):
@@ -91,7 +79,7 @@ def prepare_prompt(aligner: Aligner, prompt: PromptLike, options: Mapping[str, A
     Raises:
         RainError: there is no such prompt or option, or they do not suit the aligner.
     """
-    check_options(options)
+    check_names(options, CallOptions.__annotations__, "a call has no option")
     if not isinstance(prompt, Sequence):
         raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
     id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
@@ -119,7 +107,7 @@ def begin(
 
 
 def _trace(given: Path, id: str, method: str) -> Append:
-    """Return what records a search in a file, or in its file of a folder."""
+    """Return what records a search: in the file that was given, or in its own file in the folder that was given."""
     if method != "rain":
         raise RainError(f"trace records searches, and method {method!r} does not search; leave trace out")
     return to_file(given if given.name.endswith(SUFFIX) else trace_file(given, id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def make_settings(task: Task, given: Mapping[str, Any], *, format_known: bool = 
     Raises:
         RainError: a name is unknown, a value is out of range, or a template or calibration cannot be read.
     """
-    check_names(given)
+    check_names(given, known_names(), "there is no setting")
     preset = choose_preset(task, given)
     layers: list[Mapping[str, Any]] = [_in_folder(task, task_defaults(task)), _resolve_target(task, given)]
     layers += [layer for part in (_in_folder(task, preset), given) for layer in (_calibration(task, part), part)]
@@ -146,17 +146,16 @@ def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) ->
             raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse names that are not settings.
+def check_names(names: Iterable[str], known: Collection[str], refusal: str) -> None:
+    """Refuse names that are not known, with a message that begins like ``refusal``.
 
     Raises:
-        RainError: it names the first unknown one, and the setting that resembles it most.
+        RainError: it names the first unknown one, and the known one that resembles it most.
     """
-    known = known_names()
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise RainError(f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise RainError(f"{refusal} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _in_folder(task: Task, layer: Mapping[str, Any]) -> dict[str, Any]:
