@@ -14,9 +14,8 @@ from rain.core.config import RainConfig
 from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
-from rain.engines.registry import ModelConfig, PlacementConfig
+from rain.engines.registry import READ_OUT_ENGINES, ModelConfig, PlacementConfig
 from rain.evaluators.labels import EvaluationConfig
-from rain.evaluators.readout_file import ENGINES
 from rain.evaluators.registry import KINDS, Spec, describe
 from rain.evaluators.templates import Template
 from rain.methods.config import MethodConfig
@@ -155,6 +154,6 @@ class Settings:
         shown = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in self.preset.items()}
         chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
         name, engine = self.aligner.model.name, self.aligner.model.engine
-        lost = "evaluator" in self.aligner.task.presets.get(name, {}) and engine not in ENGINES
+        lost = "evaluator" in self.aligner.task.presets.get(name, {}) and engine not in READ_OUT_ENGINES
         why = f"; its read-out is not used, since --engine {engine} cannot read hidden states" if lost else ""
         return f"rain: preset for {name}: {chosen} (preset none: the paper's settings){why}" if chosen else ""

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rain.engines.registry import ModelConfig
+from rain.engines.registry import READ_OUT_ENGINES, ModelConfig
 from rain.evaluators.calibration import calibrated_by
-from rain.evaluators.readout_file import ENGINES
 from rain.flags import build
 from rain.tasks.task import Task
 
@@ -27,7 +26,7 @@ def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     asked = given.get("evaluator", preset.get("evaluator", ("labels",)))
     labels = "labels" in asked or "templates" in given or "votes" in given or _calibrates_labels(task, given)
     unused: set[str] = set()
-    if "evaluator" in preset and (labels or model.engine not in ENGINES):
+    if "evaluator" in preset and (labels or model.engine not in READ_OUT_ENGINES):
         unused |= {"evaluator", "chat_template"}
     elif "evaluator" in preset and "evaluator" not in given:
         unused |= set(LABEL_SETTINGS)

@@ -13,10 +13,10 @@ from rain.configs import AlignerConfig, PromptingConfig, RunConfig, Settings, So
 from rain.core.config import RainConfig
 from rain.core.errors import RainError
 from rain.core.fields import flag
-from rain.engines.registry import ModelConfig, PlacementConfig, check_engine
+from rain.engines.registry import READ_OUT_ENGINES, ModelConfig, PlacementConfig, check_engine
 from rain.evaluators.calibration import read_calibration
 from rain.evaluators.labels import EvaluationConfig
-from rain.evaluators.readout_file import ENGINES, ReadOutFile, prompt_format
+from rain.evaluators.readout_file import ReadOutFile, prompt_format
 from rain.evaluators.registry import Spec, describe, is_one_way, parse_spec
 from rain.evaluators.templates import Template, load_prompt
 from rain.flags import add_flags, build
@@ -122,7 +122,7 @@ def check_read_outs(config: AlignerConfig) -> None:
     model = config.model
     for spec in config.evaluators:
         if isinstance(spec, ReadOutFile):
-            if model.engine not in ENGINES:
+            if model.engine not in READ_OUT_ENGINES:
                 needed = f"--evaluator readout:{spec.name} needs hidden states"
                 raise RainError(f"{needed}, which --engine {model.engine} cannot read; use --engine hf")
             spec.check(model.name, prompt_format(config.prompt_file))

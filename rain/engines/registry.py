@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ENGINES = ("hf", "vllm", "http", "reference", "toy")
 
+READ_OUT_ENGINES = ("hf", "reference")
+"""Those that can read hidden states."""
+
 LOADED_ALREADY = ("engine", "modelname", "dtype", "quantization", "device_map", "base_url")
 """Settings that say how a model is loaded."""
 

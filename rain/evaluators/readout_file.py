@@ -20,8 +20,6 @@ from rain.prompts import PromptFile
 from rain.results.inputs import same_weights
 
 CHAT = "chat template"
-ENGINES = ("hf", "reference")
-"""Engines that can read hidden states."""
 FORMAT = 1
 
 

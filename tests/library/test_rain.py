@@ -273,7 +273,7 @@ def test_what_is_announced_of_a_preset_is_what_is_used(open_rain, monkeypatch, c
 
 
 def test_a_read_out_must_suit_the_prompt_format_that_is_used(chat_rain, open_rain, monkeypatch):
-    monkeypatch.setattr("rain.settings.ENGINES", ("toy",))
+    monkeypatch.setattr("rain.settings.READ_OUT_ENGINES", ("toy",))
 
     async def nothing(self, engine):
         return None
