@@ -90,7 +90,8 @@ def by_name(specs: Sequence[Spec], opened: Evaluator) -> dict[str, Evaluator]:
 
     Read-outs share an evaluator; where there are several, there is the whole only.
     """
-    names = [describe(spec).partition(" ")[0] for spec in sorted(specs, key=lambda spec: isinstance(spec, str))]
+    order = sorted(specs, key=lambda spec: not isinstance(spec, ReadOutFile))  # that in which they were opened
+    names = [describe(spec).partition(" ")[0] for spec in order]
     parts = opened.evaluators if isinstance(opened, WorstOf) else []
     alone = dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}
     return {**alone, "+".join(names): opened}

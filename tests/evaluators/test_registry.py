@@ -18,7 +18,7 @@ from rain.evaluators.chance import RandomEvaluator
 from rain.evaluators.function import FunctionEvaluator
 from rain.evaluators.labels import SelfEvalPrompt
 from rain.evaluators.model import ModelEvaluator, ModelSpec, open_model
-from rain.evaluators.registry import describe, open_evaluator, parse_spec
+from rain.evaluators.registry import by_name, describe, open_evaluator, parse_spec
 from rain.evaluators.templates import Template
 from rain.judges.base import JudgeConfig
 from rain.judges.keywords import KeywordJudge
@@ -130,6 +130,17 @@ def test_the_smallest_score_counts_and_is_calibrated():
     assert score_texts(WorstOf([high, low]), ["a"])[0] == [-0.25]
     [score], _ = score_texts(WorstOf([high, low], offset=-1.0, scale=2.0), ["a"])
     assert score == pytest.approx(math.tanh(2 * (math.atanh(-0.25) + 1)))
+
+
+def test_each_of_several_evaluators_has_its_own_name(monkeypatch):
+    guard = FunctionEvaluator(lambda question, text: 0.0)
+    monkeypatch.setattr("rain.evaluators.registry.open_model", lambda *_: guard)
+    aligner = make_settings(load("adv"), {"engine": "toy", "evaluator": ("random", "model:guard")}).aligner
+    whole = open_evaluator(aligner.evaluators, WORDS, aligner.evaluation, None, False, OracleEvaluator)
+    named = by_name(aligner.evaluators, whole)
+    assert list(named) == ["random", "model:guard", "random+model:guard"]
+    assert (named["model:guard"], named["random+model:guard"]) == (guard, whole)
+    assert isinstance(named["random"], RandomEvaluator)
 
 
 def test_another_model_is_asked_in_its_own_tokens():
