@@ -1,4 +1,4 @@
-"""What aligns text: one model, one evaluator, one encoder; the command, the library and the benchmark call it alike."""
+"""What aligns text: one model, one evaluator and one encoder, for the command, the library and the benchmark alike."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def open_config_evaluator(config: AlignerConfig, adapter: TokenizerAdapter, *, u
     """Return what a configuration scores texts with.
 
     Args:
-        config: whose evaluators, template and constants.
+        config: says what scores texts, and how.
         adapter: of the model that writes.
-        upright: good is what the task's first target says, as in labelled texts, whatever the configuration's target.
+        upright: score for the task's first target, which labels of texts are about, whatever the configuration says.
     """
     cut, settings = config.task.cut_after_full_stop, config.evaluation
     settings = replace(settings, invert=False) if upright else settings
@@ -51,7 +51,7 @@ class Aligner:
         engine: of the language model.
         tokenizer: of the language model.
         encoder: of texts, for the similarity of siblings.
-        evaluator: scores texts; None: those of the configuration.
+        evaluator: scores texts; None: that of the configuration.
         eager: see ``Search``.
         prefetch: see ``PlacementConfig``.
 

@@ -32,12 +32,12 @@ class CallOptions(TypedDict, total=False):
     Attributes:
         seed: of the random numbers.
         max_new_tokens: length of the answer, at most (tokens).
-        budget: simulations, tokens or seconds; the answer so far is the answer when it ends.
+        budget: of simulations, tokens or seconds; once it is spent, the answer so far is the answer.
         question: what the evaluators read in place of the prompt.
         stop: a string before which the answer ends, or several.
         raw: continue the text itself, without prompt file and chat template.
-        trace: a folder, or for one prompt also a file NAME.jsonl.gz: the search is recorded there; a search of the same
-            prompt that is there is replaced.
+        trace: a folder, or for one prompt also a file NAME.jsonl.gz: the search is recorded there, in place of an
+            earlier one of the same prompt.
     """
 
     seed: int | None

@@ -22,7 +22,7 @@ def make_goal_settings(
 ) -> Settings:
     """Return the settings of a goal (default: harmless) or of a benchmark.
 
-    Constants of the ``search`` replace all others, and a ``scorer`` the evaluators: their presets are left out.
+    A ``search`` replaces all other constants, and a ``scorer`` the evaluators; a preset no longer speaks of those.
     """
     if goal and task:
         raise RainError("give a goal or a task, not both")
@@ -44,7 +44,7 @@ def _of_goal(goal: str | None, given: Mapping[str, Any]) -> Settings:
 
 
 def chat_config(config: AlignerConfig, tokenizer: Any) -> AlignerConfig:
-    """Return the configuration with the model's chat template as the prompt format, if it has one; check read-outs."""
+    """Return the configuration with the model's chat template, if it has one; read-outs must suit the format."""
     if getattr(tokenizer, "chat_template", None):
         config = replace(config, prompting=replace(config.prompting, chat_template=True), prompt_file=None)
     check_read_outs(config)

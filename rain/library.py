@@ -44,7 +44,7 @@ class Rain:
         model: an embedded model, a name on the hub, a folder, a .gguf file, or a loaded transformers model.
         tokenizer: of a loaded model.
         goal: what to align to, see ``rain goals``; an embedded model's preset for it is applied and announced.
-        task: instead of a goal, the setting of one of the benchmarks: hh, adv, truth or imdb.
+        task: instead of a goal, one of the benchmarks: hh, adv, truth or imdb.
         template: a file with what the model is asked about its text, for a goal of your own (docs/goals.md).
         scorer: instead of asking the model, a function ``(prompt, text) -> score in [-1, 1]``; may be async.
         search: the constants of the search, in place of the task's and the preset's.
@@ -80,7 +80,7 @@ class Rain:
         name = str(model) if loaded is None else loaded.config.name_or_path or type(loaded).__name__
         if template is not None:
             settings["templates"] = str(template)
-        self.settings = make_goal_settings(goal, task, {"modelname": name, **settings}, search, scorer is not None)
+        self.settings = make_goal_settings(goal, task, {"modelname": name, **settings}, search, bool(scorer))
         self.concurrency, self.progress, self._closed = concurrency, progress, False
         if notice := self.settings.preset_notice():
             print(notice, file=sys.stderr)
@@ -188,7 +188,7 @@ class Rain:
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
-        """What can score texts, by its name in ``--evaluator``: several one by one, and joined by + for all of them."""
+        """What scores texts, by its name in ``--evaluator``; of several each one, and all of them with a + between."""
         return by_name(self.settings.aligner.evaluators, self.aligner.evaluator)
 
     def prepare(self, prompt: PromptLike, **options: Unpack[CallOptions]) -> PreparedPrompt:

@@ -33,7 +33,7 @@ def next_piece(budget: Budget, room: int, computed: int, uncomputed: int, longes
 
 
 class PlainGeneration:
-    """What the model says without RAIN; ``pieces`` runs it, once, ``answer`` may be asked at any time.
+    """What the model says without RAIN; ``pieces`` runs it once, ``answer`` may be called at any time.
 
     Args:
         engine: of the language model.

@@ -118,7 +118,7 @@ def measure_evaluator(
         if not (len(specs) == 1 and isinstance(read_out, ReadOutFile)):
             raise RainError("--calibrate needs --evaluator readout:NAME|FILE, and no other evaluator")
         specs = (replace(read_out, request=None),)  # what it says of texts is calibrated, whatever the requests
-    config = replace(config, evaluators=specs, evaluation=replace(config.evaluation, invert=False))
+    config = replace(config, evaluators=specs)
     check_classes(texts)
     for what, known in _sources(config, getattr(args, "calibration", "")):
         if (file := shared_file(known, learnt_on)) is not None:
@@ -214,7 +214,7 @@ async def _measure(config: AlignerConfig, settings: Settings, texts: Sequence[La
     evaluator = None
     try:
         formatter, policy = _prompting(config, engine, tokenizer)
-        evaluator = open_config_evaluator(config, formatter.adapter)
+        evaluator = open_config_evaluator(config, formatter.adapter, upright=True)
         with tqdm(total=len(texts), unit="text", disable=None) as bar:
             return await measure(evaluator, engine, formatter, policy, texts, bar.update)
     finally:

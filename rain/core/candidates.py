@@ -84,7 +84,7 @@ def _clamped(found: Mapping[Tokens, float]) -> list[Candidate]:
 
 
 async def draw_rollout(session: Session, inputs: SearchInputs, prefix: Tokens, limit: int) -> Tokens:
-    """Continue a leaf by plain sampling up to the next pause; ``limit``: of the response (tokens, with the prompt)."""
+    """Continue a leaf by plain sampling to the next pause or ``limit`` (tokens, with the prompt); for scoring only."""
     policy, remaining = inputs.policy, limit - len(prefix)
     if remaining <= 0 or policy.complete(prefix[len(inputs.prompt) :]):
         return ()

@@ -33,11 +33,11 @@ class SamplingParams:
         greedy_first: the first continuation takes the most likely token each time; the others are drawn.
         stop: ends continuations early.
         seed: continuation i draws from a stream that depends on ``(seed, i)`` alone.
-        logprobs: whether log-probabilities of the tokens are needed; without, engines may leave them out.
+        logprobs: whether log-probabilities of the tokens are needed; if not, engines may leave them out.
         purpose: what the continuations are for; no engine decides by it but one that replays a recording.
 
     Raises:
-        RainError: nothing is to be generated.
+        RainError: n or max_tokens is below 1.
     """
 
     max_tokens: int
@@ -179,7 +179,7 @@ class Session(ABC):
         Args:
             prefix: ids from the first of the context on.
             start: where the text begins that is read.
-            usage: who pays; None: the session.
+            usage: what the cost is added to; None: that of the session.
 
         Raises:
             RainError: the engine has no read-outs.
@@ -187,9 +187,9 @@ class Session(ABC):
         raise RainError("this engine cannot read hidden states; use --engine hf")
 
     def commit(self, prefix: Sequence[int]) -> None:
-        """Announce that later requests of this session that share a root with ``prefix`` contain it whole.
+        """Announce that later requests of this session that share a root with ``prefix`` contain all of it.
 
-        Caches drop what no such request can reach. It changes no answer.
+        Caches may drop what no such request can reach; no answer changes.
         """
         return None
 
@@ -218,7 +218,7 @@ class Engine(ABC):
         """Return a new session.
 
         Args:
-            name: tells searches apart; engines with several servers keep equal names on one server.
+            name: tells searches apart; engines with several servers send equal names to the same one.
         """
 
     async def cache_prefix(self, prefix: Sequence[int]) -> None:

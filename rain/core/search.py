@@ -135,7 +135,7 @@ class Search:
         return True
 
     async def _simulate(self) -> None:
-        """Run forward, rollout, evaluation and backward once, from the root; expansion waits for the next passage."""
+        """Run forward, rollout, evaluation and backward once, from the root; a later simulation expands the leaf."""
         path, prefix = await self._select_leaf()
         if self.eager:
             await self._expand(path[-1], prefix)
@@ -217,7 +217,7 @@ class Search:
         self._attach(node, prefix, chosen)
 
     def _attach(self, node: Node, prefix: Tokens, pool: Sequence[Candidate]) -> None:
-        """Give a node those candidates as children that it has not yet."""
+        """Give a node the candidates that it lacks as children."""
         children = node.add_children(self._with_priors(node, pool))
         if self.observer and children:
             self.observer.added(node, prefix, children)

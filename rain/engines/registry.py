@@ -161,5 +161,4 @@ def open_loaded(model: PreTrainedModel, tokenizer: Any, placement: PlacementConf
     """
     from rain.engines.local.engine import HfEngine
 
-    limits = {"max_batch_tokens": placement.max_batch_tokens, "cache_tokens": placement.cache_tokens}
-    return HfEngine(model, tokenizer, **limits)
+    return HfEngine(model, tokenizer, max_batch_tokens=placement.max_batch_tokens, cache_tokens=placement.cache_tokens)

@@ -148,7 +148,7 @@ class ReadOutFile:
         return hashlib.sha256(replace(self, measured={}).as_json()).hexdigest()[:16]
 
     def check(self, model: str, prompt_format: str) -> None:
-        """Refuse another model or prompt format than it was learnt with; see ``check_weights``, too.
+        """Refuse a model or prompt format that it was not learnt with; see ``check_weights``, too.
 
         Raises:
             RainError: the message says which.
@@ -158,10 +158,10 @@ class ReadOutFile:
                 raise RainError(f"the read-out {self.name} was learnt with the {what} {own!r}, not {used!r}")
 
     def check_weights(self, fingerprint: str) -> None:
-        """Refuse a model whose files are others than those that it was learnt with, if both are known.
+        """Refuse a model with other weights than it was learnt with, where both are known.
 
         Raises:
-            RainError: they are.
+            RainError: the weights differ.
         """
         if self.fingerprint and fingerprint and not same_weights(self.fingerprint, fingerprint):
             raise RainError(f"the read-out {self.name} was learnt with other weights of {self.model}; learn it anew")

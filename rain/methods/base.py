@@ -47,7 +47,7 @@ class Parts:
 
 
 class Generation(ABC):
-    """One answer in the making: ``commits`` or ``pieces`` run it, once; ``answer`` may be asked at any time.
+    """One answer in the making: ``commits`` or ``pieces`` runs it once; ``answer`` may be called at any time.
 
     Args:
         parts: what it works with.

@@ -66,7 +66,7 @@ class Drafting(Generation):
         return len(self.drafts)
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
-        """Write; then have drafts scored that no evaluator has seen, which is not a part of the method's cost."""
+        """Write; then score drafts that no evaluator has seen, which is no part of the method's cost."""
         with suppress(Done):
             await self._method.write(self)
         if not self._method.guided:
