@@ -116,6 +116,18 @@ def test_an_engine_that_cannot_read_hidden_states_is_told_before_a_model_is_load
         assert said in make_settings(HH, {"engine": engine}).preset_notice()
 
 
+@pytest.mark.parametrize(("task", "chat"), [("hh", True), ("adv", True), ("truth", True), ("imdb", False)])
+def test_every_read_out_that_comes_with_the_default_model_suits_its_task_alone(task, chat):
+    name = {"truth": "informative", "imdb": "positive"}.get(task, "harmless")
+    given = {"preset": "none", "evaluator": (f"readout:{name}",)}
+    [found] = make_settings(load(task), {**given, "chat_template": chat}).aligner.evaluators
+    assert (found.name, found.model) == (name, "smollm2")
+    with pytest.raises(RainError, match=name):
+        make_settings(load(task), {**given, "chat_template": not chat})
+    with pytest.raises(RainError, match=name):
+        make_settings(load(task), {**given, "chat_template": chat, "modelname": "gemma3-270m"})
+
+
 def test_a_calibration_of_another_evaluator_is_not_turned_around(tmp_path):
     path = tmp_path / "cal.json"
     path.write_text(json.dumps({"offset": 0.7, "scale": 3.0, "evaluators": ["random"]}))
