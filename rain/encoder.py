@@ -28,8 +28,8 @@ class MeanPoolingEncoder:
         batch: texts in one pass, at most.
         remembered: embeddings that are kept, about (count).
 
-    A GPU embeds in a thread of its own, at the same time as the language model works. On a CPU both would need the same
-    cores, and two teams of OpenMP threads take longer together than one after the other. Texts are remembered.
+    A GPU embeds in a thread of its own, while the language model works. On a CPU the two take turns, in the event loop:
+    two teams of OpenMP threads on the same cores take longer at once than one after the other. Texts are remembered.
 
     Source: sentence-transformers/all-MiniLM-L6-v2: mean over tokens, then length 1; at most 256 tokens.
     """
@@ -43,6 +43,8 @@ class MeanPoolingEncoder:
         self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "embedding")
+        # For good: an encoder that has moved to the CPU later stands beside a language model on a GPU.
+        self.takes_turns = bool(next(model.parameters()).device.type == "cpu")
 
     @classmethod
     def load(cls, name: str) -> MeanPoolingEncoder:
@@ -51,11 +53,6 @@ class MeanPoolingEncoder:
         from rain.models.pooling import pools_cls
 
         return cls(*load_encoder(name), cls=pools_cls(name))
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether it computes on the CPU."""
-        return bool(next(self.model.parameters()).device.type == "cpu")
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return one embedding for each text: (hidden size,), float32, length 1."""
@@ -75,7 +72,7 @@ class MeanPoolingEncoder:
             asked, self._queue = self._queue, []
             texts = sorted({text for group, _ in asked for text in group}, key=lambda text: (len(text), text))
             try:
-                if self.on_cpu:
+                if self.takes_turns:
                     vectors = self.embed(texts)
                 else:
                     vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self.embed, texts)

@@ -46,7 +46,8 @@ class Rain:
         goal: what to align to, see ``rain goals``; an embedded model's preset for it is applied and announced.
         task: instead of a goal, one of the benchmarks: hh, adv, truth or imdb.
         template: a file with what the model is asked about its text, for a goal of your own (docs/goals.md).
-        scorer: instead of asking the model, a function ``(prompt, text) -> score in [-1, 1]``; may be async.
+        scorer: instead of asking the model, a function ``(prompt, text) -> score in [-1, 1]``; may be async. If it
+            is slow or costs money, set ``prefetch=0``: otherwise some texts are scored in vain.
         search: the constants of the search, in place of the task's and the preset's.
         concurrency: maximum searches at once.
         progress: whether lists of prompts show a bar; None: on a terminal.

@@ -147,7 +147,7 @@ def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) ->
 
 
 def check_names(names: Iterable[str], known: Collection[str], refusal: str) -> None:
-    """Refuse names that are not known, with a message that begins like ``refusal``.
+    """Refuse names that are not known, with a message that begins with ``refusal``.
 
     Raises:
         RainError: it names the first unknown one, and the known one that resembles it most.

@@ -136,7 +136,7 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     found += [Step(f"rain/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, bench, w)) for w in widths]
     found += [
         Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, without_prefetch(bench), w))
-        for w in widths
+        for w in dict.fromkeys((widths[0], widths[-1]))
         if bench.placement.prefetch
     ]
     if args.long:

@@ -64,7 +64,7 @@ def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[st
     engine, tokenizer = open_engine(replace(bench.config.model, engine=name), placement)
 
     async def rows() -> dict[str, Any]:
-        aligner = bench.aligner(engine, tokenizer)
+        aligner = bench.aligner(engine, tokenizer, prefetch=bench.placement.prefetch)
         try:
             return {str(width): await run_searches(bench, aligner, width, width) for width in args.concurrency}
         finally:

@@ -152,7 +152,7 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     row["embedding_share"] = (getattr(bench.encoder, "seconds", 0.0) - embedded) / wall
     if after.passes:
         row["model_share"] = (after.model_seconds - before.model_seconds) / wall
-        in_turn = row["embedding_share"] if getattr(bench.encoder, "on_cpu", False) else 0.0
+        in_turn = row["embedding_share"] if getattr(bench.encoder, "takes_turns", False) else 0.0
         row["outside_models_share"] = 1 - row["model_share"] - in_turn
         row["idle_share"] = min(row["outside_models_share"], max(0.0, 1 - busy / wall))
         row["search_share"] = row["outside_models_share"] - row["idle_share"]

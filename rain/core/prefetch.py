@@ -92,32 +92,17 @@ class Prefetch:
         compute: Callable[[Guess], Coroutine[Any, Any, float]],
     ) -> None:
         self._limit, self._guess, self._compute = limit, guess, compute
-        self._visits: list[Visit] = []
         self._guesses: dict[tuple[Node, bool], tuple[Guess, asyncio.Task[float]]] = {}
         self._results: dict[tuple[str, Tokens], asyncio.Task[Any]] = {}
 
-    @contextmanager
-    def during(self, path: Sequence[Node]) -> Iterator[None]:
-        """Compute ahead while the simulation of this path is on its way."""
-        self._visits = [Visit(path, None)]
-        self._go_on()
-        try:
-            yield
-        finally:
-            self._visits = []
-
-    def _go_on(self) -> None:
-        """Start guesses, as many as can be made and may be."""
-        while self._visits and len(self._visits) <= self._limit:
-            guess = self._guess(self._visits)
-            if guess is None:
-                return
+    def start(self, path: Sequence[Node]) -> None:
+        """Compute ahead what is probably needed after the simulation of this path, which begins."""
+        visits = [Visit(path, None)]
+        while len(visits) <= self._limit and (guess := self._guess(visits)):
             key = guess.path[-1], guess.expands
             if key not in self._guesses:
-                task = start_shared(self._compute(guess))
-                self._guesses[key] = guess, task
-                task.add_done_callback(lambda _: self._go_on())
-            self._visits.append(Visit(guess.path, _result(self._guesses[key][1])))
+                self._guesses[key] = guess, start_shared(self._compute(guess))
+            visits.append(Visit(guess.path, _score(self._guesses[key][1])))
 
     async def result(self, kind: str, prefix: Tokens, compute: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return what a guess has computed of this kind for a prefix, or compute it."""
@@ -145,6 +130,6 @@ class Prefetch:
         await cancel_all([*(task for _, task in self._guesses.values()), *self._results.values()])
 
 
-def _result(task: asyncio.Task[float]) -> float | None:
+def _score(task: asyncio.Task[float]) -> float | None:
     """Return a score that has been computed already."""
     return None if not task.done() or task.cancelled() or task.exception() else task.result()

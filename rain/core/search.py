@@ -57,8 +57,8 @@ class Search:
         eager: expand a leaf in the simulation that reaches it, as the published code does, instead of when a later
             simulation first passes through it. It changes no decision, only what is computed.
         out_of_budget: asked before each simulation; once it says yes, the response ends with what is committed.
-        prefetch: simulations of which is computed ahead what they will probably need, at most
-            (``rain/core/prefetch.py``). It changes no decision, only what is computed, and when.
+        prefetch: how many of the next simulations to compute ahead, at most (``rain/core/prefetch.py``). It changes no
+            decision, only what is computed, and when.
 
     Attributes:
         root: of the current tree.
@@ -139,13 +139,13 @@ class Search:
         path, prefix = await self._select_leaf()
         if self.eager:
             await self._expand(path[-1], prefix)
-        with self.prefetch.during(path):
-            rollout = await self._rollout(prefix)
-            sequence = prefix + rollout
-            spans = self._spans(path, sequence)
-            score, embeddings = await gather_or_cancel(
-                self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
-            )
+        self.prefetch.start(path)
+        rollout = await self._rollout(prefix)
+        sequence = prefix + rollout
+        spans = self._spans(path, sequence)
+        score, embeddings = await gather_or_cancel(
+            self.inputs.scorer.score(self._response(sequence)), self.inputs.encoder.encode(spans)
+        )
         updates = backward(path, score, embeddings, self.config)
         self.simulations += 1
         if self.observer:

@@ -86,7 +86,7 @@ def describe(spec: Spec) -> str:
 
 
 def by_name(specs: Sequence[Spec], opened: Evaluator) -> dict[str, Evaluator]:
-    """Return each part of what ``open_evaluator`` returned by its specification, and the whole, joined by +.
+    """Return the evaluators that ``open_evaluator`` opened by their specifications, and all of them, joined by +.
 
     Read-outs share an evaluator; where there are several, there is the whole only.
     """

@@ -28,8 +28,8 @@ class TreeSearch(Generation):
             prompt.search,
             eager=parts.eager,
             out_of_budget=self.out_of_budget,
-            prefetch=0 if budget.tokens else parts.prefetch,  # where tokens are counted, none is spent on guesses
-        )
+            prefetch=0 if budget.tokens else min(parts.prefetch, budget.simulations or parts.prefetch),
+        )  # where tokens are counted, none is spent on guesses
 
     @property
     def simulations(self) -> int:

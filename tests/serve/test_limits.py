@@ -189,6 +189,7 @@ def test_a_client_that_leaves_during_silence_ends_its_search(stream, server):
     stopped = server.metric("rain_engine_passes")
     time.sleep(0.2)
     assert server.metric("rain_engine_passes") == stopped > passes
+    assert server.metric("rain_embedding_seconds") == 0, "the toy encoder does not count them"
 
 
 def test_two_hundred_impatient_clients_leave_nothing_behind(server):
