@@ -132,16 +132,17 @@ def test_what_all_prompts_share_is_computed_first(aligner, engine):
     assert cached == ["Is it kind?\nHuman: "]
 
 
-def test_a_search_computes_ahead_unless_its_budget_counts_tokens(tmp_path, monkeypatch):
+def test_a_search_computes_ahead_as_far_as_its_budget_goes_and_not_if_that_counts_tokens(tmp_path, monkeypatch):
     guessed, compute = [], Search._compute_ahead
 
     def recorded(self, guess):
         guessed.append(self.inputs.key)
         return compute(self, guess)
 
-    async def both():
-        counted, free = (aligner.prepare(name, "Why is it so?") for name in ("counted", "free"))
-        answers = [aligner.generate(counted, budget=Budget(tokens=10**6)), aligner.generate(free)]
+    budgets = {"counted": Budget(tokens=10**6), "short": Budget(simulations=1), "free": None}
+
+    async def generate():
+        answers = [aligner.generate(aligner.prepare(id, "Why is it so?"), budget=budgets[id]) for id in budgets]
         return [answer.commits for answer in await asyncio.gather(*answers)]
 
     monkeypatch.setattr(Search, "_compute_ahead", recorded)
@@ -150,6 +151,7 @@ def test_a_search_computes_ahead_unless_its_budget_counts_tokens(tmp_path, monke
         assert not guessed
         aligner = make_aligner(make_task(tmp_path), WatchedEngine())
         aligner.parts = replace(aligner.parts, prefetch=prefetch)
-        found.append(asyncio.run(both()))
+        found.append(asyncio.run(generate()))
     assert found[0] == found[1]
-    assert set(guessed) == {"0/free"}
+    assert set(guessed) == {"0/short", "0/free"}
+    assert guessed.count("0/short") == 1
