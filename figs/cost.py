@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from drawing import RAIN
+from drawing import PLAIN, RAIN
 from matplotlib.figure import Figure
 
 from rain.core.errors import RainError
@@ -21,28 +22,37 @@ PANELS = (
 )
 
 
-def load_growth(path: Path) -> Mapping[str, Any]:
+class Growth(NamedTuple):
+    """What was measured on a machine: rows of each panel."""
+
+    machine: str
+    rows: Mapping[str, Any]
+
+
+def load_growth(path: Path) -> Growth:
     """Read what `rain bench --growth` measured."""
     try:
-        growth: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["growth"]
-        return growth
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return Growth(result["machine"], result["growth"])
     except OSError as error:
         raise RainError(f"cannot read {path}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise RainError(f"{path} is not a result of rain bench --growth --json ({error})") from error
 
 
-def cost(growth: Mapping[str, Any], path: Path) -> None:
+def cost(measured: Sequence[Growth], path: Path) -> None:
     """Draw how time and memory grow with searches, simulations per commit, and lengths of response and prompts."""
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     *used, spare = figure.subplots(2, 3).flat
     for axes, (name, label, unit) in zip(used, PANELS, strict=True):
-        points = sorted(growth[name])
-        heights = [point[1] / point[2] if name == "context" else point[1] for point in points]
-        axes.plot([point[0] for point in points], heights, "o-", color=RAIN)
+        for (machine, rows), color in zip(measured, cycle((RAIN, PLAIN, "#666666"))):
+            points = sorted(rows[name])
+            heights = [point[1] / point[2] if name == "context" else point[1] for point in points]
+            axes.plot([point[0] for point in points], heights, "o-", color=color, label=machine)
         axes.set(xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     spare.set_axis_off()
+    spare.legend(*used[0].get_legend_handles_labels(), loc="center", frameon=False)
     figure.suptitle("What RAIN costs (measured by rain bench --growth)")
     figure.savefig(path, dpi=150)

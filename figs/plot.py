@@ -201,12 +201,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw every figure; exit code 2 for bad input."""
     parser = argparse.ArgumentParser(description="Draw the paper's figures with what was measured.")
     parser.add_argument("report", nargs="*", type=Path, help="files of rain report --json")
-    parser.add_argument("--bench", type=Path, help="file of rain bench --growth --json, for cost.png")
+    parser.add_argument("--bench", nargs="*", default=[], type=Path, help="rain bench --growth --json, for cost.png")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="output folder")
     args = parser.parse_args(argv)
     try:
         runs, paper = load_reports(args.report), load_paper()
-        growth = load_growth(args.bench) if args.bench else None
+        measured = [load_growth(path) for path in args.bench]
     except RainError as error:
         print(f"plot: error: {error}", file=sys.stderr)
         return 2
@@ -214,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, draw in PICTURES.items():
         draw(runs, paper, args.out / name)
         print(args.out / name)
-    if growth:
-        cost(growth, args.out / "cost.png")
+    if measured:
+        cost(measured, args.out / "cost.png")
         print(args.out / "cost.png")
     return 0
 

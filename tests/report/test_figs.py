@@ -70,11 +70,16 @@ def test_with_reports_no_title_says_so_and_hh_leaves_out_what_was_not_measured(
     assert titles["hh.png"][1] == ["Harmlessness"]
 
 
-def test_growth_is_drawn_from_a_bench(tmp_path: Path) -> None:
+def test_growth_is_drawn_from_benches_of_one_or_two_machines(tmp_path: Path) -> None:
     growth = {name: [[2, 1.0, 5], [4, 2.0, 9]] for name in ("prompts", "memory", "simulations", "length", "context")}
-    (tmp_path / "bench.json").write_text(json.dumps({"growth": growth}))
-    assert plot.main(["--bench", str(tmp_path / "bench.json"), "--out", str(tmp_path)]) == 0
-    assert imread(tmp_path / "cost.png").std() > 0
+    benches = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in benches:
+        path.write_text(json.dumps({"machine": f"2 cores of {path.stem}", "growth": growth}))
+    pictures = []
+    for count in (1, 2):
+        assert plot.main(["--bench", *map(str, benches[:count]), "--out", str(tmp_path)]) == 0
+        pictures.append(imread(tmp_path / "cost.png"))
+    assert pictures[0].std() > 0 and (pictures[0] != pictures[1]).any()
 
 
 def bar_heights(axes: Axes, hatched: bool) -> list[float]:
