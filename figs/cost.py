@@ -45,11 +45,13 @@ def cost(measured: Sequence[Growth], path: Path) -> None:
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     *used, spare = figure.subplots(2, 3).flat
     for axes, (name, label, unit) in zip(used, PANELS, strict=True):
+        top = 0.0
         for (machine, rows), color in zip(measured, cycle((RAIN, PLAIN, "#666666"))):
             points = sorted(rows[name])
             heights = [point[1] / point[2] if name == "context" else point[1] for point in points]
+            top = max(top, *heights)
             axes.plot([point[0] for point in points], heights, "o-", color=color, label=machine)
-        axes.set(xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, None))
+        axes.set(xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, 1.08 * top))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     spare.set_axis_off()
