@@ -30,6 +30,7 @@ from rain.bench.report import ratios, table
 from rain.bench.rows import Bench
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
+from rain.engines.registry import PlacementConfig
 from rain.engines.toy import ToyEncoder
 from rain.models.random_weights import shape_names
 from rain.results.files import check_writable, write_atomic
@@ -67,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--long", type=int, default=10, help="first simulations with T = 50 and prompts as published (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
-    add("--prefetch", type=int, default=8, help="simulations computed ahead (default: 8)")
+    ahead = PlacementConfig().prefetch
+    add("--prefetch", type=int, default=ahead, help=f"simulations of each search computed ahead (default: {ahead})")
     add("--encoder", default="minilm", help="sentence encoder (toy: a formula, for machines without any)")
     add("--engines", nargs="*", default=[], choices=("vllm", "http"), help="further engines as rows")
     add("--base-url", default="", help="of --engines http")
