@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
     ahead = PlacementConfig().prefetch
-    add("--prefetch", type=int, default=ahead, help=f"simulations of each search computed ahead (default: {ahead})")
+    add("--prefetch", type=int, default=ahead, help=f"simulations computed ahead, in all (default: {ahead})")
     add("--encoder", default="minilm", help="sentence encoder (toy: a formula, for machines without any)")
     add("--engines", nargs="*", default=[], choices=("vllm", "http"), help="further engines as rows")
     add("--base-url", default="", help="of --engines http")

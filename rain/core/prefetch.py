@@ -32,16 +32,17 @@ class Guess(NamedTuple):
     """Where a simulation will probably go.
 
     Attributes:
-        path: from the root to a node without children.
-        expands: whether this node was visited before, so that the leaf is the child that is chosen first.
+        path: from the root down, as far as it can be told.
+        expands: whether its last node was visited before, so that the leaf is the child that is chosen first; None: the
+            leaf is a child that is not known yet.
     """
 
     path: Sequence[Node]
-    expands: bool
+    expands: bool | None
 
 
-def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess | None:
-    """Return where the simulation after these visits goes, None if it cannot be told.
+def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess:
+    """Return where the simulation after these visits goes.
 
     A leaf whose score is not known yet is expected to score like its parent; similarity updates are left out.
 
@@ -56,7 +57,7 @@ def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess
             path.append(select_child(path[-1], config.exploration))
     leaf = path[-1]
     times = bool(leaf.visits) + sum(visit.path[-1] is leaf for visit in visits)
-    return None if leaf.children or times > 1 else Guess(path, times == 1)
+    return Guess(path, None if leaf.children or times > 1 else times == 1)
 
 
 @contextmanager
@@ -80,29 +81,31 @@ class Prefetch:
     """What one search computes ahead.
 
     Args:
-        limit: simulations that are guessed after the present one, at most: each guess builds on those before it.
-        guess: returns the next guess after some visits, None if there is none.
+        limit: asked how many simulations to guess after the present one; each guess builds on those before it.
+        guess: returns the next guess after some visits.
         compute: computes what a guess needs; returns its score.
     """
 
     def __init__(
         self,
-        limit: int,
-        guess: Callable[[Sequence[Visit]], Guess | None],
+        limit: Callable[[], int],
+        guess: Callable[[Sequence[Visit]], Guess],
         compute: Callable[[Guess], Coroutine[Any, Any, float]],
     ) -> None:
         self._limit, self._guess, self._compute = limit, guess, compute
-        self._guesses: dict[tuple[Node, bool], tuple[Guess, asyncio.Task[float]]] = {}
+        self._guesses: dict[tuple[Node, bool | None], tuple[Guess, asyncio.Task[float]]] = {}
         self._results: dict[tuple[str, Tokens], asyncio.Task[Any]] = {}
 
     def start(self, path: Sequence[Node]) -> None:
         """Compute ahead what is probably needed after the simulation of this path, which begins."""
         visits = [Visit(path, None)]
-        while len(visits) <= self._limit and (guess := self._guess(visits)):
+        for _ in range(self._limit()):
+            guess = self._guess(visits)
             key = guess.path[-1], guess.expands
-            if key not in self._guesses:
+            if guess.expands is not None and key not in self._guesses:
                 self._guesses[key] = guess, start_shared(self._compute(guess))
-            visits.append(Visit(guess.path, _score(self._guesses[key][1])))
+            known = self._guesses.get(key)
+            visits.append(Visit(guess.path, _score(known[1]) if known else None))
 
     async def result(self, kind: str, prefix: Tokens, compute: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return what a guess has computed of this kind for a prefix, or compute it."""

@@ -57,8 +57,8 @@ class Search:
         eager: expand a leaf in the simulation that reaches it, as the published code does, instead of when a later
             simulation first passes through it. It changes no decision, only what is computed.
         out_of_budget: asked before each simulation; once it says yes, the response ends with what is committed.
-        prefetch: how many of the next simulations to compute ahead, at most (``rain/core/prefetch.py``). It changes no
-            decision, only what is computed, and when.
+        prefetch: asked in each simulation how many of the next ones to compute ahead (``rain/core/prefetch.py``). It
+            changes no decision, only what is computed, and when.
 
     Attributes:
         root: of the current tree.
@@ -77,7 +77,7 @@ class Search:
         *,
         eager: bool = False,
         out_of_budget: Callable[[], bool] = lambda: False,
-        prefetch: int = 0,
+        prefetch: Callable[[], int] = lambda: 0,
     ) -> None:
         self.inputs = inputs
         self.session = session

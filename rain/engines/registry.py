@@ -62,7 +62,9 @@ class PlacementConfig:
         0, "hf: tokens kept in the KV cache; beyond, the least recently used are evicted (0: what memory allows)", low=0
     )
     prefetch: int = setting(
-        8, "simulations of each search that are computed ahead, as far as they can be guessed (0: none)", low=0
+        64,
+        "simulations that all searches compute ahead together, 16 each at most, if they can be guessed (0: none)",
+        low=0,
     )
 
     def __post_init__(self) -> None:

@@ -6,8 +6,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 from rain.core.config import Budget
 from rain.core.engine import Engine, Session
@@ -32,7 +33,8 @@ class Parts:
         aim: of the task.
         method: settings of the method.
         eager: see ``Search``.
-        prefetch: see ``Search``.
+        prefetch: see ``PlacementConfig``.
+        running: answers in the making.
     """
 
     engine: Engine
@@ -44,6 +46,7 @@ class Parts:
     method: MethodConfig
     eager: bool = False
     prefetch: int = 0
+    running: WeakSet[Generation] = field(default_factory=WeakSet)
 
 
 class Generation(ABC):
@@ -95,11 +98,13 @@ class Generation(ABC):
 
     async def commits(self) -> AsyncGenerator[CommittedText, None]:
         """Run; yield each committed token set. Caches are freed when it ends, fails or is closed."""
+        self.parts.running.add(self)
         try:
             async with aclosing(self._run()) as commits:
                 async for commit in commits:
                     yield commit
         finally:
+            self.parts.running.discard(self)
             await self._scorer.close()
             await self._session.close()
 

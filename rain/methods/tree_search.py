@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 
 from rain.core.config import Budget
@@ -12,6 +13,9 @@ from rain.generation import Answer, CommittedText, PreparedPrompt
 from rain.methods.base import Generation, Parts
 from rain.text import SpanEncoder
 from rain.trace.record import Recorder
+
+MOST_AHEAD = 16
+"""Simulations that one search computes ahead, at most; later ones are guessed right too seldom."""
 
 
 class TreeSearch(Generation):
@@ -28,8 +32,8 @@ class TreeSearch(Generation):
             prompt.search,
             eager=parts.eager,
             out_of_budget=self.out_of_budget,
-            prefetch=0 if budget.tokens else min(parts.prefetch, budget.simulations or parts.prefetch),
-        )  # where tokens are counted, none is spent on guesses
+            prefetch=self._ahead,
+        )
 
     @property
     def simulations(self) -> int:
@@ -41,6 +45,14 @@ class TreeSearch(Generation):
         """The committed ids, up to the response's limit."""
         start = len(self.prompt.tokens)
         return self._search.prefix[start : self.prompt.search.limit(start)]
+
+    def _ahead(self) -> int:
+        """Return how many simulations to compute ahead: an equal share, as long as passes are not full anyway.
+
+        A budget of simulations limits it, too, and where tokens are counted none is spent on guesses.
+        """
+        share = min(MOST_AHEAD, math.ceil(self.parts.prefetch / len(self.parts.running)))
+        return 0 if self.budget.tokens else min(share, self.budget.simulations or share)
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
         recorder = self._search.observer = self._recorder() if self.prompt.trace else None

@@ -80,7 +80,7 @@ async def slow_search(prefetch: int, embed=unlike) -> tuple[list, list, int, Sea
         return await score(response)
 
     found.scorer.score = slow_score
-    search = Search(found, session, CONFIG, prefetch=prefetch)
+    search = Search(found, session, CONFIG, prefetch=lambda: prefetch)
     commits, trees, prefix = [], [], found.prompt
     try:
         async for commit in search.commits():
@@ -134,7 +134,7 @@ def test_what_fails_ahead_fails_where_it_is_needed():
     def run(prefetch):
         session = Broken(CHANCES)
         session.lost = whole.rollouts[5].prefix
-        search = Search(inputs(judge), session, CONFIG, prefetch=prefetch)
+        search = Search(inputs(judge), session, CONFIG, prefetch=lambda: prefetch)
         with pytest.raises(RainError, match="lost"):
             run_search(search)
         return search.simulations
@@ -154,5 +154,8 @@ def test_the_guess_is_the_next_leaf_if_the_score_is_that_of_the_parent():
     assert guess_next(root, [Visit([root, first], None)], CONFIG) == Guess([root, second], False)
     twice = [Visit([root, first], -1.0), Visit([root, second], 1.0)]
     assert guess_next(root, twice, CONFIG) == Guess([root, second], True)
-    assert guess_next(root, [*twice, Visit([root, second], 1.0)], CONFIG) is None, "its children are not known"
+    again = [*twice, Visit([root, second], 1.0)]
+    assert guess_next(root, again, CONFIG) == Guess([root, second], None), "its children are not known"
+    past = [*again, *[Visit([root, second], None)] * 6]
+    assert guess_next(root, past, CONFIG) == Guess([root, first], None), "the first one's turn comes nevertheless"
     assert [(node.n, node.visits, node.value) for node in (root, first, second)] == before

@@ -12,6 +12,7 @@ from support.watched import WatchedEngine
 
 from rain.core.config import Budget
 from rain.core.errors import RainError
+from rain.core.prefetch import Prefetch
 from rain.core.search import Search
 from rain.data.datasets import Prompt
 from rain.records import error_record
@@ -155,3 +156,22 @@ def test_a_search_computes_ahead_as_far_as_its_budget_goes_and_not_if_that_count
     assert found[0] == found[1]
     assert set(guessed) == {"0/short", "0/free"}
     assert guessed.count("0/short") == 1
+
+
+def test_searches_that_run_at_the_same_time_share_what_is_computed_ahead(tmp_path, monkeypatch):
+    shares, start = [], Prefetch.start
+
+    def recorded(self, path):
+        shares.append(self._limit())
+        start(self, path)
+
+    async def generate(count):
+        shares.clear()
+        prompts = [aligner.prepare(str(number), "Why is it so?") for number in range(count)]
+        await asyncio.gather(*[aligner.generate(prompt) for prompt in prompts])
+        return min(shares)
+
+    monkeypatch.setattr(Prefetch, "start", recorded)
+    aligner = make_aligner(make_task(tmp_path), WatchedEngine())
+    aligner.parts = replace(aligner.parts, prefetch=20)
+    assert [asyncio.run(generate(count)) for count in (1, 2, 3, 30, 1)] == [16, 10, 7, 1, 16]
