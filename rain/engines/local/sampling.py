@@ -105,7 +105,7 @@ def read_rows(
     values, ids = torch.topk(logits, count, dim=1)
     wanted = {"totals": torch.logsumexp(logits, dim=1), "values": values, "ids": ids}
     if actual := [draw for draw in draws if draw]:
-        wanted["tokens"], wanted["logprobs"] = _draw_whole(logits, ids, actual)
+        wanted["tokens"], wanted["logprobs"] = _draw_whole(logits, wanted["totals"], ids, actual)
     if lookups:
         index = torch.tensor(lookups).to(logits.device)
         wanted["lookups"] = logits[index[:, 0], index[:, 1]]
@@ -126,7 +126,9 @@ def read_rows(
     return result, [next(pairs) if draw else None for draw in draws]
 
 
-def _draw_whole(logits: torch.Tensor, likely: torch.Tensor, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_whole(
+    logits: torch.Tensor, totals: torch.Tensor, likely: torch.Tensor, draws: Sequence[Draw]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw tokens on the device; return ids and log-probabilities, (draws,) each.
 
     The largest logit wins after each got noise of its own (Gumbel-max). Batches of different sizes round differently,
@@ -136,22 +138,24 @@ def _draw_whole(logits: torch.Tensor, likely: torch.Tensor, draws: Sequence[Draw
 
     Args:
         logits: (rows, vocabulary), float32.
+        totals: (rows,) logsumexp of each.
         likely: (rows, at least TOP or all) the most likely ids, best first.
         draws: what is drawn from which row.
     """
     numbers = [[draw.row, draw.temperature, -1.0 if draw.uniform is None else draw.uniform] for draw in draws]
     rows, temperatures, uniforms = torch.tensor(numbers, dtype=torch.float64).to(logits.device).T.unsqueeze(2)
-    keys, rows = (uniforms * 2.0**53).long(), rows[:, 0].long()  # (draws, 1), (draws,)
-    scaled, likely = logits[rows] / temperatures.float(), likely[rows, :TOP]  # (draws, vocabulary), (draws, TOP)
-    totals = torch.logsumexp(scaled, dim=1, keepdim=True)
-    size, logprobs = logits.shape[1], scaled.gather(1, likely).double() - totals
+    keys, rows, temperatures = (uniforms * 2.0**53).long(), rows.long(), temperatures.float()  # (draws, 1) each
+    likely, totals, size = likely[rows[:, 0], :TOP], totals[rows], logits.shape[1]  # (draws, TOP), (draws, 1)
+    if any(draw.temperature != 1 for draw in draws):
+        totals = torch.logsumexp(logits[rows[:, 0]] / temperatures, dim=1, keepdim=True)
+    logprobs = (logits[rows, likely] / temperatures).double() - totals
     tokens = torch.where(uniforms < 0, likely[:, :1], _draw_likely(logprobs, likely, keys, size))
     beyond = tokens[:, 0] == size
     # A GPU computes it for all draws, rather than wait until it is known for which.
     rest = beyond.nonzero()[:, 0] if logits.device.type == "cpu" else torch.arange(len(draws), device=logits.device)
-    found = _draw_others(scaled[rest], likely[rest], keys[rest])
+    found = _draw_others(logits[rows[rest, 0]] / temperatures[rest], likely[rest], keys[rest])
     tokens[rest] = torch.where(beyond[rest, None], found, tokens[rest])
-    return tokens[:, 0], (scaled.gather(1, tokens) - totals)[:, 0]
+    return tokens[:, 0], (logits[rows, tokens] / temperatures - totals)[:, 0]
 
 
 def _draw_likely(logprobs: torch.Tensor, likely: torch.Tensor, keys: torch.Tensor, size: int) -> torch.Tensor:
