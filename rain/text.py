@@ -226,7 +226,15 @@ def common_start(sequences: Sequence[Tokens]) -> Tokens:
 
 
 class SentenceEncoder(Protocol):
-    """Embeds texts."""
+    """Embeds texts.
+
+    Attributes:
+        seconds: how long it has worked.
+        takes_turns: whether the event loop stands still meanwhile, as while the language model works.
+    """
+
+    seconds: float
+    takes_turns: bool
 
     async def encode(self, texts: Sequence[str]) -> list[Vector]:
         """Return a sentence embedding for each text: (size,), of length 1."""

@@ -137,7 +137,7 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
     forget_peak_memory()
     await aligner.warm_up()
     meter, processor = bench.meter(aligner.engine), time.process_time()
-    embedded, before = getattr(bench.encoder, "seconds", 0.0), aligner.engine.stats()
+    embedded, before = bench.encoder.seconds, aligner.engine.stats()
     busy, started = time.thread_time(), time.perf_counter()
     budget, members = (Budget(simulations=bench.simulations) if bench.simulations else None), bytearray()
     trace = None if budget is None else (lambda member, first: members.extend(member))
@@ -149,10 +149,10 @@ async def run_searches(bench: Bench, aligner: Aligner, count: int, width: int) -
         row["visited"] = visited(bytes(members))
     row["cpu_seconds_per_simulation"] = (time.process_time() - processor) / row["simulations"]
     row["dtype"] = aligner.engine.dtype
-    row["embedding_share"] = (getattr(bench.encoder, "seconds", 0.0) - embedded) / wall
+    row["embedding_share"] = (bench.encoder.seconds - embedded) / wall
     if after.passes:
         row["model_share"] = (after.model_seconds - before.model_seconds) / wall
-        in_turn = row["embedding_share"] if getattr(bench.encoder, "takes_turns", False) else 0.0
+        in_turn = row["embedding_share"] if bench.encoder.takes_turns else 0.0
         row["outside_models_share"] = 1 - row["model_share"] - in_turn
         row["idle_share"] = min(row["outside_models_share"], max(0.0, 1 - busy / wall))
         row["search_share"] = row["outside_models_share"] - row["idle_share"]

@@ -47,12 +47,15 @@ class TreeSearch(Generation):
         return self._search.prefix[start : self.prompt.search.limit(start)]
 
     def _ahead(self) -> int:
-        """Return how many simulations to compute ahead: an equal share, as long as passes are not full anyway.
+        """Return how many simulations after the present one to compute ahead: an equal share, since passes fill up.
 
         A budget of simulations limits it, too, and where tokens are counted none is spent on guesses.
         """
+        if self.budget.tokens:
+            return 0
         share = min(MOST_AHEAD, math.ceil(self.parts.prefetch / len(self.parts.running)))
-        return 0 if self.budget.tokens else min(share, self.budget.simulations or share)
+        left = self.budget.simulations - self.simulations - 1 if self.budget.simulations else share
+        return min(share, left)
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
         recorder = self._search.observer = self._recorder() if self.prompt.trace else None

@@ -96,7 +96,7 @@ class Routes:
         stats, embedding = EngineStats(), 0.0
         if service.rain:
             parts = service.rain.aligner.parts
-            stats, embedding = parts.engine.stats(), getattr(parts.encoder, "seconds", 0.0)
+            stats, embedding = parts.engine.stats(), parts.encoder.seconds
         return Response(service.metrics.text(stats, embedding), media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request) -> Response:

@@ -140,7 +140,7 @@ def test_a_search_computes_ahead_as_far_as_its_budget_goes_and_not_if_that_count
         guessed.append(self.inputs.key)
         return compute(self, guess)
 
-    budgets = {"counted": Budget(tokens=10**6), "short": Budget(simulations=1), "free": None}
+    budgets = {"counted": Budget(tokens=10**6), "short": Budget(simulations=2), "free": None}
 
     async def generate():
         answers = [aligner.generate(aligner.prepare(id, "Why is it so?"), budget=budgets[id]) for id in budgets]
