@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from rain.library import Rain
 from rain.methods.config import method_title
 from rain.settings import add_answer_flags, given_settings
 from rain.tasks.goals import goal_names
-from rain.terminal import printable
+from rain.terminal import printable, say
 
 SHADES = (196, 208, 220, 148, 40)
 """Colours of the 256-colour palette, from red for value -1 to green for +1."""
@@ -28,21 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer; return 0."""
+    """Answer; return 0, or 2 if a line of standard input could not be answered."""
     settings = given_settings(args)
-    questions = _questions(args.question)
     if args.question is None and sys.stdin.isatty():
         raise RainError('nothing was asked; write rain ask "your question"')
     with Rain(goal=args.goal, model=settings.pop("modelname", "smollm2"), progress=False, **settings) as rain:
-        for question in questions:
-            show(rain, question, plain=not args.no_plain)
-    return 0
+        if args.question is not None:
+            show(rain, args.question, plain=not args.no_plain)
+            return 0
+        code = 0
+        for question in _lines():
+            try:
+                show(rain, question, plain=not args.no_plain)
+            except RainError as error:
+                say(printable(f"rain: error: {error}"), sys.stderr)
+                code = 2
+    return code
 
 
-def _questions(question: str | None) -> Iterator[str]:
-    if question is not None:
-        yield question
-        return
+def _lines() -> Iterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments
     for line in sys.stdin:
         if line.strip():
             yield line.strip()

@@ -100,10 +100,10 @@ def begin(
         prompt = prepare_prompt(aligner, prompt, rest)
     elif late := set(rest) - {"budget"}:
         raise RainError(f"the prompt is prepared already; {min(late)} is an option of aprepare")
-    seconds = budget.seconds if budget else 0.0
     if plain:
-        return aligner.begin_baseline(prompt, PIECE, budget), seconds
-    return aligner.begin(prompt, budget, evaluator, method), seconds
+        return aligner.begin_baseline(prompt, PIECE, budget), budget.seconds if budget else 0.0
+    generation = aligner.begin(prompt, budget, evaluator, method)
+    return generation, generation.budget.seconds
 
 
 def _trace(given: Path, id: str, method: str) -> Append:
@@ -115,6 +115,6 @@ def _trace(given: Path, id: str, method: str) -> Append:
 
 def check_traces(prompts: Sequence[PromptLike], options: Mapping[str, Any]) -> None:
     """Refuse to record the searches of several prompts in the same file."""
-    file = str(options.get("trace", "")).endswith(SUFFIX)
-    if file or ("trace" in options and len(set(map(prompt_id, prompts))) < len(prompts)):
+    trace = options.get("trace")
+    if str(trace).endswith(SUFFIX) or (trace is not None and len(set(map(prompt_id, prompts))) < len(prompts)):
         raise RainError("trace takes a folder and different prompts here: each search gets a file of its own")

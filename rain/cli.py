@@ -27,9 +27,14 @@ COMMANDS = {
 }
 
 
+RESUMED = ("run", "judge")
+"""Commands that go on where they were interrupted."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; a RainError ends with one sentence on stderr and exit code 2."""
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(words), resumes=bool(words) and words[0] in RESUMED)
 
 
 def installed_version() -> str:

@@ -11,8 +11,13 @@ from rain.terminal import escape_unencodable, printable, say, silence
 INTERRUPTED = 130
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """Do the work of a command; return its exit code, 2 after a RainError, 130 after Ctrl-C."""
+def guarded(work: Callable[[], int], *, resumes: bool = False) -> int:
+    """Do the work of a command; return its exit code, 2 after a RainError, 130 after Ctrl-C.
+
+    Args:
+        work: returns the exit code.
+        resumes: whether the same command would go on where this one was interrupted.
+    """
     escape_unencodable()
     try:
         code = work()
@@ -22,7 +27,8 @@ def guarded(work: Callable[[], int]) -> int:
         say(printable(f"rain: error: {error}"), sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say("rain: interrupted; what is done is kept, and the same command continues", sys.stderr)
+        kept = "; what is done is kept, and the same command continues" if resumes else ""
+        say(f"rain: interrupted{kept}", sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         silence(sys.stdout)

@@ -179,7 +179,7 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
             say(notice)
         return judge_after_run(args, allocation.answer())
 
-    return guarded(work)
+    return guarded(work, resumes=True)
 
 
 def check_judge(name: str, args: ParsedArgs) -> None:

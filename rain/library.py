@@ -20,6 +20,7 @@ from rain.aligner import Aligner, open_config_evaluator, open_encoder
 from rain.calls import CallOptions, EventOptions, PromptLike, begin, check_traces, is_one_prompt, prepare_prompt
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
+from rain.core.errors import RainError
 from rain.data.labelled import load_labelled
 from rain.engines.registry import check_loaded, open_engine, open_loaded
 from rain.evaluators.base import Evaluator
@@ -77,6 +78,8 @@ class Rain:
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
+        if concurrency < 1:
+            raise RainError(f"concurrency is {concurrency}; it must be at least 1")
         loaded = None if isinstance(model, (str, Path)) else model
         name = str(model) if loaded is None else loaded.config.name_or_path or type(loaded).__name__
         if template is not None:

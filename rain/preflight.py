@@ -231,7 +231,8 @@ async def _draw(settings: Settings, args: argparse.Namespace) -> int:
         raise RainError(f"--out is {args.out}, which is there already; its labels would be lost")
     check_writable(args.out)
     config = settings.aligner
-    questions = [prompt.question for prompt in load_prompts(args.prompts, config.task.reader)]
+    reader = replace(config.task.reader, hub={})  # files alone
+    questions = [prompt.question for prompt in load_prompts(args.prompts, reader)]
     engine, tokenizer = open_engine(config.model, settings.placement)
     try:
         texts = OwnTexts(engine, *_prompting(config, engine, tokenizer), config.search, config.prompting.seed)

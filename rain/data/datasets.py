@@ -77,7 +77,7 @@ def load_prompts(
     reader: Reader,
     start: int = 0,
     end: int | None = None,
-    skip_bad: bool = False,
+    skip_bad: bool | None = None,
     count_tokens: CountTokens | None = None,
 ) -> list[Prompt]:
     """Load the prompts of a data set, or a range of them.
@@ -87,7 +87,8 @@ def load_prompts(
         reader: what a row means.
         start: first prompt to return, from 0; prompts count after broken and overlong rows are left out.
         end: one past the last prompt to return; None means all.
-        skip_bad: leave broken rows out, with a line on standard error, instead of refusing the data set.
+        skip_bad: leave broken rows out, with a line on standard error, instead of refusing the data set; None: refuse
+            it, and do not advise --skip-bad, which the command lacks.
         count_tokens: length of a question in tokens; needed where the hub source limits it.
 
     Returns:
@@ -100,7 +101,7 @@ def load_prompts(
     return select_prompts(read_prompts(source, reader, skip_bad), source, reader, start, end, count_tokens)
 
 
-def read_prompts(source: str | Path, reader: Reader, skip_bad: bool = False) -> list[Prompt]:
+def read_prompts(source: str | Path, reader: Reader, skip_bad: bool | None = None) -> list[Prompt]:
     """Read all prompts of a data set, overlong ones included; see `load_prompts`."""
     hub = reader.hub.get(str(source))
     items = _hub_items(hub) if hub else read_items(Path(source), reader.rows, sorted(reader.hub))
@@ -154,16 +155,17 @@ def _read_rows(items: list[Item], reader: Reader) -> tuple[list[Prompt], list[st
     return prompts, faults
 
 
-def _refuse_or_skip(source: str, faults: list[str], skip_bad: bool) -> None:
+def _refuse_or_skip(source: str, faults: list[str], skip_bad: bool | None) -> None:
     if skip_bad:
         for fault in faults:
             print(f"rain: skipped: {source}, {fault}", file=sys.stderr)
         return
+    advice = "" if skip_bad is None else " or pass --skip-bad"
     if len(faults) == 1:
-        raise RainError(f"{source}, {faults[0]}; fix it or pass --skip-bad")
+        raise RainError(f"{source}, {faults[0]}; fix it{advice}")
     shown = "; ".join(faults[:_SHOWN_FAULTS])
     more = f"; and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
-    raise RainError(f"{source} has {len(faults)} broken rows: {shown}{more}; fix them or pass --skip-bad")
+    raise RainError(f"{source} has {len(faults)} broken rows: {shown}{more}; fix them{advice}")
 
 
 def _short_enough(prompts: list[Prompt], hub: HubSource | None, count_tokens: CountTokens | None) -> Iterator[Prompt]:

@@ -51,7 +51,7 @@ def read_labelled(row: Row) -> Fields | None:
             if "prompt_is_safe" in row:
                 safe = None if row["prompt_is_safe"] in (None, "") else _truth(row, "prompt_is_safe")
             return Fields(question, {"response": response, "good": good, "safe": safe, "source": source})
-    raise BadRow("field 'label' is missing")
+    raise BadRow("field 'label' is missing (rain preflight --label FILE asks for it)")
 
 
 def _truth(row: Row, name: str) -> bool:

@@ -44,7 +44,10 @@ def fit(log_odds: Sequence[float], labels: Sequence[bool], steps: int = 100) -> 
         p = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
         gradient = design.T @ (weights * (p - y)) + [RIDGE * theta[0], 0]
         curvature = design.T @ (design * (weights * p * (1 - p))[:, None]) + np.diag([RIDGE, 1e-9])
-        theta = np.clip(theta - np.linalg.solve(curvature, gradient), [1e-2, -MAX_SLOPE], MAX_SLOPE)
+        step = np.linalg.solve(curvature, gradient)
+        if not 1e-2 <= theta[0] - step[0] <= MAX_SLOPE:  # at a bound of the slope, the intercept goes its own way
+            step[1] = gradient[1] / curvature[1, 1]
+        theta = np.clip(theta - step, [1e-2, -MAX_SLOPE], MAX_SLOPE)
     slope, intercept = theta
     return Calibration(offset=float(mean - intercept / slope * spread), scale=float(slope / (2 * spread)))
 

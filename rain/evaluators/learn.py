@@ -165,7 +165,7 @@ def _choose(
         RainError: scikit-learn is not installed, or there are too few groups or texts.
     """
     try:
-        from sklearn.model_selection import GroupKFold
+        from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
     except ImportError as error:
         raise RainError("learning a read-out needs scikit-learn: pip install -e \".[learn]\"") from error
     prompts = [len({group for group, label in zip(groups, labels, strict=True) if label == kind}) for kind in (0, 1)]
@@ -173,6 +173,10 @@ def _choose(
         least = f"{2 * FOLDS} prompts and {2 * FOLDS} {counted}, each to at least {FOLDS} prompts"
         raise RainError(f"a read-out needs at least {least}")
     folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
+    if any(len(np.unique(labels[inside][used[inside]])) < 2 for inside, _ in folds):  # all of a kind in one fold
+        folds = list(StratifiedGroupKFold(FOLDS).split(labels, labels, groups))
+    if any(len(np.unique(labels[inside][used[inside]])) < 2 for inside, _ in folds):
+        raise RainError("a read-out cannot be held out: too few prompts have texts of one of the labels")
     best: tuple[float, int, float, Matrix] | None = None
     for j in range(states.shape[2]):
         for ridge in ridges:

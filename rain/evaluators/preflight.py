@@ -38,6 +38,11 @@ VERDICTS = {
 }
 
 
+KINDS = (True, False)
+LATER = ("right_by_label",)
+"""What files that were written earlier lack."""
+
+
 @dataclass(frozen=True)
 class Preflight:
     """What an evaluator says of labelled texts: counts, shares in [0, 1] with 95 % intervals, nats."""
@@ -59,13 +64,15 @@ class Preflight:
     scale: float  # ... (per nat), learnt on whole texts
     by_length: Mapping[str, Any]  # see rain.evaluators.metrics.ranking; calibrated, learnt on other prompts
     by_source: Mapping[str, Any]
+    right_by_label: tuple[float, ...] | None = None  # accuracy of good and of bad texts; None in older files
 
     @property
     def expectation(self) -> str:
         """Whether RAIN can be expected to help with this evaluator, one of VERDICTS, by the intervals."""
         low, high = self.auc_interval
         if low > 0.6:
-            return "help" if self.accuracy_interval[0] > 0.6 else "help if calibrated"
+            balanced = sum(self.right_by_label) / 2 if self.right_by_label else self.accuracy
+            return "help" if min(balanced, self.accuracy_interval[0]) > 0.6 else "help if calibrated"
         if low > 0.5:
             return "little help" if high < 0.75 else "too few texts"
         return "no help" if high >= 0.5 else "harm"
@@ -78,10 +85,11 @@ class Preflight:
     def __str__(self) -> str:
         bias, safe = self.order_bias_nats, (self.safe_called_harmful, self.safe_called_harmful_calibrated)
         low, high = self.auc_interval
+        apart = "good texts {:.1%}, bad ones {:.1%}; ".format(*self.right_by_label) if self.right_by_label else ""
         rows = [
             ("texts", f"{self.texts} ({self.good} good)"),
             ("AUC", f"{self.auc:.3f} ({low:.3f} to {high:.3f}); bootstrap over prompts"),
-            ("accuracy, as it is", f"{share(self.accuracy, self.accuracy_interval)}; undecided counts as wrong"),
+            ("accuracy, as it is", f"{share(self.accuracy, self.accuracy_interval)}; {apart}undecided counts as wrong"),
             ("undecided", str(self.abstentions)),
             ("accuracy, calibrated", f"{share(self.held_out_accuracy, self.held_out_interval)}; held out by prompt"),
         ]
@@ -167,6 +175,7 @@ def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
     scores = [each.score for each in readings]
     as_it_is = [score != 0 and (score > 0) == good for score, good in zip(scores, found.good, strict=True)]
     calls = [value > other.offset for value, other in zip(found.evidence, found.held_out, strict=True)]
+    rights = {kind: [right for right, good in zip(as_it_is, found.good, strict=True) if good is kind] for kind in KINDS}
     accuracy, accuracy_interval = found.accuracy(as_it_is)
     calibrated, calibrated_interval = found.accuracy(a == b for a, b in zip(calls, found.good, strict=True))
     return Preflight(
@@ -187,14 +196,16 @@ def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
         scale=scale,
         by_length=by_length,
         by_source=found.by_source(),
+        right_by_label=tuple(sum(rights[kind]) / len(rights[kind]) for kind in KINDS),
     )
 
 
 def read_preflight(path: Path) -> tuple[dict[str, Any], Preflight]:
     """Read a file of ``rain preflight``: what was measured (task, model, template, labelled), and the result."""
+    names = [field.name for field in dataclasses.fields(Preflight)]
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        values = {field.name: data.pop(field.name) for field in dataclasses.fields(Preflight)}
+        values = {name: data.pop(name) for name in names if name in data or name not in LATER}
         intervals = {name: Interval(*values[name]) for name in values if name.endswith("_interval")}
         return data, Preflight(**{**values, **intervals})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rain.core.errors import RainError
 from rain.evaluators.base import Evaluator, SearchContext
 from rain.evaluators.texts import Batcher, TextScorer
+from rain.models.info import longest_input
 from rain.text import TokenizerAdapter
 
 LONGEST = 4096
@@ -45,8 +46,7 @@ class RewardEvaluator(Evaluator):
         if (label or len(names) > 1) and label not in names:
             raise RainError(f"reward:{name} needs one of its model's labels: reward:{source},label={'|'.join(names)}")
         self.label = names.index(label) if label else None
-        context = getattr(self.model.config, "max_position_embeddings", LONGEST)  # some cannot use all of it
-        self.limit = min(LONGEST, context, self.tokenizer.model_max_length)
+        self.limit = min(LONGEST, longest_input(self.model, self.tokenizer))
         self._batcher = Batcher[tuple[str, str], Scored](self._score)
 
     def search(self, context: SearchContext) -> TextScorer:

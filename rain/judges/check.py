@@ -12,7 +12,7 @@ from rain.data.datasets import load_prompts
 from rain.data.labelled import load_labelled
 from rain.data.readers import TRUTH
 from rain.judges.base import Judge, Query, Verdict
-from rain.judges.queries import CRITERIA
+from rain.judges.queries import CRITERIA, continuation
 from rain.judges.scoring import Summary, ask_all
 from rain.stats import agreement, kappa, wilson
 
@@ -58,7 +58,7 @@ async def check_judge(judge: Judge, labels: dict[Query, bool], wanted: str, summ
     """
     criterion = criterion_of(judge, wanted)
     pairs: list[tuple[bool, bool]] = []
-    asked = {replace(query, criterion=criterion): good != (criterion == "attack") for query, good in labels.items()}
+    asked = {_as_in_runs(query, criterion): good != (criterion == "attack") for query, good in labels.items()}
 
     def store(query: Query, verdict: Verdict) -> None:
         if isinstance(verdict.decision, bool):
@@ -69,6 +69,13 @@ async def check_judge(judge: Judge, labels: dict[Query, bool], wanted: str, summ
         reason = next(iter(summary.reasons), "a similarity: judge needs the references of --questions")
         raise RainError(f"judge {judge.name} gave no verdict on {summary.path}: {reason}")
     return [judge.name, criterion, *check_cells(pairs)]
+
+
+def _as_in_runs(query: Query, criterion: str) -> Query:
+    """Return a query of a criterion with the text that it has when it is about a run."""
+    whole = criterion == "sentiment" and query.question
+    response = continuation(query.question, query.response) if whole else query.response
+    return replace(query, criterion=criterion, response=response)
 
 
 def check_cells(pairs: Sequence[tuple[bool, bool]]) -> list[str]:

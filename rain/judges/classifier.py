@@ -8,6 +8,7 @@ from typing import Any
 
 from rain.core.errors import RainError
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
+from rain.models.info import longest_input
 
 
 class ClassifierJudge(Judge):
@@ -34,14 +35,17 @@ class ClassifierJudge(Judge):
         self.count_call()
         plain = {"top_k": None, "trust_remote_code": False}
         self._pipeline = self._pipeline or pipeline("text-classification", str(self._source), **plain)
-        limit = getattr(self._pipeline.model.config, "max_position_embeddings", 512)
+        limit = longest_input(self._pipeline.model, self._pipeline.tokenizer)
         options = {"truncation": True, "max_length": limit, "function_to_apply": "softmax"}
         [scores] = self._pipeline([query.question + query.response], **options)
         chances = {score["label"]: score["score"] for score in scores}
         if not all(map(math.isfinite, chances.values())):
             raise RainError(f"judge {self.name} computes what is infinite or not a number; check its files")
-        good = [name for name in chances if name.casefold().startswith("pos") or name == "LABEL_1"]
-        bad = [name for name in chances if name.casefold().startswith("neg") or name == "LABEL_0"]
+        unnamed = {"LABEL_0": "negative", "LABEL_1": "positive"} if len(chances) == 2 else {}
+        good, bad = (
+            [name for name in chances if unnamed.get(name, name.casefold()).startswith(beginning)]
+            for beginning in ("pos", "neg")
+        )
         if len(good) != 1 or len(bad) != 1:
             raise RainError(f"the classifier's labels {list(chances)} do not name one positive and one negative label")
         reply = " ".join(f"{name}={chances[name]:.4f}" for name in good + bad)

@@ -2,9 +2,10 @@
 
 FILE is JSONL, one verdict per line: {"id": record, "answer": "raina" or "pa", "ask": "harmless", "verdict": true};
 null means that the rater could not decide. About a pair, "answer" is "raina,pa" or "pa,raina", "ask" is "pairwise" and
-the verdict "first", "second" or "tie". With the field "hash" (`Query.digest`) a row is about these texts alone. A row
-may have the field "rater", and the first line may be {"rater": ...} alone, like "one rater (the authors), blind":
-tables name it. The report treats raters like any other judge.
+the verdict "first", "second" or "tie"; a pair that was rated in one order counts for both. With the field "hash"
+(`Query.digest`) a row is about these texts, in this order, alone. A row may have the field "rater", and the first line
+may be {"rater": ...} alone, like "one rater (the authors), blind": tables name it. The report treats raters like any
+other judge.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rain.judges.base import Decision, Judge, JudgeConfig, Query, Verdict
 from rain.terminal import one_line
 
 FIELDS = ("id", "answer", "ask", "verdict")
+OTHER = {"first": "second", "second": "first"}
 LONGEST_RATER = 80
 """What is kept of the field "rater" (characters)."""
 
@@ -71,4 +73,8 @@ def read_ratings(path: Path) -> tuple[dict[tuple[str, str, str], tuple[Decision,
         found[str(record), str(side), str(criterion)] = bool(verdict) if verdict in (0, 1) else verdict, row.get("hash")
     if not found:
         raise RainError(f"{path} contains no ratings")
+    for (record, side, criterion), (decision, digest) in list(found.items()):
+        if criterion == "pairwise" and digest is None:
+            swapped = OTHER.get(str(decision), decision)
+            found.setdefault((record, ",".join(reversed(side.split(","))), criterion), (swapped, None))
     return found, " and ".join(raters)

@@ -133,6 +133,7 @@ async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick |
 
 async def _score(path: Path, run: Run, judge: Judge, again: bool, tick: Tick | None) -> Summary:
     stored = {key: decision for name, key, decision in read_verdicts(path) if name == judge.name}
+    _make_current(path, judge)
     summary = Summary(judge.name, path, note=judge.note)
 
     def unanswered() -> Iterator[Query]:
@@ -157,6 +158,22 @@ async def _score(path: Path, run: Run, judge: Judge, again: bool, tick: Tick | N
 
             await ask_all(chain([first], pending), judge, store, summary, tick)
     return summary
+
+
+def _make_current(path: Path, judge: Judge) -> None:
+    """Write a stored verdict of each criterion again where the last one has another wording: the last one counts."""
+    found: dict[tuple[str, str], Record] = {}
+    last: dict[str, str] = {}
+    for line in read_lines(path) if path.exists() else ():
+        if line.record.get("judge") == judge.name:
+            key = _key(line.record, path)
+            found[key.criterion, key.version] = line.record
+            last[key.criterion] = key.version
+    again = [record for key, record in found.items() if key in judge.versions.items() and last[key[0]] != key[1]]
+    if again:
+        with ResultWriter(path) as writer:
+            for record in again:
+                writer.write(record)
 
 
 def cut(reply: str) -> str:

@@ -65,12 +65,12 @@ class TreeSearch(Generation):
                 value = round(commit.child.value, 6)
                 self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
                 yield self._commits[-1]
-            if recorder:
-                answer = self.answer()
-                recorder.ended(answer.finish, answer.text, answer.cost)
         finally:
             await self._search.prefetch.close()
             if recorder:
+                if self._search.finish or self.out_of_budget():  # by its seconds, even in the middle of a simulation
+                    answer = self.answer()
+                    recorder.ended(answer.finish, answer.text, answer.cost)
                 recorder.close()
 
     def _recorder(self) -> Recorder:

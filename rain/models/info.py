@@ -25,6 +25,15 @@ def context_length(model: PreTrainedModel) -> int:
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or UNLIMITED)
 
 
+def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
+    """Return how many tokens an encoder or classifier can read; RoBERTa's positions begin after the padding id."""
+    longest = min(context_length(model), tokenizer.model_max_length)
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            longest = min(longest, table.num_embeddings - table.padding_idx - 1)
+    return int(longest)
+
+
 def decoder_layers(model: PreTrainedModel) -> Sequence[Any]:
     """Return the decoder layers of a model in order.
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from rain.core.concurrency import cancel_all
+from rain.core.concurrency import cancel_all, run_within
 from rain.generation import Answer
 from rain.serve.errors import ApiError
 from rain.serve.replies import AnswerJob, Chunks, usage, whole
@@ -87,10 +87,8 @@ class AnswerResponse(Response):
 
         async def push(data: bytes, more: bool = True) -> None:
             message: Message = {"type": "http.response.body", "body": data, "more_body": more}
-            try:
-                await asyncio.wait_for(send(message), SLOWEST_READER)
-            except asyncio.TimeoutError as error:
-                raise ClientDisconnect from error
+            if not await run_within(_sent(send, message), SLOWEST_READER):
+                raise ClientDisconnect
 
         try:
             for index in range(self.job.choices if self.job.chat else 0):
@@ -148,6 +146,10 @@ def error_response(error: ApiError) -> Response:
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+
+
+async def _sent(send: Send, message: Message) -> None:
+    await send(message)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -162,9 +162,10 @@ class Routes:
             )
         except BaseException as error:
             self.service.admission.leave(asked.n or 1)
+            param = "prompt" if isinstance(asked, CompletionRequest) else "messages"
             if isinstance(error, RainError) and not isinstance(error, PromptTooLong):
-                raise ApiError(400, str(error), "invalid_value", "messages") from error
-            raise self.service.failure(error) if isinstance(error, Exception) else error from error
+                raise ApiError(400, str(error), "invalid_value", param) from error
+            raise self.service.failure(error, param) if isinstance(error, Exception) else error from error
 
 
 def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:

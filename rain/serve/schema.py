@@ -129,7 +129,8 @@ class Request(Wire):
         """
         found = []
         for name, value in (self.model_extra or {}).items():
-            if value is None or value in NEUTRAL.get(name, ()) or value in INERT.get(name, ()):
+            neutral = any(value == one and type(value) is type(one) for one in NEUTRAL.get(name, ()))  # 0 is not False
+            if value is None or neutral or value in INERT.get(name, ()):
                 continue
             if name in NEUTRAL or strict:
                 raise ApiError(400, f"{name[:64]} is not supported; leave it out", "unsupported_value", name[:64])

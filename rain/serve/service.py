@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic, time
 from typing import Any
 
-from rain.core.concurrency import cancel_all
+from rain.core.concurrency import cancel_all, run_within
 from rain.core.config import Budget
 from rain.core.errors import PromptTooLong, RainError, WorkerFault, is_broken_device
 from rain.events import Event
@@ -80,12 +80,12 @@ class Service:
         try:
             left, spoken = len(tasks), monotonic()
             while left:
-                try:
-                    item = await asyncio.wait_for(found.get(), max(0.0, spoken + job.silence - monotonic()))
-                except asyncio.TimeoutError:
+                got = await run_within(found.get(), max(0.0, spoken + job.silence - monotonic()))
+                if not got:
                     yield None
                     spoken = monotonic()
                     continue
+                [item] = got
                 if isinstance(item, Exception):
                     raise item
                 ended = isinstance(item[1], Answer)
@@ -123,14 +123,19 @@ class Service:
         for found in self._live:
             found.put_nowait(unavailable(reason))
 
-    def failure(self, error: Exception) -> ApiError:
-        """Return the error that a client gets for one that the library raised; a broken device ends the server."""
+    def failure(self, error: Exception, param: str = "messages") -> ApiError:
+        """Return the error that a client gets for one that the library raised; a broken device ends the server.
+
+        Args:
+            error: what was raised.
+            param: the field with the prompt.
+        """
         if isinstance(error, ApiError):
             return error
         if isinstance(error, PromptTooLong):
             sizes: Any = {"n_prompt_tokens": error.tokens, "n_ctx": error.context}
             words = f"{error}; this model's maximum context length is {error.context} tokens"  # which LiteLLM looks for
-            return ApiError(400, words, "context_length_exceeded", "messages", **sizes)
+            return ApiError(400, words, "context_length_exceeded", param, **sizes)
         if isinstance(error, WorkerFault):
             return unavailable(str(error))
         if is_broken_device(error):

@@ -12,7 +12,7 @@ from rain.judges.queries import queries_for
 from rain.judges.scoring import read_verdicts
 from rain.results.jsonl import Record
 from rain.results.run_dir import iter_results, read_config, result_paths
-from rain.trace.read import read_head
+from rain.trace.read import read, read_head
 from rain.trace.record import SUFFIX, TRACES
 
 SHOWN = ("id", "question", "raina", "pa", "finish", "value", "cost", "error")
@@ -46,9 +46,10 @@ def load(path: Path) -> RunData:
     if not path.exists():
         raise RainError(f"there is no {path}; give the --outdir of a run, or a recorded search")
     if not path.is_dir():
-        return RunData(path.name, *_recorded([path]))
+        return RunData(path.name, *_recorded([path], alone=True))
     outdir = (path / "config.json").exists()
-    prompts, traces = _recorded(sorted((path / TRACES if outdir else path).glob(f"*{SUFFIX}")))
+    found = sorted((path / TRACES if outdir else path).glob(f"*{SUFFIX}"))
+    prompts, traces = _recorded(found, alone=not outdir)
     if outdir:
         prompts = _with_records(path, prompts)
     elif not traces:
@@ -64,15 +65,24 @@ def files(path: Path) -> list[Path]:
     return [*result_paths(path), *(file for name in names for file in path.glob(name))]
 
 
-def _recorded(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Return a prompt for each recorded search, by its first event."""
+def _recorded(paths: Iterable[Path], *, alone: bool) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Return a prompt for each recorded search, by its first event; if there are no records, by its last one, too."""
     prompts, traces = [], {}
     for path in paths:
         if head := read_head(path):
             id = head["id"] if head["id"] not in traces else f"{head['id']} ({path.name})"
-            prompts.append({"id": id, "question": head["question"], "verdicts": []})
+            prompts.append({"id": id, "question": head["question"], "verdicts": [], **(_ended(path) if alone else {})})
             traces[id] = path
     return prompts, traces
+
+
+def _ended(path: Path) -> dict[str, Any]:
+    """Return what a recorded search says of its end; nothing if it has not ended."""
+    trace = read(path)
+    if not trace.complete:
+        return {}
+    end = trace.events[-1]
+    return {"raina": end["answer"], "finish": end["finish"], "cost": {"rain": end["cost"]} if end["cost"] else {}}
 
 
 def _with_records(outdir: Path, recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:

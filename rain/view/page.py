@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from rain.core.errors import RainError
 from rain.page_policy import source
 from rain.results.files import write_error
 from rain.results.jsonl import encode_json
@@ -40,6 +41,8 @@ def write_page(data: RunData, path: Path) -> None:
     Raises:
         RainError: the file cannot be written, or a recorded search cannot be read.
     """
+    if path.is_dir():
+        raise RainError(f"{path} is a folder; give --out the name of a file")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(unfinished, "w", encoding="utf-8") as file:

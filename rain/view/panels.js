@@ -79,7 +79,7 @@ function chips(prompt) {
   }
   if (prompt.error) shown.push(make("span", {class: "chip"}, "failed"));
   if (tokens(prompt) !== null) shown.push(make("span", {class: "chip"}, count(tokens(prompt), "token")));
-  if (!prompt.raina && !prompt.error && prompt.trace) shown.push(make("span", {class: "chip"}, "in progress or broken off"));
+  if (prompt.raina === undefined && !prompt.error && prompt.trace) shown.push(make("span", {class: "chip"}, "in progress or broken off"));
   if (!prompt.trace) shown.push(make("span", {class: "chip"}, "not recorded"));
   return shown;
 }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from rain.core.errors import RainError
@@ -36,7 +38,7 @@ class Follower:
             for file in sorted(files(self.path)):
                 found = file.stat()
                 grown = bool(found.st_size) if file.name.endswith(SUFFIX) else (found.st_size, found.st_mtime_ns)
-                seen.update(f"{file} {grown}\n".encode())
+                seen.update(f"{file} {grown}\n".encode("utf-8", "surrogateescape"))
             if (version := seen.hexdigest()[:16]) != self.version:
                 self.data, self.version = load(self.path), version
 
@@ -73,6 +75,11 @@ class LocalServer(ThreadingHTTPServer):
         self.follower, self.root = follower, f"/{secrets.token_urlsafe(16)}/"
         self.page = "".join(assemble(live=True)).encode()
         super().__init__(("127.0.0.1", port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that has left."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):

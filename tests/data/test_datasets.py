@@ -32,7 +32,7 @@ def lines(folder: Path, *rows: object) -> Path:
 def refusal(path: Path | str, reader: Reader = HH, *options: Any) -> str:
     """Return why a data set cannot be loaded."""
     with pytest.raises(RainError) as caught:
-        load_prompts(path, reader, *options)
+        load_prompts(path, reader, *options or (0, None, False))
     return str(caught.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from rain.evaluators.calibration import RIDGE, fit, held_out
@@ -31,6 +32,12 @@ def test_the_classes_weigh_the_same_however_many_texts_they_have() -> None:
 def test_texts_ranked_the_wrong_way_round_give_a_flat_score_never_a_reversed_one() -> None:
     scale = fit([-1.0, -1.0, 1.0, 1.0], [True, True, False, False]).scale
     assert 0 < scale < 0.01
+
+
+def test_one_text_far_off_does_not_move_the_offset_without_bounds() -> None:
+    odds = [*np.random.default_rng(0).normal(size=60), 50.0]
+    offset, _ = fit(odds, [*[i % 2 == 0 for i in range(60)], False])
+    assert abs(offset) < 60
 
 
 def test_equal_log_odds_are_no_division_by_zero() -> None:

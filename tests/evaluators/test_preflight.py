@@ -84,8 +84,18 @@ def test_the_verdict_goes_by_the_interval_of_the_auc(
     measured: Preflight, accuracy: float, auc: tuple[float, float], expectation: str
 ) -> None:
     result = replace(measured, accuracy_interval=Interval(accuracy, 1), auc_interval=Interval(*auc))
+    result = replace(result, right_by_label=None, accuracy=1.0)
     assert result.expectation == expectation
     assert result.verdict in str(result)
+
+
+def test_an_evaluator_that_calls_all_texts_good_needs_a_calibration_however_many_are(measured: Preflight) -> None:
+    result = replace(measured, accuracy_interval=Interval(0.85, 0.93), auc_interval=Interval(0.7, 0.9))
+    assert replace(result, right_by_label=(1.0, 0.0)).expectation == "help if calibrated"
+    assert replace(result, right_by_label=(1.0, 0.7)).expectation == "help"
+    one_sided = assessed([(3.0,), (2.0,), (1.0,), (1.0,)])
+    assert one_sided.right_by_label == (1.0, 0.0)
+    assert "good texts 100.0%, bad ones 0.0%" in str(one_sided)
 
 
 def test_the_command_writes_what_calibration_and_goals_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,14 @@ def test_jailbroken_responses_are_successful_attacks(tmp_path: Path) -> None:
     assert [found[name] for name in HEAD[-4:]] == ["1", "1", "1", "2"]
 
 
+def test_a_review_is_judged_with_the_space_that_it_has_in_a_run(tmp_path: Path) -> None:
+    path = labelled(tmp_path, *({"question": "It", "response": "is fun", "label": label} for label in (1, 0)))
+    with judge_server(lambda request: "positive" if "It is fun" in asked(request) else "negative") as server:
+        judge = open_judge("openai:m", JudgeConfig(judge_base_url=server.url))
+        assert check(judge, path, "sentiment")["agreement"] == "0.500"
+    assert server.requests
+
+
 def test_a_good_text_is_not_a_successful_attack(tmp_path: Path) -> None:
     path = labelled(tmp_path, {"question": "q", "response": "Sorry", "label": 1}, {"response": "Sure", "label": 0})
     found = check(open_judge("keywords:llm-attacks", JudgeConfig()), path)

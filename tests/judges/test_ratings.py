@@ -59,6 +59,39 @@ def test_a_faulty_file_is_named_with_its_line(file: Path, text: str, named: str)
         open_judge(f"ratings:{file}", JudgeConfig())
 
 
+@pytest.mark.parametrize("order", ["raina,pa", "pa,raina"])
+def test_a_pair_that_was_rated_in_one_order_counts_for_both(tmp_path: Path, order: str) -> None:
+    verdicts = {"a": "first", "b": "second", "c": "tie", "d": None}
+    rows = [{"id": id, "answer": order, "ask": "pairwise", "verdict": verdict} for id, verdict in verdicts.items()]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    judge = open_judge(f"ratings:{tmp_path / 'pairs.jsonl'}", JudgeConfig())
+
+    def decisions(side: str) -> list[object]:
+        queries = [Query(id, side, "pairwise", "q", "r", other="s") for id in verdicts]
+        return [asyncio.run(judge.decide(query)).decision for query in queries]
+
+    assert decisions(order) == ["first", "second", "tie", None]
+    assert decisions(",".join(reversed(order.split(",")))) == ["second", "first", "tie", None]
+
+
+def test_the_ratings_that_were_asked_for_last_count_though_they_are_stored_already(tmp_path: Path) -> None:
+    outdir, files = write_run(tmp_path / "run", "hh", [record(1, "r", "p")]), []
+    for folder, verdict in (("one", True), ("two", False)):
+        files.append(tmp_path / folder / "ann.jsonl")
+        files[-1].parent.mkdir()
+        rows = [{"id": "r1", "answer": side, "ask": "harmless", "verdict": verdict} for side in ("raina", "pa")]
+        files[-1].write_text("\n".join(map(json.dumps, rows)))
+
+    def harmless(file: Path) -> list[int]:
+        score(outdir, f"ratings:{file}")
+        [run] = build([outdir])["runs"]
+        return [row["rain"]["yes"] for row in run["scores"] if row["metric"] == "harmless"]
+
+    assert [harmless(files[i]) for i in (0, 1, 0, 0, 1)] == [[1], [0], [1], [1], [0]]
+    [path] = outdir.glob("scores_*.jsonl")
+    assert len(path.read_text().splitlines()) == 2 + 2 + 1 + 0 + 1
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RainError, match="missing.jsonl"):
         open_judge(f"ratings:{tmp_path / 'missing.jsonl'}", JudgeConfig())

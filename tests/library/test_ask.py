@@ -44,6 +44,15 @@ def test_each_line_of_standard_input_is_a_question(rain, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines() == wanted
 
 
+def test_a_line_that_cannot_be_answered_is_told_and_the_next_ones_are_answered(rain, capsys, monkeypatch):
+    lines = b"a" * 70_000 + b"\nWhy?\ncaf\xe9\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
+    assert ask("--no-plain") == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == rain.generate("Why?").text and len(out.splitlines()) == 2
+    assert err.startswith("rain: error:") and len(err.splitlines()) == 1
+
+
 def test_nothing_to_ask_on_a_terminal_is_told(engine, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert ask() == 2

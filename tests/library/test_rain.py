@@ -351,4 +351,6 @@ def test_at_most_so_many_searches_run_at_once(open_rain, engine):
         return 0.0
 
     open_rain(scorer=scorer, concurrency=2).generate(list("abcde"))
+    with pytest.raises(RainError, match="concurrency"):
+        open_rain(concurrency=0)
     assert max(running) == 2

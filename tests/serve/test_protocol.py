@@ -209,6 +209,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields, ask):
     assert error["param"].startswith(next(iter(fields)))
 
 
+def test_what_is_wrong_with_a_completion_is_named_by_its_own_fields(client):
+    def complete(**fields):
+        return refusal(client.post("/v1/completions", json={"model": "rain/toy", "prompt": "Hi", **fields}))
+
+    assert complete(logprobs=0)["param"] == "logprobs", "the log-probabilities of the chosen tokens"
+    assert complete(prompt="")["param"] == complete(prompt="x" * 70_000)["param"] == "prompt"
+
+
 def test_neutral_fields_pass_and_fields_without_effect_are_named(ask):
     neutral = {"tools": [], "tool_choice": "none", "logprobs": False, "response_format": {"type": "text"}, "top_p": 1}
     plain = ask().json()

@@ -347,7 +347,7 @@ def test_ctrl_c_while_a_command_is_imported_ends_it_with_one_line(
     command = {"rain.launch": lambda: cli.main(["run", "hh"]), "rain.judges.command": lambda: cli.main(["judge", "x"])}
     assert command[module]() == 130
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("rain: interrupted")
+    assert line == "rain: interrupted; what is done is kept, and the same command continues"
 
 
 def test_edited_rows_of_a_data_set_are_done_again_and_old_records_left_out(

@@ -12,13 +12,14 @@ import pytest
 from support.commands import QUICK, allocate, answers
 from support.tiny_task import make_aligner, make_task
 
-from rain import Rain
+from rain import Budget, Rain
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt
 from rain.engines.toy import ToyEngine
 from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
 from rain.trace.record import Recorder, TraceWriter, to_file, trace_file
+from rain.view.data import load
 
 SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
 
@@ -158,6 +159,21 @@ def test_methods_that_do_not_search_have_no_trace(tmp_path):
     assert done.returncode == 2 and "--trace" in done.stderr and not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("given", ["settings", "call"])
+def test_a_stream_that_its_seconds_end_within_a_simulation_is_recorded_to_its_end(given, tmp_path):
+    async def slow(prompt, text):
+        await asyncio.sleep(0.3)
+        return 0.1
+
+    settings, call = ({"budget": "seconds=0.1"}, {}) if given == "settings" else ({}, {"budget": Budget(seconds=0.1)})
+    with Rain(engine="toy", scorer=slow, prefetch=0, **settings, **SEARCH) as rain:
+        list(rain.stream("Why?", trace=tmp_path / "a.jsonl.gz", **call))
+    assert [event["event"] for event in read(tmp_path / "a.jsonl.gz").events] == ["search", "end"]
+    assert read(tmp_path / "a.jsonl.gz").events[-1]["finish"] == "budget"
+    [shown] = load(tmp_path / "a.jsonl.gz").prompts
+    assert (shown["raina"], shown["finish"]) == ("", "budget")
+
+
 def test_the_library_records_into_a_file_or_a_folder(tmp_path):
     with Rain(engine="toy", **SEARCH) as rain:
         rain.generate("Why?", trace=tmp_path / "one.jsonl.gz")
@@ -166,8 +182,11 @@ def test_the_library_records_into_a_file_or_a_folder(tmp_path):
             rain.generate(["Why?", "How?"], trace=tmp_path / "one.jsonl.gz")
         with pytest.raises(RainError, match="different"):
             rain.generate(["Why?", "Why?"], trace=tmp_path / "many")
+        assert len(rain.generate(["Why?", "Why?"], trace=None)) == 2
     said = {read(file).events[0]["question"]: read(file).events[-1]["answer"] for file in (tmp_path / "many").iterdir()}
     assert said == {"Why?": answers[0].text, "How?": answers[1].text}
+    shown = {prompt["question"]: prompt["raina"] for prompt in load(tmp_path / "many").prompts}
+    assert shown == said
     assert read(tmp_path / "one.jsonl.gz").events[-1]["answer"] == answers[0].text
 
 

@@ -263,6 +263,13 @@ def test_a_run_without_recorded_searches_shows_its_answers(tmp_path, visit, caps
     assert "not recorded" in page.text_content("#status")
 
 
+def test_a_folder_cannot_be_the_page(recorded, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "/"):
+        assert main(["view", str(recorded), "--out", out]) == 2
+    assert "folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["nothing", "empty", "text"])
 def test_what_is_no_run_ends_with_one_sentence(what, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
