@@ -84,13 +84,18 @@ class Search:
         self.config = config
         self.eager = eager
         self.out_of_budget = out_of_budget
-        self.prefetch = Prefetch(prefetch, lambda past: guess_next(self.root, past, config), self._compute_ahead)
+        self.prefetch = Prefetch(
+            lambda: min(prefetch(), self._left),  # not past the commit, most guesses about which would be wrong
+            lambda past: guess_next(self.root, past, config),
+            self._compute_ahead,
+        )
         self.candidates = Candidates(session, config, inputs.key)
         self.root = Node((), step=0)
         self.prefix: Tokens = inputs.prompt
         self.limit = config.limit(len(inputs.prompt))
         self.simulations = 0
         self.finish: str | None = None
+        self._left = 0  # simulations of the present root after the present one, at most
         self.observer: Observer | None = None
 
     async def commits(self) -> AsyncIterator[Commit]:
@@ -125,9 +130,11 @@ class Search:
         """Simulate until a child is good and visited enough, or maxT is reached (inner loop); False: out of budget."""
         config, kept = self.config, self.root.visits
         longest = self.limit - len(self.inputs.prompt)
-        for _ in range(config.new_simulations(self.root.step, longest, kept)):
+        most = config.new_simulations(self.root.step, longest, kept)
+        for number in range(most):
             if self.out_of_budget():
                 return False
+            self._left = most - number - 1
             await self._simulate()
             best = most_visited(self.root)
             if best and best.visits > config.min_visits and best.value > config.value_threshold:

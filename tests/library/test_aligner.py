@@ -12,9 +12,9 @@ from support.watched import WatchedEngine
 
 from rain.core.config import Budget
 from rain.core.errors import RainError
-from rain.core.prefetch import Prefetch
 from rain.core.search import Search
 from rain.data.datasets import Prompt
+from rain.methods.tree_search import TreeSearch
 from rain.records import error_record
 
 
@@ -159,11 +159,11 @@ def test_a_search_computes_ahead_as_far_as_its_budget_goes_and_not_if_that_count
 
 
 def test_searches_that_run_at_the_same_time_share_what_is_computed_ahead(tmp_path, monkeypatch):
-    shares, start = [], Prefetch.start
+    shares, ahead = [], TreeSearch._ahead
 
-    def recorded(self, path):
-        shares.append(self._limit())
-        start(self, path)
+    def recorded(self):
+        shares.append(ahead(self))
+        return shares[-1]
 
     async def generate(count):
         shares.clear()
@@ -171,7 +171,7 @@ def test_searches_that_run_at_the_same_time_share_what_is_computed_ahead(tmp_pat
         await asyncio.gather(*[aligner.generate(prompt) for prompt in prompts])
         return min(shares)
 
-    monkeypatch.setattr(Prefetch, "start", recorded)
+    monkeypatch.setattr(TreeSearch, "_ahead", recorded)
     aligner = make_aligner(make_task(tmp_path), WatchedEngine())
     aligner.parts = replace(aligner.parts, prefetch=20)
     assert [asyncio.run(generate(count)) for count in (1, 2, 3, 30, 1)] == [16, 10, 7, 1, 16]
