@@ -45,7 +45,7 @@ class AnswerResponse(Response):
 
     def __init__(self, service: Service, job: AnswerJob, trace: Trace, stream: bool) -> None:
         super().__init__()
-        self.service, self.job, self.trace = service, job, trace
+        self.service, self.job, self.trace, self._places = service, job, trace, job.choices
         self._work = self._stream if stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +63,7 @@ class AnswerResponse(Response):
                 self.trace.status = GONE
         finally:
             await cancel_all((work, watch))
-            self.service.admission.leave(self.job.choices)
+            self._leave()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         answers: dict[int, Answer] = {}
@@ -124,7 +124,8 @@ class AnswerResponse(Response):
             self.trace.fields.setdefault("answers", []).append(event.text)
 
     def _finished(self, answers: Sequence[Answer]) -> None:
-        """Count an answer, for the metrics and the log."""
+        """Make room for the next request, which may follow at once, and count an answer for the metrics and the log."""
+        self._leave()
         used, metrics = usage(answers), self.service.metrics
         simulations = sum(answer.cost.get("simulations", 0) for answer in answers)
         metrics.simulations.inc(simulations)
@@ -132,6 +133,11 @@ class AnswerResponse(Response):
             getattr(metrics, name).inc(used[name])
             self.trace.fields[name] = used[name]
         self.trace.fields.update(finish=[answer.finish for answer in answers], simulations=simulations)
+
+    def _leave(self) -> None:
+        """Give the places back, once."""
+        self.service.admission.leave(self._places)
+        self._places = 0
 
     def _failed(self, error: Exception) -> ApiError:
         """Return the client's error, and note it for the log."""
