@@ -26,7 +26,6 @@ COMMANDS = {
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
 
-
 RESUMED = ("run", "judge")
 """Commands that go on where they were interrupted."""
 

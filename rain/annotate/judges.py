@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rain.annotate.read import OTHER
 from rain.annotate.score import agreed, compared, settled, single
 from rain.annotate.statistics import cohen, known
 from rain.core.types import Json
-from rain.judges.base import Decision
+from rain.judges.base import OTHER, Decision
 from rain.judges.queries import SIDES, criteria
 from rain.judges.scoring import read_verdicts
 from rain.report.measures import pair_result

@@ -26,9 +26,10 @@ from statistics import median
 import numpy as np
 
 from rain.annotate.make import SCHEMA
-from rain.annotate.read import OTHER, Rating
+from rain.annotate.read import Rating
 from rain.annotate.statistics import Floats, Rows, alpha, bradley_terry, cohen, known, with_interval
 from rain.core.types import Json
+from rain.judges.base import OTHER
 from rain.report.measures import compare, share
 from rain.report.table import Outcome
 from rain.stats import mcnemar, wilson

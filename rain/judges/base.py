@@ -18,6 +18,9 @@ Decision = bool | float | str | None
 A number for "fluency" (nats per token).
 """
 
+OTHER = {"first": "second", "second": "first"}
+"""What a verdict about a pair means when the pair is turned around; others stay as they are."""
+
 
 @dataclass(frozen=True)
 class Query:

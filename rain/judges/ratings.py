@@ -15,11 +15,10 @@ import json
 from pathlib import Path
 
 from rain.core.errors import RainError
-from rain.judges.base import Decision, Judge, JudgeConfig, Query, Verdict
+from rain.judges.base import OTHER, Decision, Judge, JudgeConfig, Query, Verdict
 from rain.terminal import one_line
 
 FIELDS = ("id", "answer", "ask", "verdict")
-OTHER = {"first": "second", "second": "first"}
 LONGEST_RATER = 80
 """What is kept of the field "rater" (characters)."""
 

@@ -132,8 +132,11 @@ async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick |
 
 
 async def _score(path: Path, run: Run, judge: Judge, again: bool, tick: Tick | None) -> Summary:
-    stored = {key: decision for name, key, decision in read_verdicts(path) if name == judge.name}
-    _make_current(path, judge)
+    stored, again_last = _read_stored(path, judge)
+    if again_last:
+        with ResultWriter(path) as writer:
+            for record in again_last:
+                writer.write(record)
     summary = Summary(judge.name, path, note=judge.note)
 
     def unanswered() -> Iterator[Query]:
@@ -160,20 +163,22 @@ async def _score(path: Path, run: Run, judge: Judge, again: bool, tick: Tick | N
     return summary
 
 
-def _make_current(path: Path, judge: Judge) -> None:
-    """Write a stored verdict of each criterion again where the last one has another wording: the last one counts."""
-    found: dict[tuple[str, str], Record] = {}
+def _read_stored(path: Path, judge: Judge) -> tuple[dict[Key, Decision], list[Record]]:
+    """Return a judge's verdicts in a score file, and those to write again, so that its present wording is the last one.
+
+    Of several wordings the last one in the file counts; one verdict of each criterion is enough.
+    """
+    stored: dict[Key, Decision] = {}
+    records: dict[tuple[str, str], Record] = {}
     last: dict[str, str] = {}
     for line in read_lines(path) if path.exists() else ():
+        key = _key(line.record, path)
         if line.record.get("judge") == judge.name:
-            key = _key(line.record, path)
-            found[key.criterion, key.version] = line.record
+            stored[key] = line.record["verdict"]
+            records[key.criterion, key.version] = line.record
             last[key.criterion] = key.version
-    again = [record for key, record in found.items() if key in judge.versions.items() and last[key[0]] != key[1]]
-    if again:
-        with ResultWriter(path) as writer:
-            for record in again:
-                writer.write(record)
+    wanted = judge.versions.items()
+    return stored, [record for key, record in records.items() if key in wanted and last[key[0]] != key[1]]
 
 
 def cut(reply: str) -> str:
