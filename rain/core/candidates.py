@@ -33,6 +33,12 @@ class Candidates:
         logprobs = await self.session.next_logprobs(prefix, top=count)
         return [((token,), math.exp(logprob)) for token, logprob in sorted(logprobs.items())]
 
+    async def greedy(self, prefix: Tokens, length: int) -> list[Candidate]:
+        """Return the first one of ``draw``; its prior is not a number, since clamping needs the others'."""
+        found: dict[Tokens, float] = {}
+        await self._draw(found, prefix, length, 1, "expand", 0, greedy_first=True)
+        return [(tokens, math.nan) for tokens in found]
+
     async def draw(self, prefix: Tokens, length: int) -> list[Candidate]:
         """Return distinct token sets, the greedy one first, with clamped products of token probabilities.
 

@@ -13,7 +13,10 @@ class Observer(Protocol):
     """Is told of each change of a tree, after it."""
 
     def added(self, parent: Node, prefix: Tokens, children: Sequence[Node]) -> None:
-        """Learn that a node has new children; ``prefix`` are the ids up to and with the node."""
+        """Learn that a node has new children, or that the prior of the first one, not a number before, is known.
+
+        ``prefix`` are the ids up to and with the node.
+        """
 
     def visited(
         self, path: Sequence[Node], prefix: Tokens, rollout: Tokens, score: float, updates: Sequence[Update]

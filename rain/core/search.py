@@ -14,8 +14,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from rain.core.candidates import Candidate, Candidates, draw_rollout
@@ -54,8 +56,8 @@ class Search:
         inputs: prompt, scorer, encoder and what ends a response.
         session: of the language model.
         config: the constants.
-        eager: expand a leaf in the simulation that reaches it, as the published code does, instead of when a later
-            simulation first passes through it. It changes no decision, only what is computed.
+        eager: expand a leaf in the simulation that reaches it, as the published code does, instead of when later
+            simulations pass through it. It changes no decision, only what is computed.
         out_of_budget: asked before each simulation; once it says yes, the response ends with what is committed.
         prefetch: asked in each simulation how many of the next ones to compute ahead (``rain/core/prefetch.py``). It
             changes no decision, only what is computed, and when.
@@ -120,8 +122,7 @@ class Search:
             if self.observer:
                 self.observer.committed(child, self.prefix, self.simulations - before, self.finish)
             yield Commit(child.tokens, root, child, self.simulations - before, self.finish)
-            if child.children:
-                child.mix_priors(self.config.root_mix)
+            child.mix_priors(self.config.root_mix)
             self.prefetch.commit(self.root, self.prefix)
             self.session.commit(self.prefix)
             self.inputs.scorer.commit(self._response(self.prefix))
@@ -174,14 +175,23 @@ class Search:
 
     def _compute_ahead(self, guess: Guess) -> Coroutine[Any, Any, float]:
         """Compute what a simulation needs if it goes this way; return its score."""
-        return self._visit_ahead(guess, self.prefix + tuple(token for node in guess.path[1:] for token in node.tokens))
+        return self._visit_ahead(guess, self.prefix)
 
     async def _visit_ahead(self, guess: Guess, prefix: Tokens) -> float:
+        passed = []
+        for node, child in pairwise(guess.path):
+            if not node.expanded:  # all of its candidates are needed to tell whether it goes to the greedy one again
+                passed.append(self._candidates(node, prefix, whole=True))
+            prefix += child.tokens
+        found: list[float] = await gather_or_cancel(self._score_ahead(guess, prefix), *passed)
+        return found[0]
+
+    async def _score_ahead(self, guess: Guess, prefix: Tokens) -> float:
         leaf = guess.path[-1]
         if guess.expands and not self._finish(prefix):
             expanded = Node(leaf.tokens, leaf.step)
             expanded.n = max(leaf.n, 1.0)
-            expanded.add_children(self._with_priors(leaf, await self._candidates(leaf, prefix)))
+            expanded.add_children(self._with_priors(leaf, await self._candidates(leaf, prefix, whole=False)))
             prefix += select_child(expanded, self.config.exploration).tokens
         rollout = await self._rollout(prefix)
         return await self.inputs.scorer.score(self._response(prefix + rollout))
@@ -193,19 +203,30 @@ class Search:
 
     async def _expand(self, node: Node, prefix: Tokens) -> None:
         """Attach children unless that was done, or the node is terminal (expansion)."""
-        if node.expanded:
+        whole = self.eager or node.visits > 1
+        if node.expanded or (node.children and not whole):
             return
-        node.expanded = True
-        if not self._finish(prefix):
-            node.pool = await self._candidates(node, prefix)
-            self._attach(node, prefix, node.pool)
+        if self._finish(prefix):
+            node.expanded = True
+            return
+        node.pool = await self._candidates(node, prefix, whole=whole)
+        if node.children:  # an engine that rounds otherwise in another batch may find another token set greedy now
+            node.pool = [(node.children[0].tokens, node.pool[0][1]), *node.pool[1:]]
+        node.expanded = not any(math.isnan(prior) for _, prior in node.pool)
+        self._attach(node, prefix, node.pool)
 
-    async def _candidates(self, node: Node, prefix: Tokens) -> list[Candidate]:
-        """Return the token sets that a node may be continued with, and their priors, which are not normalised."""
+    async def _candidates(self, node: Node, prefix: Tokens, *, whole: bool) -> list[Candidate]:
+        """Return the token sets that a node may be continued with, and their priors, which are not normalised.
+
+        Drawn ones are all needed by the second simulation that passes through the node (``whole``), which many nodes
+        never see. The first one goes to the greedy token set, whose prior ``clamp_greedy`` makes the largest.
+        """
         length = self.config.token_set_length(node.step)
         if length == 1:
             count = self.config.candidates
             return await self.prefetch.result("top", prefix, lambda: self.candidates.most_likely(prefix, count))
+        if not whole:
+            return await self.prefetch.result("greedy", prefix, lambda: self.candidates.greedy(prefix, length))
         return await self.prefetch.result("expand", prefix, lambda: self.candidates.draw(prefix, length))
 
     async def _add_node(self, node: Node, prefix: Tokens) -> None:
@@ -224,9 +245,13 @@ class Search:
         self._attach(node, prefix, chosen)
 
     def _attach(self, node: Node, prefix: Tokens, pool: Sequence[Candidate]) -> None:
-        """Give a node the candidates that it lacks as children."""
-        children = node.add_children(self._with_priors(node, pool))
-        if self.observer and children:
+        """Give a node the candidates that it lacks as children, and the greedy one its prior once that is known."""
+        found = self._with_priors(node, pool)
+        completes = bool(node.children) and math.isnan(node.children[0].prior)
+        if completes:
+            node.children[0].prior = found[0][1]
+        children = node.add_children(found)
+        if self.observer and (children or completes):
             self.observer.added(node, prefix, children)
 
     def _with_priors(self, node: Node, pool: Sequence[Candidate]) -> list[Candidate]:

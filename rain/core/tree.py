@@ -19,14 +19,14 @@ class Node:
     Attributes:
         tokens: the token set; the ids that this node adds to its parent's prefix.
         step: 0 for the root of the first search, one more for each generation; re-rooting does not reset it.
-        prior: p, the probability of the token set among its siblings.
+        prior: p, the probability of the token set among its siblings; not a number while these are not drawn.
         n: visit count with the fractions that similarity updates add.
         visits: whole visits through this node.
         value: q, the running mean of the scores, in [-1, 1].
         embedding: e, the running mean of the sentence embeddings that passed through, None before the first visit.
         children: in the order in which ties are broken.
         pool: the candidates with unnormalised priors that children were taken from; grows by node addition.
-        expanded: whether children were asked for.
+        expanded: whether all children were asked for; the greedy one alone may be there before.
     """
 
     __slots__ = ("tokens", "step", "prior", "n", "visits", "value", "embedding", "children", "pool", "expanded")

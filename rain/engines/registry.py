@@ -62,8 +62,8 @@ class PlacementConfig:
         0, "hf: tokens kept in the KV cache; beyond, the least recently used are evicted (0: what memory allows)", low=0
     )
     prefetch: int = setting(
-        64,
-        "simulations that all searches compute ahead together, 16 each at most, if they can be guessed (0: none)",
+        128,
+        "simulations that all searches compute ahead together, 32 each at most, if they can be guessed (0: none)",
         low=0,
     )
 

@@ -26,7 +26,7 @@ class ScriptedSession(Session):
     Requesting what was not recorded raises ``NotRecorded``, which is the point.
 
     Attributes:
-        expanded: the prefixes whose expansion was requested.
+        expanded: the prefixes of which more was requested than the greedy candidate.
     """
 
     def __init__(self, calls: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -49,16 +49,18 @@ class ScriptedSession(Session):
             call = self._lookup(self._add, (key, self._additions[key]), "addition")
         else:
             call = self._lookup(self._expand, key, "expansion")
-            self.expanded.add(key)
+            if params.n > 1:
+                self.expanded.add(key)
         candidates = call["candidates"]
-        if call["n"] != params.n or any(len(tokens) != params.max_tokens for tokens, _ in candidates):
+        counts = (call["n"], 1) if params.greedy_first else (call["n"],)  # the greedy one may be asked for alone
+        if params.n not in counts or any(len(tokens) != params.max_tokens for tokens, _ in candidates):
             wanted = f"{params.n} sets of {params.max_tokens} tokens"
             raise NotRecorded(f"the recording has n={call['n']} at prefix {list(key)}; requested were {wanted}")
         priors = [call["greedy_raw_prob"], *(prior for _, prior in candidates[1:])]
         return [
             Continuation(tuple(tokens), (math.log(prior), *[0.0] * (len(tokens) - 1)), "length")
             for (tokens, _), prior in zip(candidates, priors, strict=True)
-        ]
+        ][: params.n]
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()

@@ -14,7 +14,7 @@ from rain.methods.base import Generation, Parts
 from rain.text import SpanEncoder
 from rain.trace.record import Recorder
 
-MOST_AHEAD = 16
+MOST_AHEAD = 32
 """Simulations that one search computes ahead, at most; later ones are guessed right too seldom."""
 
 

@@ -82,8 +82,8 @@ def read_head(path: Path) -> Event | None:
 def _check(path: Path, head: Event) -> None:
     if head.get("event") != "search":
         raise RainError(f"{path} is not a recorded search: its first event is not 'search'")
-    if head.get("format") != FORMAT:
-        raise RainError(f"{path} has format {head.get('format')!r}; this version of RAIN reads format {FORMAT}")
+    if head.get("format") not in (1, FORMAT):
+        raise RainError(f"{path} has format {head.get('format')!r}; this version of RAIN reads formats 1 and {FORMAT}")
     for name in ("id", "question", "config", "asks"):
         if name not in head:
             raise RainError(f"{path} lacks the field {name!r} in its first event")

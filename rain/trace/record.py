@@ -3,11 +3,12 @@
 | event | fields |
 |---|---|
 | search | format, id, question, prompt (text), prompt_tokens, seed, config (``RainConfig``), asks, started (Unix) |
-| nodes | t, parent, added (whether by node addition), texts, tokens, priors; numbered on, the first root is 0 |
+| nodes | t, parent, added (by node addition), texts, tokens, priors, first_prior; numbered on, the first root is 0 |
 | visit | t, path (from the root then), rollout (text), score, similar ([node, weight]), evidence; text: see below |
 | commit | t, node, simulations, finish |
 | end | t, finish, answer, cost |
 
+A node's greedy child may come first, with a prior of null; the event of its siblings then has that as ``first_prior``.
 ``t`` is in seconds from the beginning. ``asks`` and ``evidence`` are ``SearchScorer.asks`` and ``.seen``. The text of
 a visit is that of the committed nodes, the path and the rollout; where the decoder says otherwise it is given as
 ``text``, and where an evaluator read another one, that is given as ``read`` in its evidence.
@@ -16,6 +17,7 @@ a visit is that of the committed nodes, the path and the rollout; where the deco
 from __future__ import annotations
 
 import gzip
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -33,7 +35,9 @@ from rain.results.files import write_error
 from rain.results.jsonl import encode_json
 from rain.text import TextStopPolicy
 
-FORMAT = 1
+FORMAT = 2
+"""In format 1 all candidates of a node came at once, with their priors."""
+
 SUFFIX = ".jsonl.gz"
 TRACES = "trace"
 """Folder of the traces in an OUTDIR."""
@@ -122,6 +126,7 @@ class Recorder:
         self._prompt, self._scorer, self._policy = prompt, scorer, policy
         self._decode = policy.adapter.decode
         self._nodes = {root: (0, "")}  # number and text; also keeps them alive, so that identities stay unique
+        self._incomplete = set[Node]()  # those of whose candidates the greedy one alone is known
         self._count, self._committed, self._started = 1, "", time.perf_counter()
         self._writer = TraceWriter(append)
         self._write(
@@ -142,13 +147,18 @@ class Recorder:
         for child, text in zip(children, texts, strict=True):
             self._nodes[child] = self._count, text
             self._count += 1
+        known: dict[str, Any] = {"first_prior": parent.children[0].prior} if parent in self._incomplete else {}
+        self._incomplete.discard(parent)
+        if any(math.isnan(child.prior) for child in children):
+            self._incomplete.add(parent)
         self._write(
             "nodes",
             parent=self._nodes[parent][0],
-            added=len(parent.children) > len(children),
+            added=len(parent.children) > len(children) and not known,
             texts=texts,
             tokens=[child.tokens for child in children],
-            priors=[child.prior for child in children],
+            priors=[None if math.isnan(child.prior) else child.prior for child in children],
+            **known,
         )
 
     def visited(
@@ -178,6 +188,7 @@ class Recorder:
         number, text = self._nodes[child]
         self._committed += text
         self._nodes = {node: self._nodes[node] for node in _below(child)}
+        self._incomplete &= self._nodes.keys()
         self._write("commit", node=number, simulations=simulations, finish=finish, flush=True)
 
     def ended(self, finish: str, answer: str, cost: dict[str, Any]) -> None:

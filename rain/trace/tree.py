@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from rain.core.errors import RainError
@@ -44,15 +45,17 @@ class Tree:
         if kind == "search":
             self._root_mix = float(event["config"]["root_mix"])
         elif kind == "nodes":
-            candidates = zip(map(tuple, event["tokens"]), event["priors"], strict=True)
-            self.nodes += self.nodes[event["parent"]].add_children(list(candidates))
+            parent = self.nodes[event["parent"]]
+            if "first_prior" in event:
+                parent.children[0].prior = event["first_prior"]
+            priors = [math.nan if prior is None else prior for prior in event["priors"]]
+            self.nodes += parent.add_children(list(zip(map(tuple, event["tokens"]), priors, strict=True)))
         elif kind == "visit":
             self._visit(event)
         elif kind == "commit":
             self.root = self.nodes[event["node"]]
             self.commits.append(event["node"])
-            if self.root.children:
-                self.root.mix_priors(self._root_mix)
+            self.root.mix_priors(self._root_mix)
 
     def _visit(self, event: Event) -> None:
         score = float(event["score"])

@@ -25,7 +25,7 @@ function tint(element, value) {
 }
 
 const theme = () => document.documentElement.dataset.theme;
-const fixed = (value, digits = 2) => (value >= 0 ? "" : "−") + Math.abs(value).toFixed(digits);
+const fixed = (value, digits = 2) => isNaN(value) ? "?" : (value >= 0 ? "" : "−") + Math.abs(value).toFixed(digits);
 const quoted = (text, most = 60) => "“" + visible(text.slice(0, most)) + (text.length > most ? "…" : "") + "”";
 const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 

@@ -30,7 +30,8 @@ class Trace {
     this.nodes = 1;
     this.parent = Int32Array.of(-1);
     this.depth = Int32Array.of(0);
-    this.prior = Float64Array.of(1);    // as it was drawn
+    this.prior = Float64Array.of(1);    // as it was drawn; NaN: not known at first
+    this.firstPrior = new Map();        // by event: [node, prior] of a greedy candidate whose siblings came later
     this.added = Uint8Array.of(0);      // by node addition
     this.born = Int32Array.of(-1);      // the event that a node came with
     this.text = [""];
@@ -80,6 +81,7 @@ class Trace {
 
   addNodes(k, event) {
     const first = this.nodes, parent = event.parent;
+    if (event.first_prior !== undefined) this.firstPrior.set(k, [this.children[parent][0], event.first_prior]);
     this.kind[k] = NODES;
     this.ref[k] = first;
     this.nodes += event.texts.length;
@@ -88,7 +90,7 @@ class Trace {
       const node = first + i;
       this.parent[node] = parent;
       this.depth[node] = this.depth[parent] + 1;
-      this.prior[node] = event.priors[i];
+      this.prior[node] = event.priors[i] ?? NaN;
       this.added[node] = event.added ? 1 : 0;
       this.born[node] = k;
       this.commitOf[node] = -1;
@@ -174,6 +176,10 @@ class State {
       const kind = trace.kind[this.position], ref = trace.ref[this.position];
       if (kind === VISIT) this.visit(ref);
       else if (kind === COMMIT) this.commit(trace.commits[ref].node);
+      else if (trace.firstPrior.has(this.position)) {
+        const [node, prior] = trace.firstPrior.get(this.position);
+        this.prior[node] = prior;
+      }
     }
     return this;
   }

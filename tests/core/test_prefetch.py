@@ -87,7 +87,8 @@ async def slow_search(prefetch: int, embed=unlike) -> tuple[list, list, int, Sea
             commits.append((commit.tokens, commit.simulations, commit.finish))
             assert all(asked[: len(prefix)] == prefix for asked in session.asked), "nobody needs that any more"
             prefix, session.asked = search.prefix, []
-            trees.append({path: (n.n, n.visits, n.value, n.prior) for path, n in all_nodes(commit.root).items()})
+            nodes = all_nodes(commit.root).items()
+            trees.append({path: (n.n, n.visits, n.value, str(n.prior)) for path, n in nodes})
     finally:
         await search.prefetch.close()
     return commits, trees, rounds.count, search

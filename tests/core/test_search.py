@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from itertools import chain, repeat
 
 import pytest
@@ -45,19 +46,33 @@ def test_token_sets_are_1_2_4_then_10_tokens_long_and_drawn_as_configured():
     commits = run_search(search(session, undecided, small(exploration=0.0, candidate_temperature=2.0, top_k=7)), 5)
     assert [len(commit.tokens) for commit in commits] == [1, 2, 4, 10, 10]
     asked = {(asked.n, asked.temperature, asked.top_k, asked.greedy_first) for asked in session.drawn}
-    assert asked == {(3, 2.0, 7, True)}
+    assert asked == {(1, 2.0, 7, True), (3, 2.0, 7, True)}
     assert {(asked.max_tokens, asked.stop) for asked in session.drawn} == {(n, Stop()) for n in (2, 4, 10)}
 
 
-def test_a_node_is_expanded_when_it_is_passed_through_again_and_not_before():
+def test_a_node_gets_its_greedy_child_at_the_first_simulation_that_passes_and_the_others_at_the_second():
     session = FakeSession(CHANCES)
     [commit] = run_search(search(session, undecided, small(max_simulations=30)), 1)
-    nodes = all_nodes(commit.root)
-    passed = {PROMPT + path for path, node in nodes.items() if node.visits >= 2}
-    visited = [path for path, node in nodes.items() if node.visits]
-    assert {asked.prefix for asked in session.drawn} | {prefix for prefix, _ in session.ranked} == passed
-    assert len(session.drawn) + len(session.ranked) == len(passed) < len(visited) == 30
-    assert all(node.expanded == (node.visits >= 2) for node in nodes.values())
+    nodes = {PROMPT + path: node for path, node in all_nodes(commit.root).items()}
+    passed, again = ({path for path, node in nodes.items() if node.visits > times} - {PROMPT} for times in (1, 2))
+    asked = [(call.prefix, call.n) for call in session.drawn]
+    assert sorted(asked) == sorted([*((path, 1) for path in passed), *((path, 3) for path in again)])
+    assert session.ranked == [(PROMPT, 3)]
+    assert len(again) < len(passed) < sum(node.visits > 0 for node in nodes.values()) == 30
+    once = [nodes[path] for path in passed - again]
+    assert [[math.isnan(child.prior) for child in node.children] for node in once] == [[True]] * len(once)
+    assert sum(child.prior for path in again for child in nodes[path].children) == pytest.approx(len(again))
+
+
+def test_what_was_greedy_first_stays_the_first_child_whatever_the_engine_says_later():
+    def draw(asked, i):
+        return (10 + i + (asked.n > 1),) * asked.max_tokens, 0.1
+
+    session = FakeSession(CHANCES, draw)
+    [commit] = run_search(search(session, undecided, small(exploration=0.0, max_simulations=4, extra_simulations=4)), 1)
+    children = commit.child.children
+    assert [child.tokens for child in children] == [(10, 10), (12, 12), (13, 13)]
+    assert [child.prior for child in children] == pytest.approx([0.5, 0.25, 0.25])
 
 
 def test_lazy_expansion_makes_the_same_commits_and_trees_as_eager_expansion():
@@ -184,17 +199,18 @@ def test_a_pause_needs_no_rollout_and_a_rollout_fits_the_limit():
 
 
 def test_duplicates_are_drawn_anew_until_enough_are_distinct_or_the_draws_are_spent():
-    replies = {(4, True): "gaaa", (2, False): "ab", (1, False): "a"}
+    replies = {(1, True): "g", (4, True): "gaaa", (2, False): "ab", (1, False): "a"}
 
     def draw(asked, i):
         letter = replies[asked.n, asked.greedy_first][i]
         return (ord(letter),) * asked.max_tokens, 0.1 * "gab".index(letter) + 0.1
 
     session = FakeSession(CHANCES, draw)
-    config = small(candidates=4, max_draws=6, exploration=0.0, max_simulations=3, extra_simulations=3)
+    config = small(candidates=4, max_draws=6, exploration=0.0, max_simulations=4, extra_simulations=4)
     [commit] = run_search(search(session, undecided, config), 1)
-    assert [(asked.n, asked.greedy_first) for asked in session.drawn] == [(4, True), (2, False), (1, False)]
-    assert len({asked.seed for asked in session.drawn}) == 3
+    drawn = [asked for asked in session.drawn if len(asked.prefix) == 3]
+    assert [(asked.n, asked.greedy_first) for asked in drawn] == [(1, True), (4, True), (2, False), (1, False)]
+    assert len({asked.seed for asked in drawn[1:]}) == 3
     children = commit.child.children
     assert [child.tokens for child in children] == [(ord(letter),) * 2 for letter in "gab"]
     assert [child.prior for child in children] == pytest.approx([0.5, 0.2, 0.3])  # greedy up from 0.1 to 0.3 + 0.2
@@ -202,9 +218,9 @@ def test_duplicates_are_drawn_anew_until_enough_are_distinct_or_the_draws_are_sp
 
 def test_with_max_draws_9_duplicates_are_only_dropped():
     session = FakeSession(CHANCES, lambda asked, i: ((10 + i // 2,) * asked.max_tokens, 0.1))
-    config = RainConfig(exploration=0.0, max_simulations=3, extra_simulations=3)
+    config = RainConfig(exploration=0.0, max_simulations=4, extra_simulations=4)
     [commit] = run_search(search(session, undecided, config), 1)
-    assert [asked.n for asked in session.drawn] == [10]
+    assert [asked.n for asked in session.drawn if len(asked.prefix) == 3] == [1, 10]
     assert [child.tokens for child in commit.child.children] == [(token, token) for token in range(10, 15)]
 
 
@@ -232,7 +248,7 @@ def test_fresh_candidates_come_first_and_old_children_stay():
     [commit] = run_search(search(session, bad, config, embed=alike), 1)
     [child] = commit.root.children
     assert [node.tokens for node in child.children] == [(10, 10), (11, 11), (7, 7), (8, 8)]
-    assert {(asked.n, asked.greedy_first) for asked in session.drawn} == {(2, True)}
+    assert {(asked.n, asked.greedy_first) for asked in session.drawn} == {(1, True), (2, True)}
     # a greedy p beside a single other becomes twice the other's: 0.4 with 11, 0.3 with 7, 0.5 with 8
     third = 0.15 / (0.3 + 0.15 + 0.4)  # out of 10, 7, 10 of the list 10, 7, 10, 11
     fourth = 0.25 / (0.5 + 0.25 + 0.3 + 0.15)  # out of 10, 8, 10, 7 of the list 10, 8, 10, 7, 10, 11
@@ -278,7 +294,7 @@ def test_every_request_has_a_seed_of_its_own_that_depends_on_the_key_alone():
     def seeds(key):
         session = FakeSession(CHANCES, numbered)
         run_search(search(session, bad, small(node_addition=True), embed=alike, key=key))
-        return [asked.seed for asked in session.drawn + session.rollouts]
+        return [asked.seed for asked in session.drawn + session.rollouts if (asked.n, asked.greedy_first) != (1, True)]
 
     first = seeds("0/hh-1")
     assert len(set(first)) == len(first) > 20

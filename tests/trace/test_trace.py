@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 from dataclasses import replace
 
@@ -37,7 +36,7 @@ def compare(real, rebuilt):
     for here, there in pairs:
         assert (here.tokens, here.step, here.visits) == (there.tokens, there.step, there.visits)
         for name in ("n", "value", "prior"):
-            assert math.isclose(getattr(here, name), getattr(there, name), rel_tol=0, abs_tol=1e-9)
+            assert getattr(here, name) == pytest.approx(getattr(there, name), rel=0, abs=1e-9, nan_ok=True)
     return len(pairs)
 
 
@@ -70,7 +69,9 @@ def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, tmp_path):
     assert compare(search.root, Tree(trace.events).root) > 0
     kinds = [event["event"] for event in trace.events]
     assert kinds.count("visit") == search.simulations == answer.cost["simulations"]
-    assert any(event["added"] for event in trace.events if event["event"] == "nodes")
+    nodes = [event for event in trace.events if event["event"] == "nodes"]
+    assert any(event["added"] for event in nodes) and any("first_prior" in event for event in nodes)
+    assert any(event["priors"] == [None] and not event["added"] for event in nodes)
     assert any(event["similar"] for event in trace.events if event["event"] == "visit")
     assert trace.events[-1]["answer"] == answer.text
 
@@ -122,7 +123,7 @@ def test_what_is_no_trace_is_refused_with_its_name(content, tmp_path):
 
 def test_events_that_do_not_fit_are_refused_with_their_number(tmp_path):
     writer = TraceWriter(to_file(tmp_path / "c.jsonl.gz"))
-    writer.write({"event": "search", "format": 1, "id": "c", "question": "", "asks": [], "config": {"root_mix": 0.25}})
+    writer.write({"event": "search", "format": 2, "id": "c", "question": "", "asks": [], "config": {"root_mix": 0.25}})
     writer.write({"event": "visit", "path": [0, 7], "score": 1, "similar": []})
     writer.flush()
     with pytest.raises(RainError, match="event 2"):
