@@ -21,6 +21,9 @@ from rain.core.types import Tokens
 Result = TypeVar("Result")
 
 
+MOST_BELOW = 2
+
+
 class Visit(NamedTuple):
     """A simulation that is not in the tree yet: its path, root first, and its score; None: not known yet."""
 
@@ -33,12 +36,12 @@ class Guess(NamedTuple):
 
     Attributes:
         path: from the root down, as far as it can be told.
-        expands: whether its last node was visited before, so that the leaf is the child that is chosen first; None: the
-            leaf is a child that is not known yet.
+        below: how many generations below its last node, whose children are not known yet, the leaf is, if each time it is
+            the child that is chosen first (at most ``MOST_BELOW``); None: too many for a guess.
     """
 
     path: Sequence[Node]
-    expands: bool | None
+    below: int | None
 
 
 def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess:
@@ -57,7 +60,7 @@ def guess_next(root: Node, visits: Sequence[Visit], config: RainConfig) -> Guess
             path.append(select_child(path[-1], config.exploration))
     leaf = path[-1]
     times = bool(leaf.visits) + sum(visit.path[-1] is leaf for visit in visits)
-    return Guess(path, None if leaf.children or times > 1 else times == 1)
+    return Guess(path, None if leaf.children or times > MOST_BELOW else times)
 
 
 @contextmanager
@@ -93,7 +96,7 @@ class Prefetch:
         compute: Callable[[Guess], Coroutine[Any, Any, float]],
     ) -> None:
         self._limit, self._guess, self._compute = limit, guess, compute
-        self._guesses: dict[tuple[Node, bool | None], tuple[Guess, asyncio.Task[float]]] = {}
+        self._guesses: dict[tuple[Node, int], tuple[Guess, asyncio.Task[float]]] = {}
         self._results: dict[tuple[str, Tokens], asyncio.Task[Any]] = {}
 
     def start(self, path: Sequence[Node]) -> None:
@@ -101,10 +104,12 @@ class Prefetch:
         visits = [Visit(path, None)]
         for _ in range(self._limit()):
             guess = self._guess(visits)
-            key = guess.path[-1], guess.expands
-            if guess.expands is not None and key not in self._guesses:
-                self._guesses[key] = guess, start_shared(self._compute(guess))
-            known = self._guesses.get(key)
+            known = None
+            if guess.below is not None:
+                key = guess.path[-1], guess.below
+                if key not in self._guesses:
+                    self._guesses[key] = guess, start_shared(self._compute(guess))
+                known = self._guesses[key]
             visits.append(Visit(guess.path, _score(known[1]) if known else None))
 
     async def result(self, kind: str, prefix: Tokens, compute: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

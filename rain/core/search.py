@@ -188,11 +188,14 @@ class Search:
 
     async def _score_ahead(self, guess: Guess, prefix: Tokens) -> float:
         leaf = guess.path[-1]
-        if guess.expands and not self._finish(prefix):
+        for _ in range(guess.below or 0):
+            if self._finish(prefix):
+                break
             expanded = Node(leaf.tokens, leaf.step)
             expanded.n = max(leaf.n, 1.0)
             expanded.add_children(self._with_priors(leaf, await self._candidates(leaf, prefix, whole=False)))
-            prefix += select_child(expanded, self.config.exploration).tokens
+            leaf = select_child(expanded, self.config.exploration)
+            prefix += leaf.tokens
         rollout = await self._rollout(prefix)
         return await self.inputs.scorer.score(self._response(prefix + rollout))
 

@@ -150,13 +150,15 @@ def test_the_guess_is_the_next_leaf_if_the_score_is_that_of_the_parent():
     root.n, root.visits, root.value = 2.0, 2, 0.5
     first.n, first.visits, first.value = 1.0, 1, 0.5
     before = [(node.n, node.visits, node.value) for node in (root, first, second)]
-    assert guess_next(root, [Visit([root, second], None)], CONFIG) == Guess([root, first], True)
-    assert guess_next(root, [Visit([root, second], 1.0)], CONFIG) == Guess([root, second], True)
-    assert guess_next(root, [Visit([root, first], None)], CONFIG) == Guess([root, second], False)
+    assert guess_next(root, [Visit([root, second], None)], CONFIG) == Guess([root, first], 1)
+    assert guess_next(root, [Visit([root, second], 1.0)], CONFIG) == Guess([root, second], 1)
+    assert guess_next(root, [Visit([root, first], None)], CONFIG) == Guess([root, second], 0)
     twice = [Visit([root, first], -1.0), Visit([root, second], 1.0)]
-    assert guess_next(root, twice, CONFIG) == Guess([root, second], True)
+    assert guess_next(root, twice, CONFIG) == Guess([root, second], 1)
     again = [*twice, Visit([root, second], 1.0)]
-    assert guess_next(root, again, CONFIG) == Guess([root, second], None), "its children are not known"
-    past = [*again, *[Visit([root, second], None)] * 6]
-    assert guess_next(root, past, CONFIG) == Guess([root, first], None), "the first one's turn comes nevertheless"
+    assert guess_next(root, again, CONFIG) == Guess([root, second], 2), "at the child that is chosen first of its own"
+    more = [*again, Visit([root, second], 1.0)]
+    assert guess_next(root, more, CONFIG) == Guess([root, second], None), "its children are not known"
+    past = [*more, *[Visit([root, second], None)] * 5]
+    assert guess_next(root, past, CONFIG) == Guess([root, first], 2), "the first one's turn comes nevertheless"
     assert [(node.n, node.visits, node.value) for node in (root, first, second)] == before

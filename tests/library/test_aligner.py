@@ -173,5 +173,5 @@ def test_searches_that_run_at_the_same_time_share_what_is_computed_ahead(tmp_pat
 
     monkeypatch.setattr(TreeSearch, "_ahead", recorded)
     aligner = make_aligner(make_task(tmp_path), WatchedEngine())
-    aligner.parts = replace(aligner.parts, prefetch=20)
-    assert [asyncio.run(generate(count)) for count in (1, 2, 3, 30, 1)] == [16, 10, 7, 1, 16]
+    aligner.parts = replace(aligner.parts, prefetch=40)
+    assert [asyncio.run(generate(count)) for count in (1, 2, 3, 60, 1)] == [32, 20, 14, 1, 32]
