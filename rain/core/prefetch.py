@@ -36,8 +36,8 @@ class Guess(NamedTuple):
 
     Attributes:
         path: from the root down, as far as it can be told.
-        below: how many generations below its last node, whose children are not known yet, the leaf is, if each time it is
-            the child that is chosen first (at most ``MOST_BELOW``); None: too many for a guess.
+        below: how many generations below its last node, whose children are not known yet, the leaf is, if the child
+            that is chosen first is taken each time (at most ``MOST_BELOW``); None: too many for a guess.
     """
 
     path: Sequence[Node]
