@@ -20,8 +20,8 @@ from rain.core.types import Tokens
 
 Result = TypeVar("Result")
 
-
 MOST_BELOW = 2
+"""Generations that a guess goes below what is known, at most."""
 
 
 class Visit(NamedTuple):
