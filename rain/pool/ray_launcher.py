@@ -69,6 +69,19 @@ def worker_resources(nump: int, nodes: Sequence[Mapping[str, float]]) -> dict[st
     return {"num_gpus": each, "num_cpus": min(cpus // workers for cpus, workers in places if workers)}
 
 
+def memory_sharers(nump: int, nodes: Sequence[Mapping[str, float]], resources: Mapping[str, int]) -> int:
+    """Return how many workers may share a device's memory, at most: GPUs are never shared, the CPUs' memory is.
+
+    Args:
+        nump: number of workers, at least 1 (count).
+        nodes: see ``worker_resources``.
+        resources: what every worker reserves.
+    """
+    if resources["num_gpus"]:
+        return 1
+    return min(nump, max(int(node.get("CPU", 0)) // resources["num_cpus"] for node in nodes))
+
+
 class RayHandle(WorkerHandle):
     """A worker in an actor of Ray.
 
@@ -168,6 +181,7 @@ class RayLauncher(Launcher):
         self._ray = import_ray()
         self._main, self._settings, self._nump = main, settings, nump
         self._resources: dict[str, int] = {}
+        self._sharers = 1
         self._joined = False
         self._handles: list[RayHandle] = []
         self._events: deque[Event] = deque()
@@ -178,7 +192,7 @@ class RayLauncher(Launcher):
             self._join()
         groups = {"concurrency_groups": {"in": 1, "out": 1}, "scheduling_strategy": "SPREAD"}
         worker = self._ray.remote(**self._resources, **groups, max_restarts=0)(RayWorker)
-        actor = worker.remote(self._main, WorkerArgs(index, self._settings))
+        actor = worker.remote(self._main, WorkerArgs(index, self._settings), self._sharers)
         self._handles.append(RayHandle(self._ray, actor, index))
         return self._handles[-1]
 
@@ -194,6 +208,7 @@ class RayLauncher(Launcher):
             self._joined = True
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._resources = worker_resources(self._nump, nodes)
+        self._sharers = memory_sharers(self._nump, nodes, self._resources)
 
     def _init(self, options: dict[str, Any], tries: int) -> None:
         """Connect or start; Ray gives its own start 30 seconds, which a busy machine may exceed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 
+from rain.core.engine import SHARERS
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
 
 _POLL_S = 1.0
@@ -19,9 +21,11 @@ class RayWorker:
     Args:
         main: the worker's function.
         args: what it is started with.
+        sharers: workers that may be on the same node and share its memory, this one included (count).
     """
 
-    def __init__(self, main: WorkerMain, args: WorkerArgs) -> None:
+    def __init__(self, main: WorkerMain, args: WorkerArgs, sharers: int = 1) -> None:
+        os.environ[SHARERS] = str(sharers)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         threading.Thread(target=self._run, args=(main, args), name="worker", daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ from rain.engines.toy import ToyTokenizer
 
 TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes. ")
 LAYERS, HEADS, SIZE = 2, 2, 8  # of the tiny model's keys and values
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Forget the models of other tests."""
+    monkeypatch.setattr(memory, "_measured", WeakKeyDictionary())
 
 
 def opened(dtype=torch.float32, **limits):
@@ -31,6 +38,18 @@ def test_the_budget_is_half_of_the_free_memory_by_what_a_token_takes(dtype, byte
     token = 2 * LAYERS * HEADS * SIZE * bytes
     assert opened(dtype).scheduler.cache_tokens == int((1 << 20) / 2 / sharers / token)
     assert opened(dtype, cache_tokens=77).scheduler.cache_tokens == 77
+
+
+def test_a_second_model_is_not_promised_what_the_first_may_still_take(monkeypatch):
+    monkeypatch.setattr(memory, "free_cpu_memory", lambda: 1 << 20)
+    token = 2 * LAYERS * HEADS * SIZE * 4
+    writer, cpu = opened(), torch.device("cpu")
+    assert opened().scheduler.cache_tokens == (1 << 20) // 4 // token
+    asyncio.run(writer.session("s").next_logprobs(TEXT, top=1))
+    taken = sum(layer.nbytes for layer in writer.scheduler.runner.pool.layers)
+    assert taken and memory._promised(cpu) == (1 << 20) // 2 - taken  # the second model is gone
+    asyncio.run(writer.close())
+    assert memory._promised(cpu) == 0
 
 
 def test_no_free_memory_at_all_still_leaves_an_engine_that_answers(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from rain.core.errors import RainError
 from rain.launch import main
 from rain.pool import ray_launcher
-from rain.pool.ray_launcher import worker_resources
+from rain.pool.ray_launcher import memory_sharers, worker_resources
 from rain.pool.ray_worker import RayWorker
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink
 from rain.settings import make_settings
@@ -36,6 +36,23 @@ def test_workers_share_a_cluster_alike_and_each_fits_on_a_node(
     nump: int, nodes: list[dict[str, float]], expected: dict[str, int]
 ) -> None:
     assert worker_resources(nump, nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("nump", "nodes", "sharers"),
+    [(2, [{"CPU": 0}, {"CPU": 7}], 2), (3, [{"CPU": 4}, {"CPU": 8}], 2), (4, [{"GPU": 8, "CPU": 64}], 1)],
+)
+def test_workers_on_one_node_share_its_memory_but_no_gpu(
+    nump: int, nodes: list[dict[str, float]], sharers: int
+) -> None:
+    assert memory_sharers(nump, nodes, worker_resources(nump, nodes)) == sharers
+
+
+def test_an_actor_tells_its_worker_how_many_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAIN_MEMORY_SHARERS", "1")
+    found: list[str] = []
+    reports(RayWorker(lambda args, link: found.append(os.environ["RAIN_MEMORY_SHARERS"]), WorkerArgs(0), 5))
+    assert found == ["5"]
 
 
 def test_more_workers_than_gpus_of_the_cluster_are_refused() -> None:

@@ -90,6 +90,7 @@ class HfEngine(Engine):
         self._prefixes.clear()
         self.scheduler.pinned_tokens = 0
         self.scheduler.trees.clear()
+        self.scheduler.runner.pool.limit = 0  # the memory is free for another model's cache
         restore_model(self.scheduler.runner)
 
 

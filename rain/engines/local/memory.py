@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -17,6 +18,9 @@ from rain.engines.local.model_runner import ModelRunner
 GPU_SHARE, CPU_SHARE = 0.9, 0.5
 """Of the memory that is left after the weights, and on a GPU after the activations of a full pass, too."""
 
+_measured: WeakKeyDictionary[ModelRunner, int] = WeakKeyDictionary()
+"""The models of this process whose caches were measured: bytes of a token."""
+
 
 def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
     """Return how many tokens may be cached, at least one.
@@ -26,7 +30,9 @@ def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
         batch_tokens: query tokens of a full pass.
     """
     size = _bytes_per_token(runner, batch_tokens if runner.device.type == "cuda" else 1)
-    return max(1, int(_free(runner.device) / size))
+    count = max(1, int(_free(runner.device) / size))
+    _measured[runner] = size
+    return count
 
 
 def _bytes_per_token(runner: ModelRunner, count: int) -> int:
@@ -45,12 +51,19 @@ def _bytes_per_token(runner: ModelRunner, count: int) -> int:
 
 
 def _free(device: torch.device) -> float:
-    """Return the bytes of a device that this worker's cache may take."""
-    sharers = int(os.environ.get(SHARERS, 1))
+    """Return the bytes of a device that one more cache of this worker may take."""
+    sharers, promised = int(os.environ.get(SHARERS, 1)), _promised(device)
     if device.type != "cuda":
-        return CPU_SHARE / sharers * free_cpu_memory()
+        return CPU_SHARE * max(0, free_cpu_memory() / sharers - promised)
     free, total = torch.cuda.mem_get_info(device)
-    return GPU_SHARE * max(0, min(free, total // sharers - torch.cuda.memory_reserved(device)))
+    return GPU_SHARE * max(0, min(free, total // sharers - torch.cuda.memory_reserved(device)) - promised)
+
+
+def _promised(device: torch.device) -> int:
+    """Return the bytes that the caches of this worker's other models, such as an evaluator's, may still take."""
+    here = [(runner.pool, size) for runner, size in _measured.items() if runner.device == device]
+    held = sum(layer.nbytes for pool, _ in here for layer in pool.layers)
+    return max(0, sum(pool.limit * size for pool, size in here) - held)
 
 
 def free_cpu_memory(root: Path = Path("/")) -> int:
