@@ -19,7 +19,8 @@ def machine() -> str:
     import torch
 
     found = sorted(cpu_features() & NUMBER_FEATURES)
-    cores = f"{cpu_cores()} CPU cores, {' '.join(found) or 'features unknown'}"
+    kernels = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY may ask for less than the CPU has
+    cores = f"{cpu_cores()} CPU cores, {' '.join(found) or 'features unknown'}, {kernels} kernels"
     if not torch.cuda.is_available():
         return cores
     return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}; {cores}"
