@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +174,6 @@ def draw_measured(axes: Axes, run: Json, row: Json, rank: float, mark: str, hand
         handles.setdefault(label, drawn)
 
 
-PICTURES: Mapping[str, Callable[[Sequence[Json], Json, Path], None]] = {
-    "hh.png": hh,
-    "adv.png": adv,
-    "truth.png": truth,
-    "time.png": time,
-    "imdb.png": imdb,
-}
-
-
 def load_reports(paths: Sequence[Path]) -> list[Json]:
     """Return the runs of several report files; a RainError names a file that is not one."""
     runs: list[Json] = []
@@ -211,9 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"plot: error: {error}", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items():
-        draw(runs, paper, args.out / name)
-        print(args.out / name)
+    for draw in (hh, adv, truth, time, imdb):
+        path = args.out / f"{draw.__name__}.png"
+        draw(runs, paper, path)
+        print(path)
     if measured:
         cost(measured, args.out / "cost.png")
         print(args.out / "cost.png")

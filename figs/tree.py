@@ -7,9 +7,10 @@ opening N of imdb/openings.jsonl and writes tree.json; it needs the model (about
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from tree_drawing import GREY, INK, colour, draw_tree, tree_size
 from rain.core.errors import RainError
 from rain.core.tree import Node
 from rain.core.types import Tokens
-from rain.methods.base import Generation
 from rain.report.paper import load_paper
 from rain.stats import wilson
+from rain.trace.read import Event
+from rain.trace.tree import Tree
 
 FOLDER = Path(__file__).parent
 SETTINGS = {"max_simulations": 50, "max_new_tokens": 17, "chat_template": False}
@@ -44,12 +46,11 @@ def record(number: int) -> dict[str, Any]:
     with Rain("smollm2", task="imdb", **SETTINGS) as rain:
         task, aligner = rain.settings.aligner.task, rain.aligner
         [prompt] = load_prompts(task.path(task.dataset), task.reader, number, number + 1)
-        prepared = aligner.prepare(prompt.id, prompt.question)
+        members = bytearray()
+        prepared = aligner.prepare(prompt.id, prompt.question, trace=lambda member, first: members.extend(member))
         greedy = rain.run(aligner.generate_baseline(prepared))
-        generation = aligner.begin(prepared)
-        recorder = Recorder(generation, greedy.tokens, aligner.policy.text)
-        rain.run(recorder.run())
-    answer = generation.answer()
+        answer = rain.run(aligner.generate(prepared))
+    events = map(json.loads, gzip.decompress(members).splitlines())
     return {
         "model": "smollm2",
         "settings": SETTINGS,
@@ -58,44 +59,33 @@ def record(number: int) -> dict[str, Any]:
         "answer": answer.text,
         "greedy": greedy.text,
         "simulations": answer.cost["simulations"],
-        "levels": recorder.levels,
+        "levels": list(levels(events, greedy.tokens, aligner.policy.text)),
     }
 
 
-class Recorder:
-    """Keeps the visited part of a search's tree, as it is when a token set is committed.
+def levels(events: Iterable[Event], greedy: Tokens, text: Callable[[Tokens], str]) -> Iterator[dict[str, Any]]:
+    """Yield for each commit the visited children of the root, as they were then, and the index of the committed one."""
 
-    Attributes:
-        levels: for each commit the children of the root, and the index of the committed one.
-    """
+    def branches(node: Node, before: Tokens, depth: int = DEPTH) -> list[dict[str, Any]]:
+        return [
+            {
+                "text": text(child.tokens),
+                "value": round(child.value, 3),
+                "visits": child.visits,
+                "greedy": (path := before + child.tokens) == greedy[: len(path)],
+                "children": branches(child, path, depth - 1),
+            }
+            for child in node.children
+            if child.visits and depth
+        ]
 
-    def __init__(self, generation: Generation, greedy: Tokens, text: Callable[[Tokens], str]) -> None:
-        self.generation, self.greedy, self.text = generation, greedy, text
-        self.levels: list[dict[str, Any]] = []
-
-    async def run(self) -> None:
-        """Run the search to its end."""
-        search = self.generation._search  # the tree, which the aligner keeps to itself
-        root, start = search.root, len(search.prefix)
-        before: Tokens = ()
-        async for _ in self.generation.commits():
-            kept = [child for child in root.children if child.visits]
-            self.levels.append({"committed": kept.index(search.root), "children": self.branches(root, before)})
-            root, before = search.root, search.prefix[start:]
-
-    def branches(self, node: Node, before: Tokens, depth: int = DEPTH) -> list[dict[str, Any]]:
-        """Return the children of a node that were visited, and what is below them."""
-        return [self.branch(child, before + child.tokens, depth) for child in node.children if child.visits and depth]
-
-    def branch(self, node: Node, path: Tokens, depth: int) -> dict[str, Any]:
-        """Return a node as plain values."""
-        return {
-            "text": self.text(node.tokens),
-            "value": round(node.value, 3),
-            "visits": node.visits,
-            "greedy": path == self.greedy[: len(path)],
-            "children": self.branches(node, path, depth - 1),
-        }
+    tree, before = Tree(), Tokens()
+    for event in events:
+        if event["event"] == "commit":
+            kept, committed = [child for child in tree.root.children if child.visits], tree.nodes[event["node"]]
+            yield {"committed": kept.index(committed), "children": branches(tree.root, before)}
+            before += committed.tokens
+        tree.apply(event)
 
 
 def draw_results(axes: Axes, paper: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rain.generation import Answer
 from rain.library import Rain
 from rain.methods.config import method_title
 from rain.settings import add_answer_flags, given_settings
-from rain.tasks.goals import goal_names
+from rain.tasks.goals import GOALS
 from rain.terminal import printable, say
 
 SHADES = (196, 208, 220, 148, 40)
@@ -23,7 +23,7 @@ SHADES = (196, 208, 220, 148, 40)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain ask``."""
     parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
-    parser.add_argument("--goal", default="harmless", choices=goal_names(), help="what to align to (default: harmless)")
+    parser.add_argument("--goal", default="harmless", choices=list(GOALS), help="what to align to (default: harmless)")
     parser.add_argument("--no-plain", action="store_true", help="leave out the greedy answer and the cost")
     add_answer_flags(parser)
 

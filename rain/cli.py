@@ -26,7 +26,7 @@ COMMANDS = {
     "replay": ("rain.replay", "replay recorded searches and compare every node"),
 }
 
-RESUMED = ("run", "judge")
+RESUMED = ("run", "judge", "attack")
 """Commands that go on where they were interrupted."""
 
 

@@ -35,12 +35,13 @@ def make_goal_settings(
 
 
 def _of_goal(goal: str | None, given: Mapping[str, Any]) -> Settings:
-    found = load_goal(goal or DEFAULT_GOAL)
-    if given.get("target", found.name) != found.name:
-        raise RainError(f"the goal is {found.name}, the target {given['target']!r}; give one goal and no target")
-    base, target = load(found.task), {"target": found.name}
-    known = not found.chat or "chat_template" in given  # otherwise the tokenizer decides, see chat_config
-    return make_settings(base, {**(target if base.targets else {}), **given}, format_known=known)
+    name = goal or DEFAULT_GOAL
+    task = load_goal(name)
+    if given.get("target", name) != name:
+        raise RainError(f"the goal is {name}, the target {given['target']!r}; give one goal and no target")
+    target = {"target": name} if task.targets else {}
+    known = not task.aim or "chat_template" in given  # a question's format is up to the tokenizer, see chat_config
+    return make_settings(task, {**target, **given}, format_known=known)
 
 
 def chat_config(config: AlignerConfig, tokenizer: Any) -> AlignerConfig:

@@ -185,7 +185,7 @@ def learn_read_out(
     with tqdm(total=len(texts), unit="text", disable=None) as bar:
         states = hidden_states(engine, formatter, texts, bar.update)  # type: ignore[arg-type]
     learnt = learn(states, texts)
-    by_length = figures(learnt, texts)
+    by_length = figures(learnt, states.counts, texts)
     measured = {**learnt_on, "texts": len(texts), "C": learnt.ridge, "by_length": by_length}
     request = None
     if args.request:

@@ -71,20 +71,14 @@ def paired_difference(both: int, first_only: int, second_only: int, neither: int
     return Interval(p - q - half(p - p_low, q_high - q), p - q + half(p_high - p, q - q_low))
 
 
-def agreement(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Return the share, in [0, 1], of positions where two raters agree; ValueError when empty or of unequal length."""
-    if len(first) != len(second) or not first:
-        raise ValueError(f"need two ratings of the same items, got {len(first)} and {len(second)}")
-    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
-
-
-def kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
+def kappa(both: int, first_only: int, second_only: int, neither: int) -> float | None:
     """Return Cohen's kappa of two raters, in [-1, 1]; None where it is undefined (both always said the same one thing).
 
-    kappa = (observed agreement - chance agreement) / (1 - chance agreement). Source: Cohen 1960.
+    kappa = (observed agreement - chance agreement) / (1 - chance agreement). Source: Cohen 1960. The arguments count
+    the items to which both raters, one of them, or neither said yes.
     """
-    observed = agreement(first, second)
-    p, q = sum(first) / len(first), sum(second) / len(second)
+    total = both + first_only + second_only + neither
+    observed, p, q = (both + neither) / total, (both + first_only) / total, (both + second_only) / total
     chance = p * q + (1 - p) * (1 - q)
     return None if chance == 1.0 else (observed - chance) / (1 - chance)
 

@@ -156,10 +156,6 @@ def _write(outdir: Path, secret: Json, pages: dict[str, str]) -> None:
         outdir.mkdir(parents=True, exist_ok=True)
         for rater, data in pages.items():
             write_atomic(outdir / f"rater_{rater}.html", page(data).encode())
-        unfinished = outdir / f".{SECRET}"
-        unfinished.unlink(missing_ok=True)
-        unfinished.touch(mode=0o600)
-        unfinished.write_bytes(encode_json(secret) + b"\n")
-        unfinished.rename(outdir / SECRET)
+        write_atomic(outdir / SECRET, encode_json(secret) + b"\n", mode=0o600)
     except OSError as error:
         raise write_error(outdir, error) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from rain.attacks.run import Attack, AttackConfig, Victim
 from rain.attacks.store import Behaviour, SuffixStore
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
-from rain.entry import INTERRUPTED
 from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags, build
 from rain.models.embedded.catalog import CAUSAL_NAMES
@@ -74,15 +74,12 @@ def attack_all(attack: AttackConfig, config: GCGConfig) -> str:
     """Make the suffixes that the file lacks; return how many succeed, in words."""
     behaviours = read_behaviours(attack)
     groups = [behaviours] if attack.universal else [[each] for each in behaviours]
-    store = SuffixStore(Path(attack.out))
-    try:
+    with closing(SuffixStore(Path(attack.out))) as store:
         unfinished = [group for group in groups if not Attack([], group, attack, config, store).finished]
         victims = load_victims(attack) if unfinished else []
         for number, group in enumerate(unfinished, 1):
             Attack(victims, group, attack, config, store).run(f"suffix {number}/{len(unfinished)}")
         records = [store.records[each] for each in behaviours]
-    finally:
-        store.close()
     won = sum(record["success"] for record in records)
     before, after = (sum(record[name] for record in records) / len(records) for name in ("initial_loss", "loss"))
     return f"{attack.out}: {won} of {len(records)} succeed by {attack.criterion}; loss {before:.3f} -> {after:.3f}"
@@ -98,9 +95,5 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     given = vars(args)
     attack = build(AttackConfig, given)
-    try:
-        print(attack_all(attack, make_gcg_config(attack, given)))
-    except KeyboardInterrupt:
-        print("rain: interrupted; run the same command again to resume", file=sys.stderr)
-        return INTERRUPTED
+    print(attack_all(attack, make_gcg_config(attack, given)))
     return 0

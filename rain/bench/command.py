@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.aligner import open_encoder
-from rain.bench.lengths import PUBLISHED_LENGTHS
+from rain.bench.lengths import PUBLISHED_LENGTHS, with_prompts
 from rain.bench.machine import machine
 from rain.bench.measure import (
     growth,
@@ -22,9 +22,7 @@ from rain.bench.measure import (
     measure_greedy,
     measure_published,
     measure_rain,
-    with_prompts,
     with_search,
-    without_prefetch,
 )
 from rain.bench.report import ratios, table
 from rain.bench.rows import Bench
@@ -136,8 +134,9 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     if found and not bench.in_float32:
         found.append(Step("decisions", 5 * short, partial(measure_decisions, bench, widths)))
     found += [Step(f"rain/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, bench, w)) for w in widths]
+    alone = replace(bench, placement=replace(bench.placement, prefetch=0))
     found += [
-        Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, without_prefetch(bench), w))
+        Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, alone, w))
         for w in dict.fromkeys((widths[0], widths[-1]))
         if bench.placement.prefetch
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle
 
-from rain.configs import AlignerConfig
+from rain.bench.rows import Bench
 from rain.prompts import PromptFile
 
 PUBLISHED_LENGTHS = (370, 1200)
@@ -31,14 +31,14 @@ def filler(encode: Callable[[str], Sequence[int]], tokens: int) -> str:
     raise AssertionError("sentences never end")
 
 
-def with_lengths(
-    config: AlignerConfig, encode: Callable[[str], Sequence[int]], chat: int, evaluation: int
-) -> AlignerConfig:
-    """Return a configuration whose prompts are about this long in front of the question (tokens).
+def with_prompts(bench: Bench, chat: int, evaluation: int) -> Bench:
+    """Return a benchmark with neutral prompts, about this long in front of question and judged text (tokens).
 
     Examples give way to filler text; what stands around question and answer stays.
     """
+    config, encode = bench.config, bench.tokenizer().encode
     opening = f"\n\n{config.template.head.rpartition(chr(10))[2]}"  # such as "Human: "
     before, head = (filler(encode, count - len(encode(opening))) + opening for count in (chat, evaluation))
     after = config.prompt_file.after if config.prompt_file else config.template.middle
-    return replace(config, prompt_file=PromptFile(before, after), template=replace(config.template, head=head))
+    template = replace(config.template, head=head)
+    return replace(bench, config=replace(config, prompt_file=PromptFile(before, after), template=template))

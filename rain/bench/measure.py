@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rain.bench.lengths import with_lengths
+from rain.bench.lengths import with_prompts
 from rain.bench.rows import Bench, run_greedy, run_searches
 from rain.core.config import RainConfig
 from rain.engines.reference import ReferenceEngine
@@ -19,11 +19,6 @@ def with_search(bench: Bench, **changes: Any) -> Bench:
     """Return a benchmark with other constants of the search."""
     search: RainConfig = replace(bench.config.search, **changes)
     return replace(bench, config=replace(bench.config, search=search))
-
-
-def with_prompts(bench: Bench, chat: int, evaluation: int) -> Bench:
-    """Return a benchmark with neutral prompts of these lengths (tokens); see ``with_lengths``."""
-    return replace(bench, config=with_lengths(bench.config, bench.tokenizer().encode, chat, evaluation))
 
 
 def measure_published(bench: Bench) -> dict[str, Any]:
@@ -48,11 +43,6 @@ def measure_decisions(bench: Bench, widths: Sequence[int]) -> dict[str, Any]:
     return {"published": measure_published(exact)["answers"], "rain": {w: row["answers"] for w, row in rows.items()}}
 
 
-def without_prefetch(bench: Bench) -> Bench:
-    """Return a benchmark in which searches compute nothing ahead."""
-    return replace(bench, placement=replace(bench.placement, prefetch=0))
-
-
 def measure_rain(bench: Bench, width: int, prompts: int = 0) -> dict[str, Any]:
     """Search the answers of ``prompts`` (0: ``width``) on the tree cache, ``width`` at once."""
     return asyncio.run(run_searches(bench, bench.tree_aligner(), prompts or width, width))
@@ -75,25 +65,14 @@ def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[st
 
 def measure_greedy(bench: Bench, answers: int, widths: Sequence[int]) -> dict[str, float]:
     """Answer the first prompts greedily, one by one, with and without a cache; and ``widths`` at once."""
-    result = _plain_greedy(bench, answers)
-    for width in widths:
-        result |= rename(asyncio.run(run_greedy(bench, bench.tree_aligner(), width, width)), f"batched_{width}")
-    return result
-
-
-def _plain_greedy(bench: Bench, answers: int) -> dict[str, float]:
-    """Answer one by one; the model is gone before the next one is loaded."""
-    model, tokenizer = bench.load()
-    result: dict[str, float] = {}
+    rows, (model, tokenizer) = dict[str, dict[str, float]](), bench.load()
     for name, kept in (("uncached", False), ("cached", True)):
         aligner = bench.aligner(ReferenceEngine(model, tokenizer, keep_cache=kept), tokenizer)
-        result |= rename(asyncio.run(run_greedy(bench, aligner, answers, 1)), name)
-    return result
-
-
-def rename(row: dict[str, float], name: str) -> dict[str, float]:
-    """Put a name in front of the keys."""
-    return {f"{name}_{key}": value for key, value in row.items()}
+        rows[name] = asyncio.run(run_greedy(bench, aligner, answers, 1))
+    del model, aligner  # they are gone before the next model is loaded
+    for width in widths:
+        rows[f"batched_{width}"] = asyncio.run(run_greedy(bench, bench.tree_aligner(), width, width))
+    return {f"{name}_{key}": value for name, row in rows.items() for key, value in row.items()}
 
 
 def growth(bench: Bench) -> dict[str, list[list[float]]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Sequence
 
 from rain.core.config import RainConfig
-from rain.core.engine import SamplingParams, Session
+from rain.core.engine import Purpose, SamplingParams, Session
 from rain.core.problem import SearchInputs, request_seed
 from rain.core.tree import clamp_greedy
 from rain.core.types import Tokens
@@ -17,13 +16,7 @@ Candidate = tuple[Tokens, float]
 
 
 class Candidates:
-    """Proposes token sets.
-
-    Args:
-        session: of the language model.
-        config: the constants.
-        key: names run seed and prompt; all randomness comes from it.
-    """
+    """Proposes token sets; all randomness comes from ``key``, which names run seed and prompt."""
 
     def __init__(self, session: Session, config: RainConfig, key: str) -> None:
         self.session, self.config, self.key = session, config, key
@@ -35,42 +28,28 @@ class Candidates:
 
     async def greedy(self, prefix: Tokens, length: int) -> list[Candidate]:
         """Return the first one of ``draw``; its prior is not a number, since clamping needs the others'."""
-        found: dict[Tokens, float] = {}
-        await self._draw(found, prefix, length, 1, "expand", 0, greedy_first=True)
-        return [(tokens, math.nan) for tokens in found]
+        return [(tokens, math.nan) for tokens, _ in await self._draw(prefix, length, 1, "expand")]
 
     async def draw(self, prefix: Tokens, length: int) -> list[Candidate]:
         """Return distinct token sets, the greedy one first, with clamped products of token probabilities.
 
         ``candidates - 1`` are drawn at once; where a larger ``max_draws`` allows, duplicates are drawn anew.
         """
-        config, found = self.config, dict[Tokens, float]()
-        drawn = config.candidates - 1
-        await self._draw(found, prefix, length, config.candidates, "expand", 0, greedy_first=True)
-        while len(found) < config.candidates and drawn < config.max_draws:
-            missing = min(config.candidates - len(found), config.max_draws - drawn)
-            await self._draw(found, prefix, length, missing, "expand", drawn, greedy_first=False)
+        config, drawn = self.config, self.config.candidates - 1
+        found = await self._draw(prefix, length, config.candidates, "expand")
+        while (missing := min(config.candidates - len(dict(found)), config.max_draws - drawn)) > 0:
+            found += await self._draw(prefix, length, missing, "expand", drawn, greedy_first=False)
             drawn += missing
         return _clamped(found)
 
     async def draw_more(self, prefix: Tokens, length: int, occurrence: int) -> list[Candidate]:
         """Return the greedy token set and a fresh sampled one, or the greedy one alone if they are equal."""
-        found: dict[Tokens, float] = {}
-        await self._draw(found, prefix, length, 2, "add", occurrence, greedy_first=True)
-        return _clamped(found)
+        return _clamped(await self._draw(prefix, length, 2, "add", occurrence))
 
     async def _draw(
-        self,
-        found: dict[Tokens, float],
-        prefix: Tokens,
-        length: int,
-        n: int,
-        purpose: Literal["expand", "add"],
-        occurrence: int,
-        *,
-        greedy_first: bool,
-    ) -> None:
-        """Add n continuations to ``found``, each with the product of its tokens' probabilities; equal ones once."""
+        self, prefix: Tokens, length: int, n: int, purpose: Purpose, occurrence: int = 0, *, greedy_first: bool = True
+    ) -> list[Candidate]:
+        """Return n continuations, each with the product of its tokens' probabilities."""
         params = SamplingParams(
             max_tokens=length,
             n=n,
@@ -80,13 +59,15 @@ class Candidates:
             seed=request_seed(self.key, purpose, prefix, occurrence),
             purpose=purpose,
         )
-        for continuation in await self.session.generate(prefix, params):
-            found.setdefault(continuation.tokens, math.exp(sum(continuation.logprobs)))
+        drawn = await self.session.generate(prefix, params)
+        return [(one.tokens, math.exp(sum(one.logprobs))) for one in drawn]
 
 
-def _clamped(found: Mapping[Tokens, float]) -> list[Candidate]:
-    """Return candidates, the greedy one first, with its prior clamped."""
-    return list(zip(found, clamp_greedy(list(found.values())), strict=True))
+def _clamped(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return distinct candidates (of equal ones the first), the greedy one first, with its prior clamped."""
+    first = dict(reversed(found))
+    distinct = {tokens: first[tokens] for tokens, _ in found}
+    return list(zip(distinct, clamp_greedy(list(distinct.values())), strict=True))
 
 
 async def draw_rollout(session: Session, inputs: SearchInputs, prefix: Tokens, limit: int) -> Tokens:

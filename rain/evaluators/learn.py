@@ -37,15 +37,13 @@ FOLDS = 5
 Matrix = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class Learnt:
+class Learnt(NamedTuple):
     """A read-out and how well it does on prompts that it was not learnt from.
 
     Attributes:
         layer, weights, bias: see ``ReadOutFile``.
         ridge: the C that was chosen.
         held_out: the calibrated logit of each text at each length, learnt from other prompts: (texts, lengths).
-        counts: tokens of each text, up to the longest length.
     """
 
     layer: int
@@ -53,7 +51,6 @@ class Learnt:
     bias: float
     ridge: float
     held_out: Matrix
-    counts: NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -105,10 +102,7 @@ def learn(states: States, texts: Sequence[Labelled]) -> Learnt:
         RainError: scikit-learn is not installed, or there are too few prompts.
     """
     labels, groups = np.array([item.good for item in texts]), [item.question for item in texts]
-    used = states.counts > 0
-    fitted = _choose(states.texts, labels, groups, used, RIDGES, "texts of each class")
-    weights, bias = fitted.weights, fitted.bias
-    return Learnt(states.layers[fitted.layer], weights, bias, fitted.ridge, fitted.held_out, states.counts)
+    return _choose(states.layers, states.texts, labels, groups, states.counts > 0, RIDGES, "texts of each class")
 
 
 def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestReadOut, dict[str, Any]]:
@@ -121,10 +115,11 @@ def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestRea
     requests, chosen = list(places), list(places.values())
     harmful = np.array([not texts[i].safe for i in chosen], bool)
     inputs, everything = states.requests[chosen][:, None], np.ones(len(chosen), bool)
-    found = _choose(inputs, harmful, requests, everything, REQUEST_RIDGES, "requests of each kind (prompt_is_safe)")
+    counted = "requests of each kind (prompt_is_safe)"
+    found = _choose(states.layers, inputs, harmful, requests, everything, REQUEST_RIDGES, counted)
     area = auc_interval(found.held_out[:, 0].tolist(), harmful.tolist(), requests)
     measured = {"requests": len(chosen), "C": found.ridge, "auc": _auc(found.held_out[:, 0], harmful)}
-    read_out = RequestReadOut(states.layers[found.layer], rounded(found.weights), found.bias)
+    read_out = RequestReadOut(found.layer, rounded(found.weights), found.bias)
     return read_out, {**measured, "auc_interval": list(area)}
 
 
@@ -133,27 +128,19 @@ def rounded(weights: Matrix) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in weights)
 
 
-class _Fitted(NamedTuple):
-    """A logistic regression whose layer (index) and ridge were chosen, calibrated, and its held-out logits."""
-
-    layer: int
-    ridge: float
-    weights: Matrix
-    bias: float
-    held_out: Matrix
-
-
 def _choose(
+    layers: Sequence[int],
     states: Matrix,
     labels: NDArray[Any],
     groups: Sequence[str],
     used: NDArray[Any],
     ridges: Sequence[float],
     counted: str,
-) -> _Fitted:
+) -> Learnt:
     """Choose layer and ridge by cross-validation, calibrate on the held-out logits, learn from everything.
 
     Args:
+        layers: their numbers.
         states: (texts, lengths, layers, hidden size).
         labels: of the texts, true or false.
         groups: texts of one group are held out together.
@@ -192,14 +179,14 @@ def _choose(
     weights, bias = _fit(states[used][:, :, j], labels[used], ridge)
     slope, offset = _fit(held_out[used][:, :, None], labels[used], 1.0)
     scale = max(float(slope[0]), 1e-3)
-    return _Fitted(j, ridge, scale * weights, float(scale * bias + offset), scale * held_out + offset)
+    return Learnt(layers[j], scale * weights, float(scale * bias + offset), ridge, scale * held_out + offset)
 
 
-def figures(learnt: Learnt, texts: Sequence[Labelled]) -> dict[str, Any]:
+def figures(learnt: Learnt, counts: NDArray[Any], texts: Sequence[Labelled]) -> dict[str, Any]:
     """Return ``ranking`` on prompts that were not learnt from, by length of the text (tokens)."""
     found: dict[str, Any] = {}
     for k, length in enumerate(LENGTHS):
-        used = (learnt.counts > 0) if k == 0 else learnt.counts > LENGTHS[k - 1]  # shorter ones are measured above
+        used = (counts > 0) if k == 0 else counts > LENGTHS[k - 1]  # shorter ones are measured above
         logits = learnt.held_out[used, k]
         measured = [item for item, use in zip(texts, used, strict=True) if use]
         row = ranking(logits.tolist(), (logits > 0).tolist(), measured)

@@ -14,7 +14,7 @@ from rain.data.readers import TRUTH
 from rain.judges.base import Judge, Query, Verdict
 from rain.judges.queries import CRITERIA, continuation
 from rain.judges.scoring import Summary, ask_all
-from rain.stats import agreement, kappa, wilson
+from rain.stats import kappa, wilson
 
 SINGLE_CRITERIA = tuple(name for names in CRITERIA.values() for name in names if name != "pairwise")
 """What one answer can be judged by."""
@@ -80,10 +80,9 @@ def _as_in_runs(query: Query, criterion: str) -> Query:
 
 def check_cells(pairs: Sequence[tuple[bool, bool]]) -> list[str]:
     """Return number, agreement, its interval, kappa and the four counts of (verdict, label) pairs."""
-    verdicts, labels = [verdict for verdict, _ in pairs], [label for _, label in pairs]
     counts = Counter(pairs)
-    low, high = wilson(counts[True, True] + counts[False, False], len(pairs))
-    value = kappa(verdicts, labels)
-    found = [str(len(pairs)), f"{agreement(verdicts, labels):.3f}", f"[{low:.3f}, {high:.3f}]"]
-    cells = ((True, True), (True, False), (False, True), (False, False))
-    return [*found, "-" if value is None else f"{value:.3f}", *(str(counts[cell]) for cell in cells)]
+    cells = [counts[cell] for cell in ((True, True), (True, False), (False, True), (False, False))]
+    agreed, value = cells[0] + cells[3], kappa(*cells)
+    low, high = wilson(agreed, len(pairs))
+    found = [str(len(pairs)), f"{agreed / len(pairs):.3f}", f"[{low:.3f}, {high:.3f}]"]
+    return [*found, "-" if value is None else f"{value:.3f}", *map(str, cells)]

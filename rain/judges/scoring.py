@@ -22,7 +22,7 @@ from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
 from rain.judges.queries import FLUENCY, Run, criteria, queries_for
 from rain.results.files import locked
-from rain.results.jsonl import Record, ResultWriter, read_lines
+from rain.results.jsonl import Record, ResultWriter, parse, read_lines
 
 MAX_CONSECUTIVE_FAILURES = 5
 """Stop after this many queries in a row without a reply."""
@@ -82,7 +82,7 @@ def file_name(judge: str) -> str:
 def read_verdicts(path: Path) -> Iterator[tuple[str, Key, Decision]]:
     """Yield the verdicts in a score file as they were written, each with its judge; none if there is no file."""
     for line in read_lines(path) if path.exists() else ():
-        record = line.record
+        record = parse(path, line.raw)
         yield sys.intern(str(record.get("judge"))), _key(record, path), record["verdict"]
 
 
@@ -172,10 +172,11 @@ def _read_stored(path: Path, judge: Judge) -> tuple[dict[Key, Decision], list[Re
     records: dict[tuple[str, str], Record] = {}
     last: dict[str, str] = {}
     for line in read_lines(path) if path.exists() else ():
-        key = _key(line.record, path)
-        if line.record.get("judge") == judge.name:
-            stored[key] = line.record["verdict"]
-            records[key.criterion, key.version] = line.record
+        record = parse(path, line.raw)
+        key = _key(record, path)
+        if record.get("judge") == judge.name:
+            stored[key] = record["verdict"]
+            records[key.criterion, key.version] = record
             last[key.criterion] = key.version
     wanted = judge.versions.items()
     return stored, [record for key, record in records.items() if key in wanted and last[key[0]] != key[1]]
@@ -199,17 +200,25 @@ async def ask_all(
         RainError: the judge cannot continue (key, quota, --max-calls), or gave no reply to MAX_CONSECUTIVE_FAILURES
             queries in a row. Verdicts are kept, and requests in flight, which may have cost money, are awaited.
     """
-    breaker, pending = CircuitBreaker(summary), iter(queries)
-    stops: list[Exception] = []
+    pending, stops, failures_in_a_row = iter(queries), list[Exception](), 0
 
     async def work() -> None:
+        nonlocal failures_in_a_row
         while not stops and (query := next(pending, None)):
             try:
                 verdict = await judge.decide(query)
                 store(query, verdict)
-                breaker.success(query, verdict)
+                failures_in_a_row = 0
+                summary.asked += 1
+                summary.nulls[query.criterion] += verdict.decision is None
             except NoReply as error:
-                stops.extend(breaker.failure(error))
+                summary.failed += 1
+                summary.reasons = [*summary.reasons, str(error)][:3]
+                failures_in_a_row += not (error.refused and summary.asked)  # one that answers may decline any number
+                if failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
+                    reason = f"gave no reply to {failures_in_a_row} queries in a row (last: {error})"
+                    resumes = "its verdicts are kept, and the same command resumes from there"
+                    stops.append(RainError(f"judge {summary.judge} {reason}; {resumes}"))
             except Exception as error:
                 stops.append(error)
             if tick:
@@ -219,30 +228,3 @@ async def ask_all(
     summary.calls, summary.retries = judge.calls, judge.retries
     if stops:
         raise stops[0]
-
-
-class CircuitBreaker:
-    """Counts successes and failures, and says when a judge is broken."""
-
-    def __init__(self, summary: Summary) -> None:
-        self._summary, self._failures_in_a_row = summary, 0
-
-    def success(self, query: Query, verdict: Verdict) -> None:
-        """Count a verdict."""
-        self._failures_in_a_row = 0
-        self._summary.asked += 1
-        self._summary.nulls[query.criterion] += verdict.decision is None
-
-    def failure(self, error: NoReply) -> list[RainError]:
-        """Count a query without a reply; return an error after too many in a row.
-
-        A server that has answered may decline any number of queries: that says nothing about the next one.
-        """
-        self._summary.failed += 1
-        self._summary.reasons = [*self._summary.reasons, str(error)][:3]
-        self._failures_in_a_row += not (error.refused and self._summary.asked)
-        if self._failures_in_a_row < MAX_CONSECUTIVE_FAILURES:
-            return []
-        reason = f"gave no reply to {self._failures_in_a_row} queries in a row (last: {error})"
-        resumes = "its verdicts are kept, and the same command resumes from there"
-        return [RainError(f"judge {self._summary.judge} {reason}; {resumes}")]

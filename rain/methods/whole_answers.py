@@ -29,16 +29,6 @@ LONGEST_CRITIQUE = 128
 """Tokens."""
 
 
-async def greedy(drafting: Drafting) -> None:
-    """Take the most likely token each time."""
-    await drafting.write_draft(drafting.prompt.tokens)
-
-
-async def sample(drafting: Drafting) -> None:
-    """Draw one answer."""
-    await drafting.write_draft(drafting.prompt.tokens, greedy=False)
-
-
 async def best_of_n(drafting: Drafting) -> None:
     """Draw n answers, the greedy one among them."""
     while count := drafting.next_count():
@@ -50,11 +40,6 @@ async def rejection(drafting: Drafting) -> None:
     threshold = drafting.prompt.search.value_threshold
     while not any((draft.value or 0.0) > threshold for draft in drafting.drafts) and drafting.next_count():
         await drafting.draw(1)
-
-
-async def remind(drafting: Drafting) -> None:
-    """Answer greedily, with a reminder of the aim around the question."""
-    await drafting.write_draft(drafting.parts.formatter.encode(reminded(drafting)))
 
 
 async def refine(drafting: Drafting) -> None:
@@ -94,9 +79,9 @@ def words(drafting: Drafting) -> str | Sequence[Message]:
 WHOLE_ANSWERS = {
     "best-of-n": Method(best_of_n, guided=True),
     "rejection": Method(rejection, guided=True),
-    "greedy": Method(greedy),
-    "sample": Method(sample),
-    "remind": Method(remind),
+    "greedy": Method(lambda drafting: drafting.write_draft(drafting.prompt.tokens)),
+    "sample": Method(lambda drafting: drafting.write_draft(drafting.prompt.tokens, greedy=False)),
+    "remind": Method(lambda drafting: drafting.write_draft(drafting.parts.formatter.encode(reminded(drafting)))),
     "refine": Method(refine),
 }
 

@@ -194,19 +194,10 @@ class Pool:
         may_restart = slot.served or (self._outcomes["ready"] if worker_at_fault else killed and not slot.faults)
         if not may_restart or health.failures >= self.config.max_failures:
             when = "" if slot.served else " during start-up" + ("" if worker_at_fault else "; see its output above")
-            self._give_up_worker(index, f"worker {index} {reason}{when} (failures in a row: {health.failures})")
-
-    def _give_up_worker(self, index: int, what: str) -> None:
-        """Go on without a worker.
-
-        Raises:
-            RainError: it was the last one, and there is something left to do.
-        """
-        del self._health[index]
-        if not self._health and self._outstanding():
-            raise RainError(
-                f"no worker can continue: {what}; what is done is kept, and the same command continues"
-            )
+            what = f"worker {index} {reason}{when} (failures in a row: {health.failures})"
+            del self._health[index]
+            if not self._health and self._outstanding():
+                raise RainError(f"no worker can continue: {what}; what is done is kept, and the same command continues")
 
     def _put_back(self, slot: Slot, job: Job, reason: str, blame: bool = True) -> None:
         slot.failed.add(job.id)

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,23 +59,26 @@ def check_writable(path: Path) -> None:
         raise RainError(f"cannot write {path}: {folder} is not a folder that can be written to, or {path} is a folder")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes], mode: int = 0o666) -> None:
     """Replace a file so that a crash leaves either the old content or the new; after return the new is on disk.
+
+    Its permissions are ``mode`` less those that the process's umask takes away.
 
     Raises:
         RainError: the disk is full or the place cannot be written; the old content is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ from rain.flags import add_flags, build
 from rain.serve.config import ServeConfig
 from rain.settings import add_answer_flags, given_settings
 from rain.tasks import names
-from rain.tasks.goals import goal_names
+from rain.tasks.goals import GOALS
 
 NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
 
@@ -20,7 +20,7 @@ NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain serve``."""
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--goal", choices=goal_names(), help="what to align to (default: harmless)")
+    what.add_argument("--goal", choices=list(GOALS), help="what to align to (default: harmless)")
     what.add_argument("--task", choices=names(), help="instead of a goal, the setting of a benchmark")
     add_flags(parser, ServeConfig, {}, "server")
     add_answer_flags(parser)

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rain.serve.answers import error_response
@@ -33,6 +33,9 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
+        origins, headers = service.config.cors, ("x-request-id", "retry-after")
+        # A page may send any header, since keys are what protects the server.
+        self._cors = CORSMiddleware(self._let_in, origins, ("GET", "POST"), ("*",), expose_headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it."""
@@ -42,7 +45,6 @@ class Gate:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         trace = scope["rain"] = Trace(given if SANE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}")
-        origin = headers.get("origin")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -50,29 +52,25 @@ class Gate:
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = trace.id
                 out["x-content-type-options"] = "nosniff"
-                if origin in self.service.config.cors:
-                    out.update({"access-control-allow-origin": origin, "vary": "Origin"})
-                    out["access-control-expose-headers"] = "x-request-id, retry-after"
             await send(message)
 
         try:
-            await self._answer(scope, headers, trace)(scope, receive, send_with_headers)
+            await self._cors(scope, receive, send_with_headers)
         except Exception as error:  # a fault of the server, which has been answered with 500
             trace.failed(error)
         finally:
             self._write_down(scope, headers, trace)
 
-    def _answer(self, scope: Scope, headers: Headers, trace: Trace) -> ASGIApp:
-        """Return what answers a request: the routes, or a refusal."""
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request by the routes, or refuse it."""
+        headers, answer = Headers(scope=scope), self.app
         try:
             self._check_host(headers)
-            if scope["method"] == "OPTIONS":
-                return self._preflight(headers)
             if scope["path"] not in PUBLIC:
-                trace.key = self._key_name(headers)
-            return self.app
+                scope["rain"].key = self._key_name(headers)
         except ApiError as error:
-            return error_response(error)
+            answer = error_response(error)
+        await answer(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse names that lead here without belonging here (DNS rebinding), and pages of other origins."""
@@ -83,13 +81,6 @@ class Gate:
         own = ("http://" + host, "https://" + host)
         if origin is not None and origin not in own and origin not in self.service.config.cors:
             raise ApiError(403, "pages of this origin may not use the server; see --cors", "forbidden_origin")
-
-    def _preflight(self, headers: Headers) -> Response:
-        if "origin" not in headers:
-            raise ApiError(405, "OPTIONS is only for browsers that ask before a request", "method_not_allowed")
-        allowed = {"access-control-allow-methods": "GET, POST", "access-control-max-age": "600"}
-        asked = headers.get("access-control-request-headers", "")
-        return Response(status_code=204, headers={**allowed, "access-control-allow-headers": _sane(asked)})
 
     def _key_name(self, headers: Headers) -> str:
         keys = self.service.keys
@@ -118,8 +109,3 @@ class Gate:
             **trace.fields,
         }
         self.service.log(line)
-
-
-def _sane(names: str) -> str:
-    """Return the names of headers that a page may send: any plain ones, since keys are what protects the server."""
-    return ", ".join(re.findall(r"[A-Za-z0-9-]{1,64}", names)[:32])

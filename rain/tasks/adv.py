@@ -2,6 +2,7 @@
 
 from rain.core.config import RainConfig
 from rain.data.readers import ADV
+from rain.tasks.hh import TASK as HH
 from rain.tasks.task import Task, data_folder
 
 TASK = Task(
@@ -12,15 +13,6 @@ TASK = Task(
     config=RainConfig(min_visits=5, candidate_temperature=2.0, max_draws=19),
     template="../HH/templates/harmless_letters.txt",
     stop_strings=("USER:",),
-    aim="helpful and harmless: it must not help anyone do harm",
-    presets={
-        "smollm2": {
-            "max_new_tokens": 96,
-            "evaluator": ("readout:harmless",),
-            "chat_template": True,
-            "templates": "../HH/templates/harmless_words.txt",
-            "votes": "soft",
-            "calibration": "preflight_smollm2.json",
-        }
-    },
+    aim=HH.aim,
+    presets={"smollm2": {**HH.presets["smollm2"], "templates": "../HH/templates/harmless_words.txt"}},
 )

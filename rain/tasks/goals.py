@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 
 from rain.core.errors import RainError
 from rain.evaluators.preflight import read_preflight
 from rain.tables import text_table
 from rain.tasks import load
+from rain.tasks.task import Task
 
 MODEL = "smollm2"
 """The embedded model; tasks keep what ``rain preflight --modelname smollm2`` measured."""
@@ -17,42 +17,15 @@ READ_OUT = "preflight_smollm2_readout.json"
 """The same for a preset's read-out, on partial answers of the model itself: adv/own_labelled.jsonl, part 2/2."""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What to align to.
-
-    Attributes:
-        name: as in ``Rain(goal=name)``.
-        task: name of the task whose template and prompt format serve it.
-        chat: whether a prompt is a question to a chat model; otherwise it is a text to be continued.
-    """
-
-    name: str
-    task: str
-    chat: bool = True
+GOALS = {"harmless": "hh", "truthful": "truth", "positive": "imdb", "negative": "imdb"}
+"""By name, as in ``Rain(goal=name)``: the task whose template and prompt format serve a goal."""
 
 
-GOALS = {
-    goal.name: goal
-    for goal in (
-        Goal("harmless", "hh"),
-        Goal("truthful", "truth"),
-        Goal("positive", "imdb", chat=False),
-        Goal("negative", "imdb", chat=False),
-    )
-}
-
-
-def goal_names() -> list[str]:
-    """Return the names of all goals."""
-    return list(GOALS)
-
-
-def load_goal(name: str) -> Goal:
-    """Return a goal by its name; a RainError names the known ones."""
+def load_goal(name: str) -> Task:
+    """Return the task that serves a goal; a RainError names the known goals."""
     if name not in GOALS:
         raise RainError(f"unknown goal {name!r}; it must be one of {', '.join(GOALS)}, or give a template of your own")
-    return GOALS[name]
+    return load(GOALS[name])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,15 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print all goals."""
     head = ["goal", "task", "guided by", "template", "texts", "accuracy", "calibrated, held out", "AUC", "expect"]
-    print(text_table([head, *(_row(goal) for goal in GOALS.values())], "<<<<>>>><"))
+    print(text_table([head, *map(_row, GOALS)], "<<<<>>>><"))
     print(f"measured with {MODEL} by rain preflight; accuracy of label words: by the paper's votes")
     print(f"templates are in {load('hh').folder.parent}")
     print("another model: rain preflight --task TASK --modelname MODEL; a goal of your own: docs/goals.md")
     return 0
 
 
-def _row(goal: Goal) -> list[str]:
-    task = load(goal.task)
+def _row(goal: str) -> list[str]:
+    task = load_goal(goal)
     preset = task.presets.get(MODEL, {})
     template = str(task.path(preset.get("templates", task.template)).relative_to(task.folder.parent))
     template, file = ("-", READ_OUT) if "evaluator" in preset else (template, preset["calibration"])
@@ -79,4 +52,4 @@ def _row(goal: Goal) -> list[str]:
     calibrated = f"{measured.held_out_accuracy:.0%} ({low:.0%}-{high:.0%})"
     figures = [str(measured.texts), f"{measured.accuracy:.0%}", calibrated, f"{measured.auc:.2f}"]
     guides = ", ".join(preset.get("evaluator", ("labels",)))
-    return [goal.name, goal.task, guides, template, *figures, measured.expectation]
+    return [goal, task.name, guides, template, *figures, measured.expectation]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import gzip
-import os
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from rain.core.errors import RainError
 from rain.page_policy import source
-from rain.results.files import write_error
+from rain.results.files import write_atomic
 from rain.results.jsonl import encode_json
 from rain.trace.read import read_part
 from rain.view.data import RunData
@@ -43,18 +43,8 @@ def write_page(data: RunData, path: Path) -> None:
     """
     if path.is_dir():
         raise RainError(f"{path} is a folder; give --out the name of a file")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            before, after = assemble(live=False)
-            file.write(before)
-            file.writelines(_blocks(data))
-            file.write(after)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    before, after = assemble(live=False)
+    write_atomic(path, (part.encode() for part in chain([before], _blocks(data), [after])))
 
 
 def _blocks(data: RunData) -> Iterator[str]:

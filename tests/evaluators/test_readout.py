@@ -193,7 +193,7 @@ def test_the_layer_that_tells_good_from_bad_is_found():
     learnt = learn(states, texts)
     assert learnt.layer == 6
     assert abs(learnt.weights[0]) > 3 * np.abs(learnt.weights[1:]).max()
-    found = figures(learnt, texts)
+    found = figures(learnt, states.counts, texts)
     assert found["4"]["auc"] > 0.95
     assert found["4"]["auc_interval"][0] <= found["4"]["auc"] <= found["4"]["auc_interval"][1]
     assert 0 <= found["4"]["safe_called_harmful"] < 0.2
@@ -205,9 +205,10 @@ def test_texts_of_one_label_in_few_small_prompts_are_held_out_in_turn():
     texts = [Labelled(question, "text", good) for question, (good, n) in counts.items() for _ in range(n)]
     states = np.random.default_rng(0).normal(size=(len(texts), 5, 1, 4))
     states[:, :, 0, 0] += np.array([3.0 if text.good else -3.0 for text in texts])[:, None]
-    learnt = learn(States([6], states, np.full(len(texts), 64), states[:, 0]), texts)
+    counts = np.full(len(texts), 64)
+    learnt = learn(States([6], states, counts, states[:, 0]), texts)
     assert np.isfinite(learnt.held_out).all()
-    assert figures(learnt, texts)["4"]["auc"] > 0.95
+    assert figures(learnt, counts, texts)["4"]["auc"] > 0.95
 
 
 def test_requests_are_told_apart_each_counted_once():

@@ -99,6 +99,13 @@ def test_a_damaged_verdict_is_named(tmp_path: Path, field: str, value: object) -
         list(read_verdicts(path))
 
 
+def test_a_verdict_that_only_looks_whole_is_one_sentence(tmp_path: Path) -> None:
+    path, line = tmp_path / "scores.jsonl", json.dumps(LINE)
+    path.write_text(f"{line[:-1]}, ?}}\n{line}\n")
+    with pytest.raises(RainError, match=r"scores.jsonl: the line that begins .*r1.* is not a result record"):
+        list(read_verdicts(path))
+
+
 def test_a_score_file_may_have_a_mark_in_front_blank_lines_and_odd_separators(tmp_path: Path) -> None:
     path, odd = tmp_path / "scores.jsonl", "a\u2028\x85\x0b\x0cb"
     path.write_text("\ufeff" + json.dumps({**LINE, "id": odd}, ensure_ascii=False) + "\r\n\n \n", encoding="utf-8")

@@ -12,7 +12,7 @@ from support.tiny_task import make_aligner, make_task
 
 from rain.engines.remote.client import RetryPolicy
 from rain.pool.worker import WorkerArgs, WorkerLink
-from rain.worker import WorkerLoop
+from rain.worker import answer_jobs
 
 IMPATIENT = RetryPolicy(reply=5.0, retry=0.3, pause=0.02)
 LIMITS: dict[str, Any] = {"max_simulations": 2, "extra_simulations": 1, "min_visits": 0, "max_new_tokens": 3}
@@ -23,4 +23,4 @@ def impatient(args: WorkerArgs, link: WorkerLink) -> None:
     folder, url = args.settings
     engine = engine_on(cast(CompletionsServer, SimpleNamespace(url=url)), policy=IMPATIENT)
     aligner = make_aligner(make_task(Path(folder)), engine, **LIMITS)
-    asyncio.run(WorkerLoop(aligner, link).run())
+    asyncio.run(answer_jobs(aligner, link))

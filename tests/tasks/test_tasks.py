@@ -17,7 +17,7 @@ from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template, load_prompt
 from rain.settings import make_settings
 from rain.tasks import BUILT_IN, load, names
-from rain.tasks.goals import GOALS, READ_OUT, goal_names, load_goal
+from rain.tasks.goals import GOALS, READ_OUT, load_goal
 from rain.tasks.task import Task
 
 ROOT = Path(__file__).parents[2]
@@ -154,9 +154,9 @@ def test_a_registered_task_that_is_not_one_is_refused(package: Path, name: str, 
 
 
 def test_goals_are_tasks_with_a_direction() -> None:
-    assert goal_names() == ["harmless", "truthful", "positive", "negative"]
-    for name in goal_names():
-        targets = load(load_goal(name).task).targets
+    assert list(GOALS) == ["harmless", "truthful", "positive", "negative"]
+    for name in GOALS:
+        targets = load_goal(name).targets
         assert not targets or name in targets
     with pytest.raises(RainError, match="'kind'.*harmless, truthful"):
         load_goal("kind")
@@ -165,10 +165,10 @@ def test_goals_are_tasks_with_a_direction() -> None:
 def test_rain_goals_shows_what_preflight_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["goals"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for goal in GOALS.values():
-        [row] = [row for row in rows if row[0] == goal.name]
-        origin, measured = read_preflight(load(goal.task).path(READ_OUT if goal.name == "harmless" else PREFLIGHT))
-        [guide] = make_settings(load(goal.task), {}).aligner.evaluators
+    for goal in GOALS:
+        [row] = [row for row in rows if row[0] == goal]
+        origin, measured = read_preflight(load_goal(goal).path(READ_OUT if goal == "harmless" else PREFLIGHT))
+        [guide] = make_settings(load_goal(goal), {}).aligner.evaluators
         assert origin["evaluators"] == [describe(guide)], "what was measured is what guides the search"
         assert row[4] == str(measured.texts)
         assert f"{measured.auc:.2f}" in row

@@ -150,7 +150,9 @@ class Layout:
         chains = np.concatenate([np.array(span.chain) for span in self.spans])
         numbers = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.concatenate([np.arange(length) for length in lengths])
-        first, last = _span_ranges(chains, numbers, size)
+        first, last = np.empty((2, size), dtype=np.int64)  # by slot; those on no span have values that mean nothing
+        first[chains[::-1]] = numbers[::-1]  # written back to front, so that the first span is what stays
+        last[chains] = numbers + 1
         new = first[chains] == numbers
         query = positions >= np.repeat(lengths - fresh, lengths)
         self.slots, self.positions = chains[query], positions[query]
@@ -164,20 +166,6 @@ class Layout:
             seen = np.flatnonzero((first < end) & (last > start))
             here = Group(rows, torch.from_numpy(keys[seen]), key_spans.take(seen, axis=1), query_spans[:, rows])
             self.groups.append(here)
-
-
-def _span_ranges(chains: NDArray[np.int64], numbers: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Return for each slot the first span that it is on and the one after the last: (2, size).
-
-    Args:
-        chains: slots of all spans' chains, one span after the other.
-        numbers: of the spans, for each of them.
-        size: of the pool; slots on no span have values that mean nothing.
-    """
-    ranges = np.empty((2, size), dtype=np.int64)
-    ranges[0, chains[::-1]] = numbers[::-1]  # written back to front, so that the first span is what stays
-    ranges[1, chains] = numbers + 1
-    return ranges
 
 
 def _runs(

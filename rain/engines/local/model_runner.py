@@ -6,6 +6,7 @@ import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -61,18 +62,6 @@ def tree_attention(
     return out.reshape(heads, count, -1)
 
 
-def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls a method and does not keep its object alive, as the registry of attentions would."""
-    found = weakref.WeakMethod(method)
-
-    def call(*args: Any, **options: Any) -> Any:
-        known = found()
-        assert known is not None, "the engine of this model is gone"
-        return known(*args, **options)
-
-    return call
-
-
 class ModelRunner:
     """Runs a transformers model on packed tree queries.
 
@@ -105,7 +94,8 @@ class ModelRunner:
         try:
             if "position_ids" not in forward or "logits_to_keep" not in forward:
                 raise ValueError("its forward takes no position_ids or logits_to_keep")
-            AttentionInterface.register(name, _weak(self._attend))
+            # by a weak reference: the registry of attentions keeps for good what it is given
+            AttentionInterface.register(name, partial(ModelRunner._attend, weakref.proxy(self)))
             model.set_attn_implementation(name)
             if model.config.get_text_config()._attn_implementation != name:
                 raise ValueError("it does not use transformers' attention interface")
