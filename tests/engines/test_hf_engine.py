@@ -7,13 +7,12 @@ import gc
 import math
 import random
 import weakref
-from contextlib import contextmanager
 
 import pytest
 import torch
 import transformers
 from engines.contract import CONTEXT, EngineContract, Subject
-from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, tiny_model
+from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, failing_passes, tiny_model
 from support.witness import Witness, computed_tokens, largest_error
 
 from rain.core.engine import SamplingParams
@@ -268,25 +267,10 @@ def test_a_short_request_is_answered_while_a_long_prompt_is_computed():
     assert finished == ["short", "long"]
 
 
-@contextmanager
-def out_of_memory(engine, failing, error=torch.OutOfMemoryError("CUDA out of memory (simulated)")):  # noqa: B008
-    """Let passes fail (numbers from 0, retries count) as a GPU fails: when one layer has stored its keys already."""
-    passes = []
-
-    def fail(module, inputs):
-        passes.append(failing(len(passes)))
-        if passes[-1]:
-            raise error
-
-    hook = engine.engine.model.model.layers[1].register_forward_pre_hook(fail)
-    yield passes
-    hook.remove()
-
-
 def test_memory_that_a_library_of_cuda_lacks_is_memory_that_ran_out(undisturbed):
     said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
     engine = open_engine()
-    with out_of_memory(engine, lambda i: i < 2, RuntimeError(said)) as passes:
+    with failing_passes(engine.engine.model, lambda i: i < 2, RuntimeError(said)) as passes:
         asyncio.run(several_searches(engine))
     assert sum(passes) == 2
     assert tokens_drawn(engine) == undisturbed
@@ -299,7 +283,7 @@ def test_memory_that_a_library_of_cuda_lacks_is_memory_that_ran_out(undisturbed)
 )
 def test_out_of_memory_halves_the_pass_and_nothing_fails(failing, undisturbed):
     engine = open_engine()
-    with out_of_memory(engine, failing) as passes:
+    with failing_passes(engine.engine.model, failing) as passes:
         asyncio.run(several_searches(engine))
     assert any(passes) and len(passes) > 20
     assert tokens_drawn(engine) == undisturbed
@@ -310,7 +294,7 @@ def test_a_pass_that_ran_out_of_memory_is_halved_then_grows_again_and_is_not_bil
     engine, limits = open_engine(max_batch_tokens=64), []
     watch_passes(engine, lambda tokens: limits.append(scheduler(engine).batch_limit))
     session = engine.session("s")
-    with out_of_memory(engine, lambda i: i < 3):
+    with failing_passes(engine.engine.model, lambda i: i < 3):
         asyncio.run(generate(session, TEXT * 2, max_tokens=3, top_k=3))
     assert limits[:4] == [64, 32, 16, 8] and limits[-1] == 64
     assert session.usage.tokens_computed == session.usage.tokens_distinct == 2 * len(TEXT) + 2
@@ -319,30 +303,22 @@ def test_a_pass_that_ran_out_of_memory_is_halved_then_grows_again_and_is_not_bil
 def test_memory_that_suffices_for_no_token_is_an_error_and_the_next_request_is_tried_anew():
     engine = open_engine()
     session = engine.session("s")
-    with out_of_memory(engine, lambda i: True), pytest.raises(UnclearFault, match="out of memory"):
+    broken = failing_passes(engine.engine.model, lambda i: True)
+    with broken, pytest.raises(UnclearFault, match="out of memory"):
         asyncio.run(session.next_logprobs(TEXT, top=1))
     asyncio.run(session.next_logprobs(TEXT, top=1))
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
 def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_right():
-    engine = open_engine()
-    broken = [True]
-
-    def fail(module, inputs):
-        if broken[0]:
-            raise ValueError("a fault of the device")
-
-    engine.engine.model.model.layers[1].register_forward_pre_hook(fail)
+    engine, error = open_engine(), ValueError("a fault of the device")
 
     async def run():
         session = engine.session("s")
-        broken[0] = False
         await session.next_logprobs(TEXT[:9], top=1)
-        broken[0] = True
-        waiting = [session.next_logprobs(TEXT, top=1), generate(session, TEXT, max_tokens=2)]
-        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-        broken[0] = False
+        with failing_passes(engine.engine.model, lambda i: True, error):
+            waiting = [session.next_logprobs(TEXT, top=1), generate(session, TEXT, max_tokens=2)]
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         await generate(session, TEXT, n=3, max_tokens=4, top_k=5, seed=1)
         return outcomes
 
@@ -351,19 +327,14 @@ def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_rig
 
 
 def test_a_pass_that_breaks_fails_no_request_that_was_still_waiting_for_room():
-    engine, broken = hf_engine(cache_tokens=len(TEXT) + 9), [False, True]
-
-    def fail(module, inputs):
-        if broken.pop():
-            raise ValueError("a fault of the pass")
-
-    engine.model.model.layers[1].register_forward_pre_hook(fail)
+    engine = hf_engine(cache_tokens=len(TEXT) + 9)
 
     async def run():
         asked = [engine.session(str(i)).next_logprobs((i, *TEXT), top=1) for i in range(2)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    failed, answered = asyncio.run(run())
+    with failing_passes(engine.model, lambda i: i == 0, ValueError("a fault of the pass")):
+        failed, answered = asyncio.run(run())
     assert isinstance(failed, ValueError) and len(answered) == 1
 
 
@@ -422,12 +393,14 @@ WRONG_ON_A_TREE = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_ON_A_TREE)
-def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it_was(name):
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.float32) for name in WRONG_ON_A_TREE), ("DiffLlama", torch.bfloat16)]
+)
+def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it_was(name, dtype):
     """State spaces, attention of its own, chunks, biases: what the tree cache would silently change."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**IDS, **WRONG_ON_A_TREE[name])
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0.0, 0.25)
@@ -436,8 +409,9 @@ def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it
         HfEngine(model, ToyTokenizer())
     assert [type(module) for module in model.modules()] == layers, "attention and linear layers are its own again"
     assert torch.equal(plain_answer(model), before)
-    known = asyncio.run(ReferenceEngine(model, ToyTokenizer()).session("s").next_logprobs(TEXT, ids=range(257)))
-    assert [known[token] for token in range(257)] == pytest.approx(before.tolist(), abs=1e-4)
+    if dtype is torch.float32:
+        known = asyncio.run(ReferenceEngine(model, ToyTokenizer()).session("s").next_logprobs(TEXT, ids=range(257)))
+        assert [known[token] for token in range(257)] == pytest.approx(before.tolist(), abs=1e-4)
 
 
 def plain_answer(model):

@@ -33,14 +33,6 @@ def test_a_server_that_fails_a_fifth_of_requests_costs_time_but_changes_no_answe
         assert len(broken.requests) >= 60 / 0.8 - 1, "a fifth was asked again"
 
 
-def test_a_server_that_hangs_is_given_up_after_the_timeout_and_asked_again():
-    policy = RetryPolicy(reply=0.3, retry=10.0, pause=0.01)
-    with serving(fault=lambda number: "hang" if number == 2 else "") as server:
-        session = engine_on(server, policy=policy).session("s")
-        answer = asyncio.run(session.next_logprobs(PREFIX, top=1))
-        assert len(server.requests) == 4 and len(answer) == 1
-
-
 def test_a_request_waits_for_a_server_that_restarts():
     with serving() as before:
         session, port = engine_on(before).session("s"), before.port

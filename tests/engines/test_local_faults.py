@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 import torch
-from support.tiny_models import tiny_model
+from support.tiny_models import failing_passes, tiny_model
 
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, UnclearFault, WorkerFault
@@ -138,20 +138,15 @@ def test_a_tokenizer_that_fails_on_one_text_fails_that_request_alone(params):
 
 
 def test_a_prompt_too_long_for_the_memory_fails_alone():
-    engine, limit = HfEngine(tiny_model(), ToyTokenizer(), max_batch_tokens=16), 150
-
-    def fail(module, inputs):
-        if sum(map(len, engine.scheduler.trees)) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-
-    engine.model.model.layers[1].register_forward_pre_hook(fail)
+    engine = HfEngine(tiny_model(), ToyTokenizer(), max_batch_tokens=16)
 
     async def run():
         small = [engine.session(str(i)).generate((*TEXT, i), SamplingParams(max_tokens=9, seed=i)) for i in range(4)]
         long = engine.session("long").next_logprobs(TEXT * 5, top=1)
         return await asyncio.gather(*small[:2], long, *small[2:], return_exceptions=True)
 
-    first, second, long, *others = asyncio.run(run())
+    with failing_passes(engine.model, lambda i: sum(map(len, engine.scheduler.trees)) > 150):
+        first, second, long, *others = asyncio.run(run())
     assert isinstance(long, UnclearFault) and "out of memory" in str(long)
     assert [len(found[0].tokens) for found in (first, second, *others)] == [9] * 4
 
@@ -171,39 +166,22 @@ def test_a_prefix_that_is_cached_for_several_is_not_lost_when_one_of_them_is_can
 
 
 def test_a_prefix_that_could_not_be_cached_is_computed_anew():
-    engine, broken = HfEngine(tiny_model(), ToyTokenizer()), [True]
-
-    def fail(module, inputs):
-        if broken[0]:
-            raise ValueError("a fault of the device")
-
-    engine.model.model.layers[1].register_forward_pre_hook(fail)
-    with pytest.raises(ValueError, match="device"):
+    engine = HfEngine(tiny_model(), ToyTokenizer())
+    broken = failing_passes(engine.model, lambda i: True, ValueError("a fault of the device"))
+    with broken, pytest.raises(ValueError, match="device"):
         asyncio.run(engine.cache_prefix(TEXT))
-    broken[0] = False
     asyncio.run(engine.cache_prefix(TEXT))
     assert engine.cached_prefix((*TEXT, 1)) is not None
 
 
-LENGTH_DEPENDENT = {
-    "dynamic": ("llama", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-    "longrope": (
-        "phi3",
-        {
-            "rope_type": "longrope",
-            "rope_theta": 1e4,
-            "short_factor": [1.0] * 4,
-            "long_factor": [2.0] * 4,
-            "original_max_position_embeddings": 512,
-        },
-    ),
-}
+LONG = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 512}
+LENGTH_DEPENDENT = {"dynamic": ("llama", {"factor": 2.0}), "longrope": ("phi3", LONG)}
 
 
 @pytest.mark.parametrize("rope", LENGTH_DEPENDENT)
 def test_rotary_positions_that_change_with_the_length_are_refused_on_the_tree_cache(rope):
     kind, parameters = LENGTH_DEPENDENT[rope]
-    model = tiny_model(kind, rope_parameters=parameters)
+    model = tiny_model(kind, rope_parameters={"rope_type": rope, "rope_theta": 1e4, **parameters})
     with pytest.raises(RainError, match=f"{rope} .*--engine reference"):
         HfEngine(model, ToyTokenizer())
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from support.tiny_models import tiny_model
+from support.tiny_models import failing_passes, tiny_model
 
 from rain.core.engine import SamplingParams
 from rain.engines.local import memory
@@ -99,35 +99,16 @@ def machine(root: Path, groups: str, **files: str) -> Path:
 
 
 KIB = 1024
+V1, V2 = "sys/fs/cgroup/memory/memory", "sys/fs/cgroup/a"
+AROUND = {f"{V2}/memory.max": f"{5000 * KIB}", f"{V2}/memory.stat": f"anon 7\ninactive_file {1000 * KIB}\n"}
+AROUND |= {f"{V2}/memory.current": f"{3000 * KIB}", f"{V2}/b/memory.max": "max"}
+INSIDE = {f"{V1}.limit_in_bytes": f"{600 * KIB}", f"{V1}.usage_in_bytes": f"{500 * KIB}"}
+UNLIMITED = {f"{V1}.limit_in_bytes": "9223372036854771712", f"{V1}.usage_in_bytes": "1"}
 GROUPS = {
     "none": ("", {}, 8000),
-    "version 2, the group around": (
-        "0::/a/b\n",
-        {
-            "sys/fs/cgroup/a/memory.max": f"{5000 * KIB}",
-            "sys/fs/cgroup/a/memory.current": f"{3000 * KIB}",
-            "sys/fs/cgroup/a/memory.stat": f"anon 7\ninactive_file {1000 * KIB}\n",
-            "sys/fs/cgroup/a/b/memory.max": "max",
-            "sys/fs/cgroup/a/b/memory.current": f"{3000 * KIB}",
-        },
-        3000,
-    ),
-    "version 1, seen from inside": (
-        "4:memory:/elsewhere\n2:cpu:/\n",
-        {
-            "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{600 * KIB}",
-            "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{500 * KIB}",
-        },
-        100,
-    ),
-    "version 1, unlimited": (
-        "4:memory:/\n",
-        {
-            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
-            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1",
-        },
-        8000,
-    ),
+    "version 2, the group around": ("0::/a/b\n", {**AROUND, f"{V2}/b/memory.current": f"{3000 * KIB}"}, 3000),
+    "version 1, seen from inside": ("4:memory:/elsewhere\n2:cpu:/\n", INSIDE, 100),
+    "version 1, unlimited": ("4:memory:/\n", UNLIMITED, 8000),
 }
 
 
@@ -143,16 +124,11 @@ def test_without_such_files_some_memory_is_taken_to_be_free(tmp_path):
 
 def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
     """A cache of 400 tokens fits; without learning, every few passes would run out of memory anew."""
-    engine, room, failures, left = opened(max_batch_tokens=16, cache_tokens=10_000), 400, [], []
+    engine, room, left = opened(max_batch_tokens=16, cache_tokens=10_000), 400, []
 
-    def fail(module, inputs):
-        used = sum(map(len, engine.scheduler.trees))
-        left.append(used)
-        if used > room:
-            failures.append(used)
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-
-    engine.model.model.layers[1].register_forward_pre_hook(fail)
+    def full(number):
+        left.append(sum(map(len, engine.scheduler.trees)))
+        return left[-1] > room
 
     async def run():
         sessions = [engine.session(str(i)) for i in range(12)]
@@ -160,8 +136,9 @@ def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
             for number, session in enumerate(sessions):
                 await session.generate((*TEXT, number), SamplingParams(n=3, max_tokens=6, seed=turn))
 
-    asyncio.run(run())
-    assert 0 < len(failures) < 5
+    with failing_passes(engine.model, full) as failures:
+        asyncio.run(run())
+    assert 0 < sum(failures) < 5
     assert 0.6 * room < engine.scheduler.cache_tokens <= 0.8 * (room + 16)
     assert min(left[len(left) // 2 :]) > 0.5 * room, "what fits stays cached"
     assert capsys.readouterr().err.count("out of memory") == 1

@@ -6,11 +6,9 @@ import asyncio
 
 import pytest
 import torch
-import transformers
-from support.tiny_models import GROUPED, IDS, SHAPE, plain_logprobs, tiny_model
+from support.tiny_models import plain_logprobs, tiny_model
 
 from rain.core.engine import SamplingParams
-from rain.core.errors import RainError
 from rain.engines.local import precision, self_check
 from rain.engines.local.engine import HfEngine
 from rain.engines.toy import ToyTokenizer
@@ -41,22 +39,6 @@ def test_a_seed_draws_the_same_tokens_each_time(name: str) -> None:
         found = asyncio.run(session.generate(TEXT, SamplingParams(n=3, max_tokens=12, seed=5)))
         drawn.append([one.tokens for one in found])
     assert drawn[0] == drawn[1]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_refused_model_is_left_as_it_was(name: str) -> None:
-    torch.manual_seed(0)
-    config = transformers.DiffLlamaConfig(**IDS, **SHAPE, **GROUPED)
-    model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, name)).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0.0, 0.25)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    layers = [type(module) for module in model.modules()]
-    with pytest.raises(RainError, match="--engine reference"):
-        HfEngine(model, ToyTokenizer())
-    assert [type(module) for module in model.modules()] == layers
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 @pytest.fixture

@@ -20,18 +20,13 @@ def test_requests_are_deterministic_and_short(tmp_path: Path) -> None:
     assert {(r["model"], r["temperature"], r["max_tokens"]) for r in server.requests} == {("m", 0.0, 9)}
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, 408, "cut", "html", "empty"])
+@pytest.mark.parametrize("fault", [429, 500, 503, 408, "cut", "html", "empty", "slow", "drip"])
 def test_a_passing_fault_is_retried_and_counted(tmp_path: Path, fault: Any) -> None:
+    limit = {"slow": 0.3, "drip": 0.5}.get(fault, 5.0)
     with judge_server(lambda request: "positive", [fault, fault]) as server:
-        summary = score_at(review_run(tmp_path), server)
+        summary = score_at(review_run(tmp_path), server, judge_timeout=limit)
     assert (summary.asked, summary.failed) == (2, 0)
     assert (summary.calls, summary.retries) == (len(server.requests), 2) == (4, 2)
-
-
-def test_a_slow_reply_times_out_and_is_retried(tmp_path: Path) -> None:
-    with judge_server(lambda request: "positive", ["slow"]) as server:
-        summary = score_at(review_run(tmp_path), server, judge_timeout=0.3)
-    assert (summary.asked, summary.retries) == (2, 1)
 
 
 def test_retries_are_bounded_and_the_query_stays_pending(tmp_path: Path) -> None:
@@ -128,12 +123,6 @@ def test_a_key_is_needed_for_other_machines(monkeypatch: pytest.MonkeyPatch, url
         open_judge("openai:m", JudgeConfig(judge_base_url=url))
 
 
-def test_no_key_is_needed_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    judge = open_judge("openai:m", JudgeConfig(judge_base_url="http://localhost:8000/v1"))
-    assert judge.version("harmless") == "harmless-2"
-
-
 @pytest.mark.parametrize(("own", "sent"), [("sk-judge", "Bearer sk-judge"), ("", "Bearer none")])
 def test_a_server_gets_the_judges_key_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, sent: str
@@ -148,24 +137,14 @@ def test_a_server_gets_the_judges_key_alone(
     assert "sk-" not in "".join(file.read_text() for file in tmp_path.iterdir())
 
 
-def test_a_reply_that_drips_ends_at_the_time_limit(tmp_path: Path) -> None:
-    with judge_server(lambda request: "positive", ["drip"]) as server:
-        summary = score_at(review_run(tmp_path), server, judge_timeout=0.5)
-    assert (summary.asked, summary.retries) == (2, 1)
-
-
-@pytest.mark.parametrize("size", [MAX_REPLY_BYTES, 4 * MAX_REPLY_BYTES])
-def test_a_reply_without_end_is_cut_off_and_its_query_skipped(tmp_path: Path, size: int) -> None:
-    with judge_server(lambda request: "positive", [("flood", size)]) as server:
+@pytest.mark.parametrize(("kind", "times"), [("flood", 1), ("flood", 4), ("gzip", 4)])
+def test_a_reply_without_end_is_cut_off_also_unpacked_and_its_query_skipped(
+    tmp_path: Path, kind: str, times: int
+) -> None:
+    with judge_server(lambda request: "positive", [(kind, times * MAX_REPLY_BYTES), ("gzip", 10)]) as server:
         summary = score_at(review_run(tmp_path), server)
     assert (summary.asked, summary.failed, summary.retries) == (1, 1, 0)
     assert "larger than" in summary.reasons[0]
-
-
-def test_a_packed_reply_is_measured_unpacked(tmp_path: Path) -> None:
-    with judge_server(lambda request: "positive", [("gzip", 4 * MAX_REPLY_BYTES), ("gzip", 10)]) as server:
-        summary = score_at(review_run(tmp_path), server)
-    assert (summary.asked, summary.failed) == (1, 1)
 
 
 def test_a_long_reply_is_cut_in_the_score_file(tmp_path: Path) -> None:

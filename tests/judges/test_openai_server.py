@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from support.judge_server import record, score, stored, write_run
+from support.vllm_models import http_server
 
 from rain.core.errors import RainError
 from rain.judges.base import JudgeConfig
@@ -28,31 +25,10 @@ class Served(NamedTuple):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     assert not missing, f"the test needs {' and '.join(missing)}: pip install -e .[test]"
-    folder = str(resolve("smollm2"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "transformers.cli.transformers", "serve", folder]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    log = tmp_path_factory.mktemp("server") / "log"
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    try:
-        seen = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            seen.append(line)
-            if "running on http" in line:
-                break
-        else:
-            pytest.fail("the server did not start: " + "".join(seen[-20:]))
-        with log.open("w") as rest:
-            drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=rest)
-            yield Served(f"http://127.0.0.1:{port}/v1", folder)
-    finally:
-        process.terminate()
-        process.wait(20)
-    drain.wait(20)
+    folder, log = str(resolve("smollm2")), tmp_path_factory.mktemp("server") / "log"
+    command = ["transformers.cli.transformers", "serve", folder, "--device", "cpu"]
+    with http_server(log, *command, HF_HUB_OFFLINE="1") as url:
+        yield Served(url, folder)
 
 
 def config(server: Served) -> JudgeConfig:

@@ -28,24 +28,12 @@ def aligner(tmp_path, engine):
     return make_aligner(make_task(tmp_path), engine)
 
 
-def test_a_record_has_both_answers_their_costs_and_their_origin(aligner):
+def test_a_record_has_its_origin_the_fields_of_its_prompt_and_the_target(tmp_path, engine):
+    aligner = make_aligner(make_task(tmp_path, targets=("kind", "unkind")), engine, target="unkind")
     [record] = records(aligner, [Prompt("tiny-7", "Why?", {"label": "x"})])
-    assert {"id": "tiny-7", "question": "Why?", "label": "x"}.items() <= record.items()
-    assert record["config"] == aligner.config.hash
-    assert (record["seed"], record["dtype"]) == (0, "float64")
-    assert "".join(move["text"] for move in record["moves"]).strip().startswith(record["raina"])
-    assert {"text", "visits", "value", "simulations"} == set(record["moves"][0])
-    rain, plain = record["cost"]["rain"], record["cost"]["plain"]
-    assert plain["requests"] == 1
-    assert rain["simulations"] == sum(move["simulations"] for move in record["moves"])
-    assert rain["evaluation"]["requests"] == 2 * rain["evaluations"]
-    assert set(plain) <= set(rain)
-
-
-def test_a_target_is_recorded(tmp_path, engine):
-    task = make_task(tmp_path, targets=("kind", "unkind"))
-    [record] = records(make_aligner(task, engine, target="unkind"), prompts("Why?"))
-    assert record["target"] == "unkind"
+    expected = {"id": "tiny-7", "question": "Why?", "label": "x", "target": "unkind", "seed": 0, "dtype": "float64"}
+    assert {**expected, "config": aligner.config.hash}.items() <= record.items()
+    assert set(record["cost"]["plain"]) <= set(record["cost"]["rain"])
 
 
 @pytest.mark.parametrize("question", ["", "x" * 70_000])

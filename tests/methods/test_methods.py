@@ -43,6 +43,20 @@ def one(aligner, question="Why?", budget=None):
     return asyncio.run(aligner.generate(aligner.prepare("p", question), budget=budget))
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What the model is asked, with its answers: (text, params, continuations)."""
+    seen, generate = [], ToySession.generate
+
+    async def watch(self, prefix, params):
+        found = await generate(self, prefix, params)
+        seen.append((ToyTokenizer().decode(prefix), params, found))
+        return found
+
+    monkeypatch.setattr(ToySession, "generate", watch)
+    return seen
+
+
 def test_every_method_has_a_record_with_its_answer_its_drafts_and_its_cost(tmp_path):
     for method in OTHERS:
         engine = WatchedEngine()
@@ -85,18 +99,12 @@ def test_the_best_of_n_has_the_largest_value_and_the_greedy_answer_is_among_them
     assert any(record["raina"] != record["pa"] for record in found)
 
 
-def test_all_drafts_are_drawn_in_one_request_like_the_candidates_of_the_search(tmp_path, monkeypatch):
-    asked, generate = [], ToySession.generate
-
-    async def watch(self, prefix, params):
-        asked.append(params)
-        return await generate(self, prefix, params)
-
-    monkeypatch.setattr(ToySession, "generate", watch)
+def test_all_drafts_are_drawn_in_one_request_like_the_candidates_of_the_search(tmp_path, asked):
     given = {"method": "best-of-n", "n": 9, "top_k": 7, "candidate_temperature": 1.5}
     one(open_aligner(tmp_path, **given))
     one(open_aligner(tmp_path, **given, n_top_k=0))
-    assert [(p.n, p.greedy_first, p.top_k, p.temperature) for p in asked] == [(9, True, 7, 1.5), (9, True, 0, 1.5)]
+    drawn = [(params.n, params.greedy_first, params.top_k, params.temperature) for _, params, _ in asked]
+    assert drawn == [(9, True, 7, 1.5), (9, True, 0, 1.5)]
 
 
 def test_the_first_drafts_of_a_larger_n_are_those_of_a_smaller_one(tmp_path):
@@ -180,40 +188,22 @@ def test_drafts_that_are_not_finished_in_time_are_given_up(tmp_path, monkeypatch
     assert (answer.finish, len(answer.drafts), waits, engine.active) == ("budget", 1, [1], 0)
 
 
-def test_a_reminder_stands_around_the_question_and_the_evaluator_reads_the_question_alone(tmp_path, monkeypatch):
-    seen, asked, generate = [], set(), ToySession.generate
-
-    async def watch(self, prefix, params):
-        seen.append(ToyTokenizer().decode(prefix))
-        return await generate(self, prefix, params)
-
-    def scorer(prompt, text):
-        asked.add(prompt)
-        return 0.0
-
-    monkeypatch.setattr(ToySession, "generate", watch)
-    one(open_aligner(tmp_path, scorer=scorer, method="remind"), "Why {not}?")
-    before, after = seen[0].split("Why {not}?")
-    assert AIM in before and AIM in after and asked == {"Why {not}?"}
+def test_a_reminder_stands_around_the_question_and_the_evaluator_reads_the_question_alone(tmp_path, asked):
+    judged = set()
+    one(open_aligner(tmp_path, scorer=lambda prompt, _: judged.add(prompt) or 0.0, method="remind"), "Why {not}?")
+    before, after = asked[0][0].split("Why {not}?")
+    assert AIM in before and AIM in after and judged == {"Why {not}?"}
 
 
-def test_refining_shows_the_model_its_last_answer_and_what_it_said_about_it(tmp_path, monkeypatch):
-    seen, generate = [], ToySession.generate
-
-    async def watch(self, prefix, params):
-        found = await generate(self, prefix, params)
-        seen.append((ToyTokenizer().decode(prefix), ToyTokenizer().decode(found[0].tokens).strip()))
-        return found
-
-    monkeypatch.setattr(ToySession, "generate", watch)
+def test_refining_shows_the_model_its_last_answer_and_what_it_said_about_it(tmp_path, asked):
     answer = one(open_aligner(tmp_path, method="refine", rounds=2), "Why {not}?")
-    texts = [text for _, text in seen]
-    assert len(seen) == 5 and [draft.text for draft in answer.drafts] == [texts[0], texts[2], texts[4]]
+    texts = [ToyTokenizer().decode(found[0].tokens).strip() for _, _, found in asked]
+    assert len(asked) == 5 and [draft.text for draft in answer.drafts] == [texts[0], texts[2], texts[4]]
     assert answer.text == texts[4], "the last one counts, whatever its value"
     for critique, rewrite in ((1, 2), (3, 4)):
         last = texts[critique - 1]
-        assert last in seen[critique][0] and last in seen[rewrite][0]
-        assert texts[critique] in seen[rewrite][0] and AIM in seen[rewrite][0] and "Why {not}?" in seen[rewrite][0]
+        assert last in asked[critique][0] and last in asked[rewrite][0]
+        assert all(text in asked[rewrite][0] for text in (texts[critique], AIM, "Why {not}?"))
 
 
 def test_refining_ends_where_the_context_has_no_room_for_more(tmp_path):

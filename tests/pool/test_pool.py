@@ -16,21 +16,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from support import pool_workers
-from support.pool_workers import broken, first_without_device, obedient, unstartable
+from support.pool_workers import Run, broken, first_without_device, gate, unstartable
 
 from rain.core.errors import RainError, is_broken_device, is_out_of_memory
 from rain.pool.devices import visible_gpus, worker_environments
-from rain.pool.launchers import ExitStatus, Launcher, LocalLauncher, WorkerHandle
-from rain.pool.pool import Pool
-from rain.pool.state import PoolConfig, PoolSummary
-from rain.pool.worker import Event, Job, WorkerLink, WorkerMain
+from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
+from rain.pool.worker import Event, Job, WorkerLink
 from rain.results.jsonl import Record, read_lines
-from rain.results.run_dir import RunDir, iter_results, result_paths
+from rain.results.run_dir import iter_results, result_paths
 
 SCRIPT = Path(pool_workers.__file__)
 STARTED: list[subprocess.Popen[str]] = []
@@ -45,48 +42,6 @@ def nobody_left_behind() -> Iterator[None]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-class Run:
-    """One run of a pool in this process: its events, its summary and what is on disk."""
-
-    def __init__(
-        self, folder: Path, *payloads: str, main: WorkerMain = obedient, nump: int = 2, **options: Any
-    ) -> None:
-        self.folder = folder
-        self.events: list[Event] = []
-        self.summary: PoolSummary | None = None
-        self.jobs = [Job(f"job-{number}", payload) for number, payload in enumerate(payloads)]
-        self.watch = options.pop("watch", lambda event: None)
-        self.before_write = options.pop("before_write", lambda record: None)
-        self.launcher = options.pop("launcher", None) or LocalLauncher(
-            main, options.pop("settings", str(folder)), [{"OMP_NUM_THREADS": str(index + 3)} for index in range(nump)]
-        )
-        self.config = PoolConfig(nump, **options)
-
-    def _note(self, event: Event) -> None:
-        self.events.append(event)
-        self.watch(event)
-
-    def go(self) -> Run:
-        with RunDir(self.folder, {}, "") as run_dir:
-
-            def write(worker: int | str, record: Record) -> None:
-                self.before_write(record)
-                run_dir.write(worker, record)
-
-            pool = Pool(self.launcher, self.config, write, lambda job, why: {"id": job.id, "error": why}, self._note)
-            self.summary = pool.run(self.jobs)
-        return self
-
-    def written(self) -> list[str]:
-        return sorted(line.record["id"] for path in result_paths(self.folder) for line in read_lines(path))
-
-    def errors(self) -> dict[str, str]:
-        return {record["id"]: record["error"] for record in iter_results(self.folder) if "error" in record}
-
-    def of(self, kind: str) -> list[Event]:
-        return [event for event in self.events if event.kind == kind]
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -119,23 +74,16 @@ def await_ends(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def gate(folder: Path) -> int:
-    """Make the pipe that `wait` jobs read one byte from; returns its end to write to."""
-    os.mkfifo(folder / "gate")
-    return os.open(folder / "gate", os.O_RDWR)
-
-
 def test_every_job_is_done_once_and_each_worker_has_its_variables_before_it_imports(tmp_path: Path) -> None:
-    way = gate(tmp_path)
     before = os.environ.get("OMP_NUM_THREADS")
 
     def open_for_both(event: Event) -> None:
         if event.kind == "progress" and len(run.of("progress")) == 2:
             os.write(way, b"go")
 
-    run = Run(tmp_path, *["wait", *["ok"] * 10] * 2, watch=open_for_both, concurrency=100)  # 11 jobs each
-    assert run.go().summary == (22, 0, 0, False)
-    os.close(way)
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, *["wait", *["ok"] * 10] * 2, watch=open_for_both, concurrency=100)  # 11 jobs each
+        assert run.go().summary == (22, 0, 0, False)
     assert run.summary is not None and run.summary.exit_code == 0
     assert run.written() == sorted(job.id for job in run.jobs)
     assert {(event.data["worker"], event.data["threads"]) for event in run.of("progress")} == {(0, "3"), (1, "4")}
@@ -149,15 +97,13 @@ def test_no_more_workers_start_than_there_are_jobs_and_none_for_no_jobs(tmp_path
 
 
 def test_a_slow_job_delays_nobody(tmp_path: Path) -> None:
-    way = gate(tmp_path)
-
     def open_at_last(event: Event) -> None:
         if event.kind == "done" and len(run.of("done")) == 9:
             os.write(way, b"g")
 
-    run = Run(tmp_path, "wait", *["ok"] * 9, watch=open_at_last)
-    assert run.go().summary == (10, 0, 0, False)
-    os.close(way)
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, "wait", *["ok"] * 9, watch=open_at_last)
+        assert run.go().summary == (10, 0, 0, False)
     assert run.of("done")[-1].job == "job-0"
 
 
@@ -304,10 +250,10 @@ def test_a_worker_that_breaks_spoils_no_job_and_is_given_up(tmp_path: Path) -> N
         if event.kind == "died" and len(run.of("died")) == 5:
             os.write(way, b"g" * 200)  # the sound worker begins once the other one is given up
 
-    way = gate(tmp_path)
-    run = Run(tmp_path, *["wait"] * 200, main=broken, watch=first_is_broken, concurrency=2, settings=f"{tmp_path}:0")
-    assert run.go().summary == (200, 0, 5, False)
-    os.close(way)
+    options = {"main": broken, "settings": f"{tmp_path}:0"}
+    with gate(tmp_path) as way:
+        run = Run(tmp_path, *["wait"] * 200, watch=first_is_broken, concurrency=2, **options)
+        assert run.go().summary == (200, 0, 5, False)
     assert run.written() == sorted(job.id for job in run.jobs) and not run.errors()
     assert {(event.worker, event.data) for event in run.of("died")} == {(0, "failed (RuntimeError: device lost)")}
 
@@ -437,15 +383,14 @@ def test_ctrl_c_ends_a_run_with_130_and_loses_nothing_written(
 
 
 def test_ctrl_c_while_workers_start_ends_the_run_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    way = gate(tmp_path)
     monkeypatch.setenv("IMPORT_GATE", str(tmp_path / "gate"))
     monkeypatch.setenv("GRACE_S", "60")
-    parent = start(tmp_path, "ok,ok")
-    read_until(parent, "importing", 2)
-    os.killpg(parent.pid, signal.SIGINT)
-    os.write(way, b"go")
-    _, err = parent.communicate()
-    os.close(way)
+    with gate(tmp_path) as way:
+        parent = start(tmp_path, "ok,ok")
+        read_until(parent, "importing", 2)
+        os.killpg(parent.pid, signal.SIGINT)
+        os.write(way, b"go")
+        _, err = parent.communicate()
     assert (parent.returncode, err) == (130, "")
 
 

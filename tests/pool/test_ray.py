@@ -6,68 +6,30 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pool_workers import obedient, unstartable
+from support.pool_workers import Run, gate, obedient, unstartable
 from support.ray_nodes import ENVIRONMENT, STORE, Nodes
 
 from rain.core.errors import RainError
-from rain.pool.pool import Pool
 from rain.pool.ray_launcher import RayLauncher
-from rain.pool.state import PoolConfig, PoolSummary
-from rain.pool.worker import Event, Job, WorkerMain
+from rain.pool.worker import Event, WorkerMain
 from rain.results.jsonl import Record
+from rain.results.run_dir import iter_results, result_paths
 
 pytestmark = pytest.mark.ray
 
 
-class Run:
-    """Jobs on a cluster, all that was reported about them and the records that arrived."""
-
-    def __init__(
-        self, folder: Path, nodes: Nodes, *payloads: str, main: WorkerMain = obedient, nump: int = 2, **options: Any
-    ) -> None:
-        self.events: list[Event] = []
-        self.records: list[tuple[int | str, Record]] = []
-        self.jobs = [Job(f"job-{number:03d}", payload) for number, payload in enumerate(payloads)]
-        self.watch: Callable[[Event], None] = options.pop("watch", lambda event: None)
-        self.before_write: Callable[[Record], None] = options.pop("before_write", lambda record: None)
-        self.launcher = RayLauncher(main, options.pop("settings", str(folder)), nump, nodes.cluster.address)
-        self.pool = Pool(self.launcher, PoolConfig(nump, **options), self._write, self._lost, self._note)
-
-    def _write(self, worker: int | str, record: Record) -> None:
-        self.before_write(record)
-        self.records.append((worker, record))
-
-    def _lost(self, job: Job, reason: str) -> Record:
-        return {"id": job.id, "error": reason}
-
-    def _note(self, event: Event) -> None:
-        self.events.append(event)
-        self.watch(event)
-
-    def go(self) -> PoolSummary:
-        with closing(self.launcher):
-            return self.pool.run(self.jobs)
-
-    def written(self) -> list[str]:
-        return sorted(record["id"] for _, record in self.records)
-
-    def of(self, kind: str) -> list[Event]:
-        return [event for event in self.events if event.kind == kind]
-
-
-@contextmanager
-def gate(folder: Path) -> Iterator[int]:
-    """Make the pipe that `wait` jobs read one byte from; its end to write to."""
-    os.mkfifo(folder / "gate")
-    way = os.open(folder / "gate", os.O_RDWR)
-    yield way
-    os.close(way)
+def ray_run(
+    folder: Path, nodes: Nodes, *payloads: str, main: WorkerMain = obedient, settings: object = "", **options: Any
+) -> Run:
+    """Return jobs on a cluster, for two workers unless told otherwise."""
+    options = {"nump": 2, **options}
+    launcher = RayLauncher(main, settings or str(folder), options["nump"], nodes.cluster.address)
+    return Run(folder, *payloads, launcher=launcher, **options)
 
 
 def both_begun(run: Run, event: Event) -> bool:
@@ -85,12 +47,12 @@ def test_each_worker_has_a_node_and_its_records_are_written_before_they_count(tm
             os.write(way, b"go")
 
     with gate(tmp_path) as way:
-        run = Run(tmp_path, nodes.grow(2), *["wait", *["ok"] * 5] * 2, watch=look, concurrency=6)
-        assert run.go() == (12, 0, 0, False)
-    assert run.written() == [job.id for job in run.jobs] and all(written)
+        run = ray_run(tmp_path, nodes.grow(2), *["wait", *["ok"] * 5] * 2, watch=look, concurrency=6)
+        assert run.go().summary == (12, 0, 0, False)
+    assert run.written() == sorted(job.id for job in run.jobs) and all(written)
     assert {event.data["node"] for event in run.of("progress")} == set(nodes.nodes)
-    assert {worker for worker, _ in run.records} == {0, 1}
-    assert run.records[0][1]["raina"].startswith("\ud800")
+    assert [path.name for path in result_paths(tmp_path)] == ["res_0.jsonl", "res_1.jsonl"]
+    assert all(record["raina"].startswith("\ud800") for record in iter_results(tmp_path))
 
 
 def test_a_worker_whose_node_is_killed_starts_on_another_and_its_jobs_are_done_once(
@@ -106,9 +68,9 @@ def test_a_worker_whose_node_is_killed_starts_on_another_and_its_jobs_are_done_o
             os.write(way, b"g" * 6)
 
     with gate(tmp_path) as way:
-        run = Run(tmp_path, nodes, *["wait"] * 6, watch=disturb)
-        assert run.go() == (6, 0, 1, False)
-    assert run.written() == [job.id for job in run.jobs]
+        run = ray_run(tmp_path, nodes, *["wait"] * 6, watch=disturb)
+        assert run.go().summary == (6, 0, 1, False)
+    assert run.written() == sorted(job.id for job in run.jobs)
     [died] = run.of("died")
     assert died.data in ("was lost with its node", "cannot be reached any more")
     [new] = set(nodes.nodes) - before
@@ -127,20 +89,20 @@ def test_without_room_for_a_new_worker_the_others_do_its_jobs_and_the_run_ends(t
             os.write(way, b"go")
 
     with gate(tmp_path) as way:
-        run = Run(tmp_path, nodes, "wait", "wait", *["ok"] * 8, watch=disturb, grace_s=3600)
-        assert run.go() == (10, 0, 1, False)
-    assert run.written() == [job.id for job in run.jobs]
+        run = ray_run(tmp_path, nodes, "wait", "wait", *["ok"] * 8, watch=disturb, grace_s=3600)
+        assert run.go().summary == (10, 0, 1, False)
+    assert run.written() == sorted(job.id for job in run.jobs)
     assert len(nodes.nodes) == 1 and len(run.of("ready")) == 2
 
 
 def test_a_job_that_kills_its_actor_three_times_is_given_up_without_its_neighbours(
     tmp_path: Path, nodes: Nodes
 ) -> None:
-    run = Run(tmp_path, nodes.grow(1), "ok", "kill", "ok", "ok", nump=1, concurrency=4)
-    assert run.go()[:2] == (3, 1)
-    [(job, reason)] = [(record["id"], record["error"]) for worker, record in run.records if worker == "lost"]
-    assert job == "job-001" and "died 3 times" in reason and "was killed" in reason
-    assert run.written() == [job.id for job in run.jobs]
+    run = ray_run(tmp_path, nodes.grow(1), "ok", "kill", "ok", "ok", nump=1, concurrency=4)
+    assert run.go().summary[:2] == (3, 1)
+    [(job, reason)] = run.errors().items()
+    assert job == "job-1" and "died 3 times" in reason and "was killed" in reason
+    assert run.written() == sorted(job.id for job in run.jobs)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +116,7 @@ def test_a_job_that_kills_its_actor_three_times_is_given_up_without_its_neighbou
 def test_a_worker_that_cannot_work_ends_the_run(
     tmp_path: Path, nodes: Nodes, main: WorkerMain, settings: str, message: str
 ) -> None:
-    run = Run(tmp_path, nodes.grow(1), "ok", nump=1, main=main, settings=Absent() if main is obedient else settings)
+    run = ray_run(tmp_path, nodes.grow(1), "ok", nump=1, main=main, settings=Absent() if main is obedient else settings)
     with pytest.raises(RainError, match=message):
         run.go()
 
@@ -169,7 +131,7 @@ class Absent:
 def test_more_workers_than_the_cluster_has_room_for_are_refused(tmp_path: Path, nodes: Nodes) -> None:
     nodes.grow(1)
     with pytest.raises(RainError, match="--nump is 2.* 1 CPUs"):
-        Run(tmp_path, nodes, "ok", "ok").go()
+        ray_run(tmp_path, nodes, "ok", "ok").go()
 
 
 @pytest.mark.faults
@@ -195,23 +157,24 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    run = Run(tmp_path, nodes, *["ok"] * 200, nump=3, watch=disturb, concurrency=3, max_deaths=1000, max_failures=100)
-    summary = run.go()
+    limits = {"concurrency": 3, "max_deaths": 1000, "max_failures": 100}
+    run = ray_run(tmp_path, nodes, *["ok"] * 200, nump=3, watch=disturb, **limits)
+    summary = run.go().summary
     print("kills:", dict(kills), "deaths:", summary.deaths)
     assert summary[:2] == (200, 0)
-    assert run.written() == [job.id for job in run.jobs]
+    assert run.written() == sorted(job.id for job in run.jobs)
     assert summary.deaths >= 10 and kills["nodes"] >= 1, kills
 
 
 def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, nodes: Nodes) -> None:
     def fill_up(record: Record) -> None:
-        if run.records:
+        if run.written():
             raise RainError("No space left")
 
-    run = Run(tmp_path, nodes.grow(1), *["ok"] * 3, nump=1, before_write=fill_up)
+    run = ray_run(tmp_path, nodes.grow(1), *["ok"] * 3, nump=1, before_write=fill_up)
     with pytest.raises(RainError, match="No space left"):
         run.go()
-    assert run.written() == ["job-000"]
+    assert run.written() == ["job-0"]
 
 
 def test_every_worker_sees_gpus_of_its_own_and_uses_its_part_of_the_cores(
@@ -225,8 +188,8 @@ def test_every_worker_sees_gpus_of_its_own_and_uses_its_part_of_the_cores(
             os.write(way, b"go")
 
     with gate(tmp_path) as way:
-        run = Run(tmp_path, nodes, "wait", "wait", watch=open_for_both)
-        assert run.go() == (2, 0, 0, False)
+        run = ray_run(tmp_path, nodes, "wait", "wait", watch=open_for_both)
+        assert run.go().summary == (2, 0, 0, False)
     nodes.cluster.remove_node(node)
     seen = [event.data["gpus"].split(",") for event in run.of("progress")]
     assert [len(gpus) for gpus in seen] == [2, 2] and sorted(sum(seen, [])) == ["0", "1", "2", "3"]

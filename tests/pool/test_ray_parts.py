@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,7 @@ from rain.pool import ray_launcher
 from rain.pool.ray_launcher import memory_sharers, worker_resources
 from rain.pool.ray_worker import RayWorker
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink
-from rain.settings import make_settings
-from rain.tasks import load, names
+from rain.tasks import load
 
 
 @pytest.mark.parametrize(
@@ -58,16 +56,6 @@ def test_an_actor_tells_its_worker_how_many_share_the_memory(monkeypatch: pytest
 def test_more_workers_than_gpus_of_the_cluster_are_refused() -> None:
     with pytest.raises(RainError, match="--nump is 4.* 3 GPUs"):
         worker_resources(4, [{"GPU": 1, "CPU": 64}, {"GPU": 2, "CPU": 64}])
-
-
-@pytest.mark.parametrize("task", names())
-def test_settings_travel_as_values_and_keep_their_hash(task: str) -> None:
-    settings = make_settings(load(task), {"engine": "toy", "seed": 7})
-    arrived = pickle.loads(pickle.dumps(WorkerArgs(0, settings)))
-    assert arrived.settings.aligner.hash == settings.aligner.hash
-    assert arrived.settings.aligner.template == settings.aligner.template
-    assert arrived.settings.aligner.prompt_file == settings.aligner.prompt_file
-    assert arrived.settings.aligner.prompting.seed == 7
 
 
 def reports(worker: RayWorker) -> list[Event]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -21,7 +20,6 @@ from rain.engines.remote.probe import probe
 from rain.engines.toy import EOS, ToyTokenizer, log_distribution
 
 QUICK = RetryPolicy(reply=5.0, retry=5.0, pause=0.01)
-FLOOD = 300 << 20
 Fault = Callable[[int], str]
 
 
@@ -61,14 +59,13 @@ class CompletionsServer(ScriptedServer):
         retry_after: the header that comes with an HTTP status.
         tamper: changes replies; what it returns is sent, bytes as they are.
         listed: how often it was asked for its models.
-        sent: bytes of endless replies.
     """
 
     def __init__(self, ways: Ways = Ways(), fault: Fault = no_fault, port: int = 0, context: int = 257) -> None:
         self.ways, self.fault, self.context = ways, fault, context
         self.retry_after = self.location = ""
         self.tamper: Callable[[dict[str, Any]], Any] = lambda reply: reply
-        self.sent = self.listed = 0
+        self.listed = 0
         self._cached: set[tuple[int, ...]] = set()
         super().__init__(port)
 
@@ -87,30 +84,9 @@ class CompletionsServer(ScriptedServer):
         status, body = self.answer(request) if not fault else (int(fault), {"error": "out of order"})
         self.reply(handler, status, self.tamper(body))
 
-    def pour(self, handler: BaseHTTPRequestHandler, size: int, pause: float) -> None:
-        """Send spaces in pieces of this size, up to FLOOD bytes."""
-        with suppress(OSError):
-            handler.send_response(200)
-            handler.send_header("Content-Type", "application/json")
-            handler.end_headers()
-            while self.sent < FLOOD and not self.over.wait(pause):
-                handler.wfile.write(b" " * size)
-                self.sent += size
-
     def reply(self, handler: BaseHTTPRequestHandler, status: int, body: Any) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        try:
-            handler.send_response(status)
-            handler.send_header("Content-Type", "application/json")
-            handler.send_header("Content-Length", str(len(data)))
-            if status != 200 and self.retry_after:
-                handler.send_header("Retry-After", self.retry_after)
-            if self.location:
-                handler.send_header("Location", self.location)
-            handler.end_headers()
-            handler.wfile.write(data)
-        except OSError:
-            return
+        headers = {"Retry_After": self.retry_after if status != 200 else "", "Location": self.location}
+        self.send(handler, status, body, **headers)
 
     def answer(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         ways, prompt = self.ways, request["prompt"]

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -51,49 +51,31 @@ class JudgeServer(ScriptedServer):
         elif fault == "slow":
             self.over.wait(30)
         elif fault == "html":
-            _send(handler, 200, b"<html>Service page</html>", "text/html")
+            self.reply(handler, 200, b"<html>Service page</html>", Content_Type="text/html")
         elif fault == "empty":
-            _send(handler, 200, json.dumps({"id": "x", "object": "chat.completion", "choices": []}).encode())
+            self.reply(handler, 200, {"id": "x", "object": "chat.completion", "choices": []})
         elif fault == "drip":
-            handler.send_response(200)
-            handler.end_headers()
-            with suppress(OSError):
-                while not self.over.wait(0.05):
-                    handler.wfile.write(b" ")
+            self.pour(handler, 1, 0.05)
         elif isinstance(fault, tuple) and fault[0] == "redirect":
-            handler.send_response(307)
-            handler.send_header("Location", fault[1])
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
+            self.reply(handler, 307, b"", Location=fault[1])
         elif isinstance(fault, tuple) and fault[0] in ("flood", "gzip"):
-            body = (b" " * fault[1]) + self._body(request)
-            with suppress(OSError):
-                _send(handler, 200, gzip.compress(body) if fault[0] == "gzip" else body, packed=fault[0] == "gzip")
+            body, packed = (b" " * fault[1]) + self._body(request), fault[0] == "gzip"
+            self.reply(handler, 200, gzip.compress(body) if packed else body, Content_Encoding="gzip" if packed else "")
         elif isinstance(fault, tuple):
-            _send(handler, fault[0], json.dumps(fault[1]).encode())
+            self.reply(handler, *fault)
         elif isinstance(fault, int):
-            _send(handler, fault, json.dumps({"error": {"message": "scripted fault"}}).encode())
+            self.reply(handler, fault, {"error": {"message": "scripted fault"}})
         else:
-            _send(handler, 200, self._body(request))
+            self.reply(handler, 200, self._body(request))
+
+    def reply(self, handler: BaseHTTPRequestHandler, status: int, body: Any, **headers: str) -> None:
+        self.send(handler, status, body, Retry_After_Ms="1", **headers)
 
     def _body(self, request: dict[str, Any]) -> bytes:
         message = {"role": "assistant", "content": self._reply(request)}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
         return json.dumps(body).encode()
-
-
-def _send(
-    handler: BaseHTTPRequestHandler, status: int, body: bytes, kind: str = "application/json", *, packed: bool = False
-) -> None:
-    handler.send_response(status)
-    if packed:
-        handler.send_header("Content-Encoding", "gzip")
-    handler.send_header("Content-Type", kind)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.send_header("Retry-After-Ms", "1")
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 @contextmanager

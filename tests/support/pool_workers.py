@@ -16,17 +16,20 @@ import struct  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
-from contextlib import suppress  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import closing, contextmanager, suppress  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 from rain.core.errors import RainError, WorkerFault, check_device  # noqa: E402
 from rain.pool.devices import worker_environments  # noqa: E402
 from rain.pool.launchers import LocalLauncher  # noqa: E402
 from rain.pool.pool import Pool  # noqa: E402
-from rain.pool.state import PoolConfig  # noqa: E402
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink  # noqa: E402
-from rain.results.run_dir import RunDir  # noqa: E402
+from rain.pool.state import PoolConfig, PoolSummary  # noqa: E402
+from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
+from rain.results.jsonl import Record, read_lines  # noqa: E402
+from rain.results.run_dir import RunDir, iter_results, result_paths  # noqa: E402
 
 SIZES = {"long": 50_000, "huge": 1 << 21}
 
@@ -157,6 +160,58 @@ class Killer:
         """Kill a process that may have ended."""
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+class Run:
+    """One run of a pool in this process: its events, its summary and what is on disk."""
+
+    def __init__(
+        self, folder: Path, *payloads: str, main: WorkerMain = obedient, nump: int = 2, **options: Any
+    ) -> None:
+        self.folder = folder
+        self.events: list[Event] = []
+        self.summary: PoolSummary | None = None
+        self.jobs = [Job(f"job-{number}", payload) for number, payload in enumerate(payloads)]
+        self.watch = options.pop("watch", lambda event: None)
+        self.before_write = options.pop("before_write", lambda record: None)
+        self.launcher = options.pop("launcher", None) or LocalLauncher(
+            main, options.pop("settings", str(folder)), [{"OMP_NUM_THREADS": str(index + 3)} for index in range(nump)]
+        )
+        self.config = PoolConfig(nump, **options)
+
+    def _note(self, event: Event) -> None:
+        self.events.append(event)
+        self.watch(event)
+
+    def go(self) -> Run:
+        with RunDir(self.folder, {}, "") as run_dir:
+
+            def write(worker: int | str, record: Record) -> None:
+                self.before_write(record)
+                run_dir.write(worker, record)
+
+            pool = Pool(self.launcher, self.config, write, lambda job, why: {"id": job.id, "error": why}, self._note)
+            with closing(self.launcher):
+                self.summary = pool.run(self.jobs)
+        return self
+
+    def written(self) -> list[str]:
+        return sorted(line.record["id"] for path in result_paths(self.folder) for line in read_lines(path))
+
+    def errors(self) -> dict[str, str]:
+        return {record["id"]: record["error"] for record in iter_results(self.folder) if "error" in record}
+
+    def of(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event.kind == kind]
+
+
+@contextmanager
+def gate(folder: Path) -> Iterator[int]:
+    """Make the pipe that `wait` jobs read one byte from; its end to write to."""
+    os.mkfifo(folder / "gate")
+    way = os.open(folder / "gate", os.O_RDWR)
+    yield way
+    os.close(way)
 
 
 def main(folder: str, payloads: str, nump: str = "2", concurrency: str = "1", *kills: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +97,25 @@ def plain_logprobs(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tenso
     with plain_attention(model), torch.inference_mode():
         inputs = torch.tensor([list(tokens)], device=model.device)
         return model(inputs, use_cache=False).logits[0].double().log_softmax(dim=-1).cpu()
+
+
+@contextmanager
+def failing_passes(
+    model: PreTrainedModel,
+    failing: Callable[[int], bool],
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory (simulated)"),  # noqa: B008
+) -> Iterator[list[bool]]:
+    """Let passes fail (numbers from 0, retries count) as a GPU fails: when one layer has stored its keys already."""
+    passes: list[bool] = []
+
+    def fail(module: object, inputs: object) -> None:
+        passes.append(failing(len(passes)))
+        if passes[-1]:
+            raise error
+
+    hook = model.model.layers[1].register_forward_pre_hook(fail)
+    yield passes
+    hook.remove()
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -13,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,21 +23,17 @@ START_S = 900
 
 
 @contextmanager
-def vllm_server(model: Path, log: Path, *options: str) -> Iterator[str]:
-    """Run vLLM's server and return its base URL once it answers."""
+def http_server(log: Path, *command: str, **environment: str) -> Iterator[str]:
+    """Run a program that serves OpenAI's API on a free port, and return its base URL once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "float32"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm", "--enforce-eager"]
-    command += ["--block-size", "32", "--enable-prompt-tokens-details", "--no-enable-chunked-prefill", *options]
-    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    words = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as file:
-        server = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+        options = {"stdout": file, "stderr": subprocess.STDOUT, "env": {**os.environ, **environment}}
+        server = subprocess.Popen(words, **options, start_new_session=True)
     try:
-        _wait(server, f"http://127.0.0.1:{port}/v1/models", log)
+        _wait(server, f"http://127.0.0.1:{port}/health", log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -49,13 +44,20 @@ def vllm_server(model: Path, log: Path, *options: str) -> Iterator[str]:
             server.wait(60)
 
 
+def vllm_server(model: Path, log: Path, *options: str) -> AbstractContextManager[str]:
+    """Run vLLM's server."""
+    command = ["vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "float32"]
+    command += ["--generation-config", "vllm", "--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill"]
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return http_server(log, *command, "--enable-prompt-tokens-details", *options, **environment)
+
+
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end and server.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5) as reply:
-                json.load(reply)
-                return
+            urllib.request.urlopen(url, timeout=5).close()
+            return
         except OSError:
             time.sleep(0.5)
     raise RainError(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.commands import QUICK, allocate, answers, read_until_commit, refusal, running, save_questions
-from support.completions_server import serving
 from support.hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, TOO_LONG, unicode_prompts
-from support.remote_workers import impatient
-from support.tiny_task import prompts
 
-from rain.core.errors import RainError
-from rain.pool.launchers import LocalLauncher
-from rain.pool.pool import Pool
-from rain.pool.state import PoolConfig
-from rain.pool.worker import Event, Job
 from rain.results.jsonl import read_lines, scan
-from rain.results.run_dir import RunDir, iter_results, read_config, result_paths
+from rain.results.run_dir import iter_results, read_config, result_paths
 
 pytestmark = pytest.mark.faults
 
@@ -169,50 +158,6 @@ def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: 
     assert (record["question"], record["model"], record["seed"]) == ("What kills you?", "toy", 5)
     assert record["config"] == read_config(tmp_path / "out")["hash"]
     assert "died 3 times" in record["error"]
-
-
-def test_a_server_that_is_away_for_longer_than_the_patience_costs_no_prompt(tmp_path: Path) -> None:
-    """The server fails from its 150th request on until two workers have given up waiting for it."""
-    back, died = threading.Event(), []
-
-    def watch(event: Event) -> None:
-        if event.kind == "died":
-            died.append(event.data)
-            if len(died) == 2:
-                back.set()
-
-    asked = prompts(*(f"What is {number}?" for number in range(200)))
-    jobs = [Job(prompt.id, prompt) for prompt in asked]
-    with (
-        serving(fault=lambda number: "503" if number >= 150 and not back.is_set() else "", context=2000) as server,
-        RunDir(tmp_path / "out", {}, "") as run_dir,
-    ):
-        launcher = LocalLauncher(impatient, (str(tmp_path), server.url), [{"OMP_NUM_THREADS": "1"}])
-        config = PoolConfig(nump=1, concurrency=4, pause_s=0.1)
-        pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason}, watch)
-        assert pool.run(jobs) == (200, 0, 2, False)
-    found = list(iter_results(tmp_path / "out"))
-    assert len(found) == 200 and not any("error" in record for record in found)
-    assert all("does not answer" in reason or "no server answers" in reason for reason in died), died
-
-
-def test_a_server_whose_numbers_break_ends_the_run_and_costs_no_prompt(tmp_path: Path) -> None:
-    """From its 150th request on all that it says is NaN."""
-
-    def tamper(reply: Any) -> Any:
-        for choice in reply.get("choices", ()) if len(server.requests) > 150 else ():
-            choice["logprobs"]["token_logprobs"][0] = math.nan
-        return reply
-
-    with serving(context=2000) as server, RunDir(tmp_path / "out", {}, "") as run_dir:
-        server.tamper = tamper
-        launcher = LocalLauncher(impatient, (str(tmp_path), server.url), [{"OMP_NUM_THREADS": "1"}])
-        config = PoolConfig(concurrency=4, pause_s=0.1)
-        pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason})
-        with pytest.raises(RainError, match=f"{server.url} cannot be used: .* nan"):
-            pool.run([Job(prompt.id, prompt) for prompt in prompts(*(f"What is {number}?" for number in range(40)))])
-    found = list(iter_results(tmp_path / "out"))
-    assert 0 < len(found) < 40 and not any("error" in record for record in found)
 
 
 def test_a_worker_that_is_stopped_is_replaced_and_every_prompt_is_answered(template: Path, tmp_path: Path) -> None:

@@ -131,16 +131,6 @@ def test_text_is_final_where_no_later_token_can_change_it(response, final, toy):
     assert policy(toy, stop=("\n\nHuman:", "\nHuman:")).final_text(tuple(response)) == final
 
 
-QUESTIONS = ["Why?", "{question} {response}", "Human: a\n\nAssistant: b", "<|im_end|> x", "\u00fc \U0001f600"]
-
-
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_is_put_in_its_place_as_it_is(question, real):
-    ids = PromptFormatter(real, FORMAT).encode(question)
-    assert real.decode(ids) == FORMAT.before + question + FORMAT.after
-    assert real.special.isdisjoint(ids)
-
-
 def test_prompts_begin_with_what_is_shared(toy, llama):
     for adapter in (toy, llama):
         formatter = PromptFormatter(adapter, FORMAT)
@@ -185,6 +175,8 @@ def test_a_last_message_of_the_assistant_is_continued(real):
     talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because the sea"}]
     rendered = real.tokenizer.decode(PromptFormatter(real, None).encode(talk), skip_special_tokens=False)
     assert rendered.endswith("<|im_start|>assistant\nBecause the sea")
+    usual = real.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    assert real.encode_chat(talk) == real.encode_trusted(usual), "unless it is only shown, as to a judge"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +186,7 @@ def test_a_last_message_of_the_assistant_is_continued(real):
         ([{"role": "user"}], "message 0.*'content'"),
         ([{"role": "user", "content": "a"}, {"content": "b"}], "message 1.*'role'"),
         ([{"role": "user", "content": None}], "'content'"),
+        ([{"role": "user", "content": b"bytes"}], "'content'"),
         ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], "'content'"),
         ([{"role": 1, "content": "a"}], "'role'"),
         (["user"], "message 0"),
@@ -212,6 +205,8 @@ def test_what_the_chat_template_itself_refuses_is_told(real):
         real.tokenizer.chat_template = "{{ messages[0]['content'] }}"
         with pytest.raises(RainError, match=r"message 1 \(user\)"):
             PromptFormatter(real, None).encode([{"role": "user", "content": text} for text in "ab"])
+        real.tokenizer.chat_template = "{{ messages[0].content[0].text }}"
+        assert real.decode(PromptFormatter(real, None).encode("parts")) == "parts", "where a template needs parts"
     finally:
         real.tokenizer.chat_template = before
 
