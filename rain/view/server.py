@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import sys
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -29,18 +31,34 @@ class Follower:
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, Lock()
         self.version, self.data = "", RunData("", [], {})
+        self._read: dict[Path, tuple[int, bool]] = {}  # of recorded searches: how far they were read, whether ended
         self.update()
 
     def update(self) -> None:
         """Read what is new."""
         with self._lock:
-            seen = hashlib.sha256()
+            seen, alone = hashlib.sha256(), not (self.path / "config.json").exists()
             for file in sorted(files(self.path)):
                 found = file.stat()
-                grown = bool(found.st_size) if file.name.endswith(SUFFIX) else (found.st_size, found.st_mtime_ns)
-                seen.update(f"{file} {grown}\n".encode("utf-8", "surrogateescape"))
+                state: object = (found.st_size, found.st_mtime_ns)
+                if file.name.endswith(SUFFIX):
+                    state = (found.st_size > 0, alone and self._has_ended(file, found.st_size))
+                seen.update(f"{file} {state}\n".encode("utf-8", "surrogateescape"))
             if (version := seen.hexdigest()[:16]) != self.version:
                 self.data, self.version = load(self.path), version
+
+    def _has_ended(self, file: Path, size: int) -> bool:
+        """Tell whether a recorded search has ended, which nothing but its file says where there are no records."""
+        place, ended = self._read.get(file, (0, False))
+        if size < place:  # another search is in the file
+            place, ended = 0, False
+        if size > place:
+            with suppress(RainError):  # ``load`` says what is wrong with it
+                part = read_part(file, place)
+                if part.data:
+                    place, ended = part.end, json.loads(part.data.splitlines()[-1])["event"] == "end"
+        self._read[file] = place, ended
+        return ended
 
     def index(self) -> bytes:
         """Return the prompts as JSON."""

@@ -21,7 +21,7 @@ from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
 from rain.trace.record import FORMAT, TraceWriter, to_file
 from rain.view.page import assemble
-from rain.view.server import make_server
+from rain.view.server import Follower, make_server
 
 SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> {data} \u202etxt.exe\u2066 \x1b[31m \ud800&lt"
@@ -312,6 +312,25 @@ def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(rec
         page.evaluate("app.trace.end = null")
         write(whole[:3])
         until(page, "app.trace && app.trace.events === 2")
+
+
+def test_an_end_is_seen_in_a_folder_of_recorded_searches_without_records(recorded, tmp_path):
+    *whole, end = read(recorded).events
+    writer = TraceWriter(to_file(tmp_path / "one.jsonl.gz"))
+    for event in whole:
+        writer.write(event)
+    writer.flush()
+    follower = Follower(tmp_path)
+    version, [prompt] = follower.version, follower.data.prompts
+    follower.update()
+    assert follower.version == version and "raina" not in prompt
+    writer.write(end, flush=True)
+    follower.update()
+    assert follower.version != version and follower.data.prompts[0]["raina"] == end["answer"]
+    to_file(tmp_path / "one.jsonl.gz")(recorded.read_bytes()[:0], True)  # begun again
+    follower.path.joinpath("two.jsonl.gz").write_bytes(recorded.read_bytes())
+    follower.update()
+    assert [prompt["raina"] for prompt in follower.data.prompts] == [end["answer"]]
 
 
 def test_the_server_answers_its_own_address_only(recorded):
