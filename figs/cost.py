@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from drawing import PLAIN, RAIN
@@ -50,7 +51,7 @@ def cost(measured: Sequence[Growth], path: Path) -> None:
             points = sorted(rows[name])
             heights = [point[1] / point[2] if name == "context" else point[1] for point in points]
             top = max(top, *heights)
-            axes.plot([point[0] for point in points], heights, "o-", color=color, label=machine)
+            axes.plot([point[0] for point in points], heights, "o-", color=color, label=fill(machine, 32))
         axes.set(xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, 1.08 * top))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
