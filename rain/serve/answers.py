@@ -107,7 +107,7 @@ class AnswerResponse(Response):
                         await push(_event(chunk))
             ordered = [answers[index] for index in sorted(answers)]
             self._finished(ordered)
-            if self.job.include_usage:
+            if self.job.stream_options.include_usage:
                 await push(_event(chunks.usage(ordered)))
         except ClientDisconnect:
             raise

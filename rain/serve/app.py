@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from rain.calls import PromptLike
 from rain.core.engine import EngineStats
 from rain.core.errors import PromptTooLong, RainError
 from rain.evaluators.base import Evaluator
@@ -21,7 +23,6 @@ from rain.library import Rain
 from rain.serve.answers import GONE, AnswerResponse, error_response
 from rain.serve.errors import ApiError
 from rain.serve.page import page_response
-from rain.serve.prompts import Asked, chat_prompt
 from rain.serve.replies import AnswerJob
 from rain.serve.schema import ChatRequest, CompletionRequest, StreamOptions, parse
 from rain.serve.service import Service
@@ -133,13 +134,11 @@ class Routes:
         if service.config.log_text:
             trace.fields["prompt"] = prepared.question
         patience, silence = _patience(request), service.config.keep_alive
-        streaming = asked.stream_options or StreamOptions()
+        chat = kind is ChatRequest
+        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", "created": int(time.time())}
         job = AnswerJob(
-            id=f"{'chatcmpl' if kind is ChatRequest else 'cmpl'}-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=asked.model,
-            fingerprint=service.fingerprint,
-            chat=kind is ChatRequest,
+            head={**head, "model": asked.model, "system_fingerprint": service.fingerprint},
+            chat=chat,
             served=served,
             prompt=prepared,
             evaluator=evaluator,
@@ -147,8 +146,7 @@ class Routes:
             budget=budget,
             deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
             silence=min(silence, patience / 2) if patience else silence,
-            include_usage=bool(streaming.include_usage),
-            continuous_usage=bool(streaming.continuous_usage_stats),
+            stream_options=asked.stream_options or StreamOptions(),
             ignored=ignored,
         )
         return AnswerResponse(service, job, trace, bool(asked.stream))
@@ -176,10 +174,24 @@ def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:
     return None if name is None else rain.evaluators[name]
 
 
-def _prompt(rain: Rain, asked: ChatRequest | CompletionRequest) -> Asked:
+def _prompt(rain: Rain, asked: ChatRequest | CompletionRequest) -> tuple[PromptLike, dict[str, Any]]:
+    """Return a prompt and its options: one user's message is a question as in ``rain ask``, else a conversation.
+
+    A model without a chat template gets a conversation as one text, in the words of the evaluation template.
+    """
     if isinstance(asked, CompletionRequest):
-        return Asked(asked.prompt, {"raw": True})
-    return chat_prompt(rain.aligner, [message.turn for message in asked.messages])
+        return asked.prompt, {"raw": True}
+    messages, config = [message.turn for message in asked.messages], rain.aligner.config
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"], {}
+    if rain.aligner.adapter.can_chat or config.prompt_file is None:
+        return messages, {}
+    continued = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
+    text = config.template.conversation(messages)
+    if continued is None:
+        return text, {}
+    before, after = config.prompt_file
+    return f"{before}{text}{after} {continued}", {"raw": True, "question": text}
 
 
 def _patience(request: Request) -> float:

@@ -11,6 +11,7 @@ from rain.core.types import Json
 from rain.evaluators.base import Evaluator
 from rain.generation import Answer, Piece, PreparedPrompt
 from rain.serve.models import Served
+from rain.serve.schema import StreamOptions
 
 FINISHED = {"eos": "stop", "stop": "stop"}
 """OpenAI's finish reason for the library's; all others are "length"."""
@@ -23,10 +24,7 @@ class AnswerJob:
     """A request that has been admitted.
 
     Attributes:
-        id: of the answer.
-        created: Unix time (seconds).
-        model: as the client named it.
-        fingerprint: of settings and weights.
+        head: fields that every body of this answer has, but for its kind.
         chat: whether the answer is a chat message; otherwise it is a plain text.
         served: how the model answers.
         prompt: encoded; choice i has its seed + i.
@@ -35,15 +33,11 @@ class AnswerJob:
         budget: of each.
         deadline: when the client's patience ends (``time.monotonic``); None: never.
         silence: after so many seconds without text a stream gets a comment.
-        include_usage: whether a stream ends with the usage.
-        continuous_usage: whether its other chunks have the usage so far.
+        stream_options: what the chunks of a stream have.
         ignored: names of fields that had no effect.
     """
 
-    id: str
-    created: int
-    model: str
-    fingerprint: str
+    head: Json
     chat: bool
     served: Served
     prompt: PreparedPrompt
@@ -52,19 +46,8 @@ class AnswerJob:
     budget: Budget
     deadline: float | None
     silence: float
-    include_usage: bool
-    continuous_usage: bool
+    stream_options: StreamOptions
     ignored: Sequence[str]
-
-    def head(self, kind: str) -> Json:
-        """Return the fields that every body of this answer has."""
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-        }
 
 
 def usage(answers: Sequence[Answer]) -> Json:
@@ -102,7 +85,7 @@ def whole(job: AnswerJob, answers: Sequence[Answer]) -> Json:
     choices = [_choice(job, i, answer) for i, answer in enumerate(answers)]
     kind = "chat.completion" if job.chat else "text_completion"
     rain = {**_total(answers), "ignored": list(job.ignored)}
-    return {**job.head(kind), "choices": choices, "usage": usage(answers), "rain": rain}
+    return {**job.head, "object": kind, "choices": choices, "usage": usage(answers), "rain": rain}
 
 
 def _choice(job: AnswerJob, index: int, answer: Answer) -> Json:
@@ -124,8 +107,8 @@ class Chunks:
 
     def __init__(self, job: AnswerJob) -> None:
         self.job = job
-        self._head = job.head("chat.completion.chunk" if job.chat else "text_completion")
-        if job.include_usage:
+        self._head = {**job.head, "object": "chat.completion.chunk" if job.chat else "text_completion"}
+        if job.stream_options.include_usage:
             self._head["usage"] = None
         self._tokens = [0] * job.choices
         self._held: list[list[Json]] = [[] for _ in range(job.choices)]
@@ -158,6 +141,6 @@ class Chunks:
     def _chunk(self, index: int, delta: Json, text: str, finish: str | None) -> Json:
         content = {"delta": delta} if self.job.chat else {"text": text}
         choices = [{"index": index, **content, "logprobs": None, "finish_reason": finish}]
-        if not self.job.continuous_usage:
+        if not self.job.stream_options.continuous_usage_stats:
             return {**self._head, "choices": choices}
         return {**self._head, "choices": choices, "usage": _count(len(self.job.prompt.tokens), sum(self._tokens))}

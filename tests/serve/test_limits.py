@@ -26,6 +26,7 @@ from rain.serve.gate import Gate
 from rain.serve.keys import Keys
 from rain.serve.models import Served
 from rain.serve.replies import AnswerJob
+from rain.serve.schema import StreamOptions
 from rain.serve.trace import Trace
 
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -136,10 +137,9 @@ def test_a_silent_stream_says_that_it_is_alive(server):
 def job():
     """A request for a stream, of which a comment is expected after 0.2 s."""
     prompt = PreparedPrompt("1", "?", "?", (1,), RainConfig(), 0)
-    names = {"id": "1", "created": 0, "model": "rain/toy", "fingerprint": "", "ignored": ()}
+    names = {"head": {}, "ignored": (), "stream_options": StreamOptions()}
     asked = {"served": Served(False, 0), "prompt": prompt, "evaluator": None, "budget": Budget(), "deadline": None}
-    usage = {"include_usage": False, "continuous_usage": False}
-    return AnswerJob(**names, **asked, **usage, chat=True, choices=1, silence=0.2)
+    return AnswerJob(**names, **asked, chat=True, choices=1, silence=0.2)
 
 
 def test_commits_without_text_are_silence(make_service, job):
