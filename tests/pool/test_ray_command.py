@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import ROOT, allocate, running, save_questions
 from support.ray_nodes import Nodes, children, command
 
 from rain.results.jsonl import read_lines
@@ -21,8 +22,22 @@ from rain.trace.record import trace_file
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).resolve().parents[2]
 RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # outlive a killed node for a while; they do no work
 TOY = ("--engine", "toy", "--max-new-tokens", "12", "--max-simulations", "4", "--concurrency", "2")
+
+
+def write_prompts(path: Path, count: int) -> Path:
+    path.write_text("".join(json.dumps({"question": f"Question {i}?"}) + "\n" for i in range(count)))
+    return path
+
+
+def start(*arguments: object, before: tuple[str, ...] = (), cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """Start the allocation command in a process group of its own."""
+    words = [*before, sys.executable, "-u", str(ROOT / "HH" / "allocation.py"), *TOY, *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, **options, start_new_session=True, env=env, cwd=cwd)
 
 
 def read_commits(process: subprocess.Popen[str], count: int) -> None:
@@ -44,8 +59,9 @@ def answers(outdir: Path) -> list[tuple[Any, ...]]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Any, ...]]]:
     """Return a data set, and what workers without Ray answer."""
     folder = tmp_path_factory.mktemp("local")
-    prompts = save_questions(folder / "prompts.jsonl", [f"Question {i}?" for i in range(60)])
-    assert allocate(*TOY, "--dataset", prompts, "--outdir", folder / "out").returncode == 0
+    prompts = write_prompts(folder / "prompts.jsonl", 60)
+    run = start("--dataset", prompts, "--outdir", folder / "out")
+    assert run.communicate()[1] is None and run.returncode == 0
     return prompts, answers(folder / "out")
 
 
@@ -54,13 +70,13 @@ def test_the_command_survives_a_lost_node_and_answers_as_without_ray(
 ) -> None:
     prompts, expected = local
     nodes.grow(3)
-    options = (*TOY, "--launcher", "ray", "--ray-address", nodes.cluster.address, "--nump", 3, "--verbose")
-    with running("--dataset", prompts, "--outdir", "out", *options, stderr=subprocess.STDOUT, cwd=tmp_path) as run:
-        read_commits(run, 12)
-        nodes.kill(nodes.busy(tmp_path))
-        nodes.grow(3)
-        out, _ = run.communicate()
-        assert run.returncode == 0, out
+    options = ("--launcher", "ray", "--ray-address", nodes.cluster.address, "--nump", 3, "--verbose")
+    run = start("--dataset", prompts, "--outdir", "out", *options, cwd=tmp_path)
+    read_commits(run, 12)
+    nodes.kill(nodes.busy(tmp_path))
+    nodes.grow(3)
+    out, _ = run.communicate()
+    assert run.returncode == 0, out
     assert "its prompts will be retried" in out
     assert answers(tmp_path / "out") == expected
     assert len(expected) == 60
@@ -80,9 +96,13 @@ def test_workers_need_no_disk_of_the_command(
     begin = f"mount -t tmpfs none {hidden}; cp {template} {prompts} {hidden}; " + '"$@"; code=$?; '
     script = begin + f"cp -r {hidden}/out {tmp_path}/out; exit $code"
     options = ("--launcher", "ray", "--ray-address", nodes.grow(2).cluster.address, "--nump", 2, "--trace")
-    places = ("--dataset", hidden / prompts.name, "--outdir", hidden / "out", "--templates", hidden / template.name)
-    done = allocate(*TOY, *places, *options, before=(*private, script, "sh"))
-    assert done.returncode == 0, done.stderr
+    run = start(
+        *("--dataset", hidden / prompts.name, "--outdir", hidden / "out", "--templates", hidden / template.name),
+        *options,
+        before=(*private, script, "sh"),
+    )
+    out, _ = run.communicate()
+    assert run.returncode == 0, out
     assert not list(hidden.iterdir())
     assert answers(tmp_path / "out") == expected
     for record in iter_results(tmp_path / "out"):
@@ -111,14 +131,14 @@ def test_a_ray_of_this_machines_own_listens_on_the_loopback_interface_only(
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run = start("--dataset", local[0], "--outdir", tmp_path, "--launcher", "ray", "--verbose")
+    read_commits(run, 1)
     found: set[str] = set()
-    with running(*TOY, "--dataset", local[0], "--outdir", tmp_path, "--launcher", "ray", "--verbose") as run:
-        read_commits(run, 1)
-        for pid in [run.pid, *descendants(run.pid)]:
-            with suppress(OSError):
-                found |= listening(pid)
-        assert found and found <= set(LOOPBACK)
-        assert run.communicate()[1] is None and run.returncode == 0
+    for pid in [run.pid, *descendants(run.pid)]:
+        with suppress(OSError):
+            found |= listening(pid)
+    assert found and found <= set(LOOPBACK)
+    assert run.communicate()[1] is None and run.returncode == 0
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
@@ -128,13 +148,13 @@ def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_can_be_r
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     prompts, expected = local
-    arguments = (*TOY, "--dataset", prompts, "--outdir", tmp_path, "--launcher", "ray", "--verbose")
-    with running(*arguments, stderr=subprocess.STDOUT) as run:
-        read_commits(run, 12)
-        family = {os.pidfd_open(pid): command(pid) for pid in descendants(run.pid)}
-        os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
-        out, _ = run.communicate()
-        assert run.returncode == code, out
+    arguments = ("--dataset", prompts, "--outdir", tmp_path, "--launcher", "ray", "--verbose")
+    run = start(*arguments)
+    read_commits(run, 12)
+    family = {os.pidfd_open(pid): command(pid) for pid in descendants(run.pid)}
+    os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
+    out, _ = run.communicate()
+    assert run.returncode == code, out
     assert "Traceback" not in out
     for process, name in family.items():
         if how == signal.SIGKILL and name.startswith(RAYS_OWN):
@@ -144,6 +164,7 @@ def test_a_run_on_this_machine_that_is_stopped_leaves_nobody_behind_and_can_be_r
         os.close(process)
     some = len(list(iter_results(tmp_path)))
     assert 0 < some < 60
-    again = allocate(*arguments)
-    assert again.returncode == 0 and f"{some} of 60 prompts are done already" in again.stdout, again.stderr
+    again = start(*arguments)
+    out, _ = again.communicate()
+    assert again.returncode == 0 and f"{some} of 60 prompts are done already" in out, out
     assert answers(tmp_path) == expected

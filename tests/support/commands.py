@@ -44,10 +44,10 @@ def allocate(*flags: object, limit: int = 0, before: Sequence[str] = ()) -> subp
 
 
 @contextmanager
-def running(*flags: object, stderr: int = subprocess.DEVNULL, cwd: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+def running(*flags: object, stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
     """Start the command in a process group of its own, which ends with the block."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": stderr}
-    process = subprocess.Popen([*COMMAND, *map(str, flags)], **pipes, start_new_session=True, cwd=cwd, **_options())
+    command = [*COMMAND, *map(str, flags)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True, **_options())
     with process:
         try:
             yield process
