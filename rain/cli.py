@@ -27,7 +27,7 @@ COMMANDS = {
 }
 
 RESUMED = ("run", "judge", "attack")
-"""Commands that go on where they were interrupted."""
+"""Commands that resume after an interruption."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -134,9 +134,9 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     if found and not bench.in_float32:
         found.append(Step("decisions", 5 * short, partial(measure_decisions, bench, widths)))
     found += [Step(f"rain/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, bench, w)) for w in widths]
-    alone = replace(bench, placement=replace(bench.placement, prefetch=0))
+    nothing_ahead = replace(bench, placement=replace(bench.placement, prefetch=0))
     found += [
-        Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, alone, w))
+        Step(f"step_by_step/{w}", short * (1 + 0.5 * (w - 1)), partial(measure_rain, nothing_ahead, w))
         for w in dict.fromkeys((widths[0], widths[-1]))
         if bench.placement.prefetch
     ]

@@ -54,7 +54,7 @@ def read(path: str | Path) -> Trace:
         RainError: the file cannot be read, or is not a recorded search.
     """
     part = read_part(Path(path))
-    events = list(_events(Path(path), part.data))
+    events = list(parse_events(Path(path), part.data))
     _check(Path(path), events[0] if events else {})
     return Trace(events, part.rest)
 
@@ -74,7 +74,7 @@ def read_head(path: Path) -> Event | None:
                 text += member.decompress(block)
     except (OSError, zlib.error) as error:
         raise RainError(f"{path} is not a recorded search that can be read: {error}") from error
-    head = next(_events(path, text.partition(b"\n")[0]), {})
+    head = next(parse_events(path, text.partition(b"\n")[0]), {})
     _check(path, head)
     return head
 
@@ -125,7 +125,8 @@ def read_part(path: Path, start: int = 0, limit: int = -1) -> Part:
     return Part(bytes(data), start + end, max(0, size - start - end))
 
 
-def _events(path: Path, data: bytes) -> Iterator[Event]:
+def parse_events(path: Path, data: bytes) -> Iterator[Event]:
+    """Yield the events in JSON Lines; a RainError names the file and the line that is none."""
     for number, line in enumerate(data.splitlines(), 1):
         try:
             event = json.loads(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import sys
@@ -16,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from rain.core.errors import RainError
 from rain.results.jsonl import encode_json
-from rain.trace.read import Part, read_part
+from rain.trace.read import Part, parse_events, read_part
 from rain.trace.record import SUFFIX
 from rain.view.data import RunData, files, load
 from rain.view.page import assemble
@@ -56,7 +55,8 @@ class Follower:
             with suppress(RainError):  # ``load`` says what is wrong with it
                 part = read_part(file, place)
                 if part.data:
-                    place, ended = part.end, json.loads(part.data.splitlines()[-1])["event"] == "end"
+                    last = next(parse_events(file, part.data.splitlines()[-1] + b"\n"))
+                    place, ended = part.end, last["event"] == "end"
         self._read[file] = place, ended
         return ended
 

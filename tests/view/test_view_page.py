@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import urllib.error
@@ -16,6 +17,7 @@ from support.reports import write_scores
 
 from rain import Rain
 from rain.cli import main
+from rain.core.errors import RainError
 from rain.judges.queries import queries_for
 from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
@@ -331,6 +333,13 @@ def test_an_end_is_seen_in_a_folder_of_recorded_searches_without_records(recorde
     follower.path.joinpath("two.jsonl.gz").write_bytes(recorded.read_bytes())
     follower.update()
     assert [prompt["raina"] for prompt in follower.data.prompts] == [end["answer"]]
+
+
+@pytest.mark.parametrize("text", [b"no JSON\n", b"[]\n", b"{}\n", b"\n"])
+def test_a_folder_with_a_file_that_is_no_recorded_search_ends_with_one_sentence(text, tmp_path):
+    to_file(tmp_path / "one.jsonl.gz")(gzip.compress(text), True)
+    with pytest.raises(RainError, match="one.jsonl.gz"):
+        Follower(tmp_path)
 
 
 def test_the_server_answers_its_own_address_only(recorded):
