@@ -130,7 +130,7 @@ class Aligner:
             tokens = prompt
         else:
             text: str | Sequence[Message] = prompt  # type: ignore[assignment]
-            check_length(text, self.engine.context)
+            check_length(text, min(self.engine.context, self.config.search.maxlen))
             tokens = self.formatter.encode(text, raw=raw)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")

@@ -62,9 +62,9 @@ def show(rain: Rain, question: str, *, plain: bool) -> None:
     generation = rain.aligner.begin(prepared)
 
     async def search() -> Answer:
-        async for piece, commit, _ in generation.pieces():
-            text = printable(piece)
-            print(paint(text, commit.value) if colours and commit else text, end="", flush=True)
+        async for piece in generation.pieces():
+            text = printable(piece.text)
+            print(paint(text, piece.commit.value) if colours and piece.commit else text, end="", flush=True)
         print()
         return generation.answer()
 

@@ -68,7 +68,7 @@ async def _send(begin: Begin, put: Callable[[Sent], None]) -> None:
         await run_within(send_pieces(generation), seconds or None)
         answer = generation.answer()
         if answer.text[sent:]:
-            put(Piece(answer.text[sent:], None, len(answer.tokens)))
+            put(answer.piece(sent))
         put(answer)
         put(None)
     except Exception as error:

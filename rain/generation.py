@@ -35,11 +35,13 @@ class Piece(NamedTuple):
         text: that has become final; empty where all of a commit's text is held back.
         commit: that brought it; None: there is none, or the text was held back until the end.
         tokens: of the answer that are final so far (count).
+        lead: whitespace in front of the answer's first text, which the answer is stripped of.
     """
 
     text: str
     commit: CommittedText | None
     tokens: int
+    lead: str = ""
 
 
 class Draft(NamedTuple):
@@ -84,6 +86,7 @@ class Answer:
         drafts: what the methods without a search wrote, in order; one of them is the answer.
         value: of the draft that is the answer.
         prompt_tokens: length of the prompt (tokens).
+        lead: the whitespace that it was stripped of in front.
     """
 
     text: str
@@ -94,9 +97,14 @@ class Answer:
     drafts: tuple[Draft, ...] = ()
     value: float | None = None
     prompt_tokens: int = 0
+    lead: str = ""
 
     def __str__(self) -> str:
         return self.text
+
+    def piece(self, shown: int) -> Piece:
+        """Return what follows the first ``shown`` characters of the text."""
+        return Piece(self.text[shown:], None, len(self.tokens), "" if shown else self.lead)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class PlainGeneration:
                 await self._extend()
                 answer = self.answer()
                 if answer.text[shown:]:
-                    yield Piece(answer.text[shown:], None, len(answer.tokens))
+                    yield answer.piece(shown)
                     shown = len(answer.text)
         finally:
             await self._session.close()
@@ -89,5 +89,6 @@ class PlainGeneration:
         """Return the answer, or what of it has been written."""
         cost = {**self._session.usage.as_dict(), "seconds": round(time.perf_counter() - self._started, 3)}
         tokens = self.policy.up_to_end(self._tokens)
-        text = self.policy.text(tokens).strip() if self._finish else self.policy.final_text(tokens)
-        return Answer(text, self._finish or "budget", (), cost, tokens, prompt_tokens=len(self.prompt.tokens))
+        finish, length, lead = self._finish or "budget", len(self.prompt.tokens), self.policy.lead(tokens)
+        text = self.policy.answer(tokens, finish)
+        return Answer(text, finish, (), cost, tokens, prompt_tokens=length, lead=lead)

@@ -181,6 +181,22 @@ class TextStopPolicy:
         _, text, cut = self._cut(response)
         return text if cut < 0 else text[:cut]
 
+    def lead(self, response: Tokens) -> str:
+        """Return the whitespace in front of a response's text; none if there is nothing else."""
+        text = self.text(response)
+        return text[: len(text) - len(text.lstrip())] if text.strip() else ""
+
+    def answer(self, response: Tokens, finish: str) -> str:
+        """Return the text of a response that ended so, without whitespace at both ends.
+
+        What a longer one might still take back, such as half of a stop string, is not in one that a budget has ended.
+        A character of which bytes are missing is in none that was cut.
+        """
+        if finish == "budget":
+            return self.final_text(response)
+        text = self.text(response)
+        return (text.rstrip("\ufffd") if finish == "length" else text).strip()
+
     def _cut(self, response: Tokens) -> tuple[Tokens, str, int]:
         """Return the ids in front of the end that are not special, their text, and where a stop string begins (-1)."""
         kept: list[int] = []

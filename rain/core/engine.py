@@ -32,7 +32,8 @@ class SamplingParams:
         top_k: draw from this many most likely tokens; 0 draws from the whole vocabulary.
         greedy_first: the first continuation takes the most likely token each time; the others are drawn.
         stop: ends continuations early.
-        seed: continuation i draws from a stream that depends on ``(seed, i)`` alone.
+        seed: continuation i draws from a stream that depends on ``(seed, first + i)`` alone.
+        first: number of the first continuation, where others of this seed were asked for before.
         logprobs: whether log-probabilities of the tokens are needed; if not, engines may leave them out.
         purpose: what the continuations are for; no engine decides by it but one that replays a recording.
 
@@ -47,6 +48,7 @@ class SamplingParams:
     greedy_first: bool = False
     stop: Stop = Stop()
     seed: int = 0
+    first: int = 0
     logprobs: bool = True
     purpose: Purpose = "baseline"
 
@@ -224,6 +226,10 @@ class Engine(ABC):
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
         """Compute a prefix that requests of many sessions begin with, once for all of them."""
         return None
+
+    def cached_tokens(self, prefix: Sequence[int]) -> int:
+        """Return how many tokens of a prefix were computed by ``cache_prefix``, so that no session has to."""
+        return 0
 
     def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
         """Compute these numbers for every token from now on; called once, before the first request.

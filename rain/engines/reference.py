@@ -117,7 +117,7 @@ class ReferenceSession(Session):
         """See ``Session.generate``: one continuation after the other, each from the start of the prefix."""
         check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
         self.usage.requests += 1
-        return [await self._continue(list(prefix), params, index) for index in range(params.n)]
+        return [await self._continue(list(prefix), params, params.first + i) for i in range(params.n)]
 
     async def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
         engine = self.engine

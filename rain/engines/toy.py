@@ -80,7 +80,8 @@ class ToySession(Session):
         """See ``Session.generate``."""
         self._count(prefix, params.max_tokens)
         greedy = int(params.greedy_first)
-        streams = [None] * greedy + [random.Random(f"{params.seed}/{i}") for i in range(greedy, params.n)]
+        numbers = range(params.first + greedy, params.first + params.n)
+        streams = [None] * greedy + [random.Random(f"{params.seed}/{i}") for i in numbers]
         return [self._continue(list(prefix), params, stream) for stream in streams]
 
     def _continue(self, prefix: list[int], params: SamplingParams, stream: random.Random | None) -> Continuation:

@@ -121,11 +121,12 @@ class Generation(ABC):
         async with aclosing(self.commits()) as commits:
             async for commit in commits:
                 text = self.policy.final_text(self.tokens)
-                yield Piece(text[shown:], commit, len(self.policy.up_to_end(self.tokens)))
+                lead = "" if shown else self.policy.lead(self.tokens)
+                yield Piece(text[shown:], commit, len(self.policy.up_to_end(self.tokens)), lead)
                 shown = max(shown, len(text))
         answer = self.answer()
         if answer.text[shown:]:
-            yield Piece(answer.text[shown:], None, len(answer.tokens))
+            yield answer.piece(shown)
 
     def cost(self) -> dict[str, Any]:
         """Return what it has cost so far."""

@@ -83,8 +83,8 @@ class Drafting(Generation):
             return Answer("", "budget", cost=cost, prompt_tokens=len(self.prompt.tokens))
         chosen = max(self.drafts, key=lambda draft: draft.value or 0.0) if self._method.guided else self.drafts[-1]
         finish = "budget" if self.ended else chosen.finish
-        tokens = len(self.prompt.tokens)
-        return Answer(chosen.text, finish, (), cost, chosen.tokens, tuple(self.drafts), chosen.value, tokens)
+        tokens, lead = len(self.prompt.tokens), self.policy.lead(chosen.tokens)
+        return Answer(chosen.text, finish, (), cost, chosen.tokens, tuple(self.drafts), chosen.value, tokens, lead)
 
     def next_count(self) -> int:
         """Return how many drafts to draw next, 0 at the end.
@@ -174,8 +174,8 @@ class Drafting(Generation):
             return SamplingParams(length, greedy_first=True, stop=self.policy.stop)
         search, top_k = self.prompt.search, self.parts.method.n_top_k
         top_k, temperature = search.top_k if top_k is None else top_k, search.candidate_temperature
-        seed = request_seed(self.key, "draft", prefix, len(self.drafts))
-        return SamplingParams(length, count, temperature, top_k, greedy, self.policy.stop, seed)
+        seed, first = request_seed(self.key, "draft", prefix), len(self.drafts)  # drawn together or in turn, the same
+        return SamplingParams(length, count, temperature, top_k, greedy, self.policy.stop, seed, first)
 
     async def _score(self, responses: Sequence[Tokens]) -> list[float]:
         """Return the evaluator's values; equal texts are asked about once."""
@@ -209,5 +209,4 @@ class Drafting(Generation):
     def _draft(self, written: Written, value: float | None, computed: int, seconds: float) -> Draft:
         """Return a draft; of one that the budget cut, only text that is final."""
         tokens, finish = self.policy.up_to_end(written.tokens), written.finish
-        text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
-        return Draft(text, value, finish, computed, seconds, tokens)
+        return Draft(self.policy.answer(tokens, finish), value, finish, computed, seconds, tokens)

@@ -82,6 +82,5 @@ class TreeSearch(Generation):
     def answer(self) -> Answer:
         """Return the answer, or what of it is committed."""
         finish, tokens = self._search.finish or "budget", self.policy.up_to_end(self.tokens)
-        # What a longer search might still take back, such as half of a stop string, is not in a shorter one's answer.
-        text = self.policy.final_text(tokens) if finish == "budget" else self.policy.text(tokens).strip()
-        return Answer(text, finish, tuple(self._commits), self.cost(), tokens, prompt_tokens=len(self.prompt.tokens))
+        text, lead, start = self.policy.answer(tokens, finish), self.policy.lead(tokens), len(self.prompt.tokens)
+        return Answer(text, finish, tuple(self._commits), self.cost(), tokens, prompt_tokens=start, lead=lead)

@@ -46,6 +46,7 @@ class AnswerResponse(Response):
     def __init__(self, service: Service, job: AnswerJob, trace: Trace, stream: bool) -> None:
         super().__init__()
         self.service, self.job, self.trace, self._places = service, job, trace, job.choices
+        self._said_all = False
         self._work = self._stream if stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,9 +56,9 @@ class AnswerResponse(Response):
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
             try:
-                if not work.done():
+                if not work.done() and not self._said_all:
                     raise ClientDisconnect
-                work.result()
+                await work
             except ClientDisconnect:
                 self.service.metrics.disconnects.inc()
                 self.trace.status = GONE
@@ -113,6 +114,7 @@ class AnswerResponse(Response):
             raise
         except Exception as error:
             await push(_event(self._failed(error).body))
+        self._said_all = True  # from here on the end of the connection is no client that leaves
         await push(b"data: [DONE]\n\n", more=False)
 
     def _note(self, event: Any) -> None:
@@ -126,7 +128,7 @@ class AnswerResponse(Response):
     def _finished(self, answers: Sequence[Answer]) -> None:
         """Make room for the next request, which may follow at once, and count an answer for the metrics and the log."""
         self._leave()
-        used, metrics = usage(answers), self.service.metrics
+        used, metrics = usage(self.job, answers), self.service.metrics
         simulations = sum(answer.cost.get("simulations", 0) for answer in answers)
         metrics.simulations.inc(simulations)
         for name in ("prompt_tokens", "completion_tokens"):

@@ -144,6 +144,7 @@ class Routes:
             evaluator=evaluator,
             choices=choices,
             budget=budget,
+            shared=rain.aligner.engine.cached_tokens(prepared.tokens),
             deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
             silence=min(silence, patience / 2) if patience else silence,
             stream_options=asked.stream_options or StreamOptions(),

@@ -29,6 +29,8 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if "*" in self.cors:
+            raise RainError("--cors takes origins such as https://chat.example, not *: any page could use the server")
         if not self.is_loopback and not self.api_key_file:
             raise RainError(f"--host is {self.host}, which others can reach: give --api-key-file, too")
 

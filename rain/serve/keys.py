@@ -58,7 +58,7 @@ class Keys:
     def name(self, authorization: str) -> str | None:
         """Return whose key a header ``Bearer KEY`` has, None if nobody's; it takes the same time for every key."""
         scheme, _, key = authorization.partition(" ")
-        given, found = hashlib.sha256(key.strip().encode()).digest(), None
+        given, found = hashlib.sha256(key.strip().encode("latin-1")).digest(), None  # a header's bytes, as they came
         for name, digest in self._digests.items():
             if hmac.compare_digest(given, digest):
                 found = name

@@ -20,7 +20,7 @@ class Metrics:
     def __init__(self, admission: Admission) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("rain_requests", "requests answered", ["route", "status"], registry=self.registry)
-        self.seconds = self._histogram("rain_request_seconds", "time to the end of an answer")
+        self.seconds = self._histogram("rain_request_seconds", "time to the end of a request, refused ones included")
         self.first_commit = self._histogram("rain_first_commit_seconds", "time to the first text of an answer")
         self.disconnects = self._counter("rain_disconnects", "clients that left before the end of their answer")
         self.simulations = self._counter("rain_simulations", "simulations of finished answers")

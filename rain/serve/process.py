@@ -77,7 +77,7 @@ async def _serve(service: Service, listening: socket.socket, settings: Mapping[s
     service.ending = stop.set
     _on_signals(stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    loading = asyncio.create_task(asyncio.to_thread(_load, settings))
+    loading = asyncio.create_task(asyncio.to_thread(_load, settings, service.rules))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({loading, stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,14 +107,15 @@ def _announce(service: Service, listening: socket.socket) -> None:
     say(f"rain: serving {', '.join(service.models.ids)} on {url}/v1{page}")
 
 
-def _load(settings: Mapping[str, Any]) -> tuple[Rain, str]:
+def _load(settings: Mapping[str, Any], rules: BudgetRules) -> tuple[Rain, str]:
     """Return what answers, and what its answers depend on besides prompt and seed."""
     rest = {name: value for name, value in settings.items() if name != "modelname"}
     rain = Rain(settings.get("modelname", "smollm2"), progress=False, **rest)
     model = rain.settings.aligner.model
     files = model_files(model.modelname, model.engine)
     weights = fingerprint(files) if files else ""
-    return rain, "fp_" + hashlib.sha256(f"{rain.aligner.config.hash} {weights}".encode()).hexdigest()[:16]
+    about = f"{rain.aligner.config.hash} {weights} {rules.choose(None, None)}"
+    return rain, "fp_" + hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def _on_signals(stop: asyncio.Event) -> None:

@@ -31,6 +31,7 @@ class AnswerJob:
         evaluator: of the search; None: the usual one.
         choices: how many answers (count).
         budget: of each.
+        shared: tokens of the prompt that no answer has to compute, since they were cached before (count).
         deadline: when the client's patience ends (``time.monotonic``); None: never.
         silence: after so many seconds without text a stream gets a comment.
         stream_options: what the chunks of a stream have.
@@ -44,20 +45,22 @@ class AnswerJob:
     evaluator: Evaluator | None
     choices: int
     budget: Budget
+    shared: int
     deadline: float | None
     silence: float
     stream_options: StreamOptions
     ignored: Sequence[str]
 
 
-def usage(answers: Sequence[Answer]) -> Json:
+def usage(job: AnswerJob, answers: Sequence[Answer]) -> Json:
     """Return the tokens of a request; rewound ones are rejected predictions."""
     prompt, completion = answers[0].prompt_tokens, sum(len(answer.tokens) for answer in answers)
     reused = max(int(answer.cost["tokens_reused"]) for answer in answers)
+    rejected = sum(rewound(answer, job.shared) for answer in answers)
     return {
         **_count(prompt, completion),
         "prompt_tokens_details": {"cached_tokens": min(prompt, reused)},
-        "completion_tokens_details": {"reasoning_tokens": 0, "rejected_prediction_tokens": sum(map(rewound, answers))},
+        "completion_tokens_details": {"reasoning_tokens": 0, "rejected_prediction_tokens": rejected},
     }
 
 
@@ -65,11 +68,16 @@ def _count(prompt: int, completion: int) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def rewound(answer: Answer) -> int:
-    """Return how many tokens the search computed that are neither prompt nor answer, evaluation left out."""
+def rewound(answer: Answer, shared: int) -> int:
+    """Return how many tokens the search computed that are neither prompt nor answer, evaluation left out.
+
+    Args:
+        answer: from the search.
+        shared: tokens of the prompt that it did not compute (count).
+    """
     evaluation: Mapping[str, Any] = answer.cost.get("evaluation", {})
     searched = answer.cost["tokens_computed"] - evaluation.get("tokens_computed", 0)
-    return max(0, int(searched) - answer.prompt_tokens - len(answer.tokens))
+    return max(0, int(searched) - (answer.prompt_tokens - shared) - len(answer.tokens))
 
 
 def price(answer: Answer) -> Json:
@@ -85,12 +93,12 @@ def whole(job: AnswerJob, answers: Sequence[Answer]) -> Json:
     choices = [_choice(job, i, answer) for i, answer in enumerate(answers)]
     kind = "chat.completion" if job.chat else "text_completion"
     rain = {**_total(answers), "ignored": list(job.ignored)}
-    return {**job.head, "object": kind, "choices": choices, "usage": usage(answers), "rain": rain}
+    return {**job.head, "object": kind, "choices": choices, "usage": usage(job, answers), "rain": rain}
 
 
 def _choice(job: AnswerJob, index: int, answer: Answer) -> Json:
     message = {"role": "assistant", "content": answer.text, "refusal": None}
-    content = {"message": message} if job.chat else {"text": answer.text}
+    content = {"message": message} if job.chat else {"text": answer.lead + answer.text}
     finish = FINISHED.get(answer.finish, "length")
     return {"index": index, **content, "logprobs": None, "finish_reason": finish, "rain": price(answer)}
 
@@ -119,13 +127,13 @@ class Chunks:
 
     def text(self, index: int, piece: Piece) -> Json | None:
         """Return the chunk of a commit, None if its text is held back."""
-        held, (text, commit, self._tokens[index]) = self._held[index], piece
+        held, (text, commit, self._tokens[index], lead) = self._held[index], piece
         if commit:
             held.append({"visits": commit.visits, "value": commit.value, "simulations": commit.simulations})
         if not text:
             return None
         self._held[index] = []
-        return {**self._chunk(index, {"content": text}, text, None), "rain": {"committed": held}}
+        return {**self._chunk(index, {"content": text}, lead + text, None), "rain": {"committed": held}}
 
     def end(self, index: int, answer: Answer) -> Json:
         """Return the last chunk of a choice."""
@@ -136,7 +144,7 @@ class Chunks:
 
     def usage(self, answers: Sequence[Answer]) -> Json:
         """Return the chunk that has the usage."""
-        return {**self._head, "choices": [], "usage": usage(answers)}
+        return {**self._head, "choices": [], "usage": usage(self.job, answers)}
 
     def _chunk(self, index: int, delta: Json, text: str, finish: str | None) -> Json:
         content = {"delta": delta} if self.job.chat else {"text": text}

@@ -24,6 +24,9 @@ from rain.serve.metrics import Metrics
 from rain.serve.models import Models
 from rain.serve.replies import AnswerJob
 
+MOMENT = 1e-3
+"""Seconds of an answer for which no time is left; it is empty, or what can be said in one pass."""
+
 Item = tuple[int, Event]
 """The number of a choice, and what it sends."""
 
@@ -102,7 +105,8 @@ class Service:
         try:
             async with self.admission.turn():
                 prompt = replace(job.prompt, seed=job.prompt.seed + index)
-                budget = _within(job.budget, job.deadline)
+                rounds = -(-(job.choices - index) // self.config.concurrency)  # of choices that run side by side
+                budget = _within(job.budget, job.deadline, rounds, started=index > 0)
                 rain, (plain, drafts) = self.ready_to_go(), job.served
                 best = replace(rain.settings.aligner.method, method="best-of-n", n=drafts) if drafts else None
                 options: dict[str, Any] = {"plain": plain, "budget": budget, "evaluator": job.evaluator, "method": best}
@@ -147,15 +151,22 @@ class Service:
         return ApiError(500, what, "engine_error")
 
 
-def _within(budget: Budget, deadline: float | None) -> Budget:
-    """Return a budget that ends with the client's patience.
+def _within(budget: Budget, deadline: float | None, rounds: int, *, started: bool) -> Budget:
+    """Return the budget of a choice that ends with its share of the client's patience.
+
+    Args:
+        budget: that was asked for.
+        deadline: end of the patience (``time.monotonic``); None: there is none.
+        rounds: this choice and those after it run in so many turns, at least.
+        started: whether other choices of the request have run: then what they said is worth more than this one.
 
     Raises:
-        ApiError: the patience has ended while the request waited.
+        ApiError: the patience has ended while the whole request waited.
     """
     if deadline is None:
         return budget
-    left = deadline - monotonic()
-    if left <= 0:
+    left = (deadline - monotonic()) / rounds
+    if left <= 0 and not started:
         raise ApiError(429, "the request waited longer than its client does", "rate_limit_exceeded")
+    left = max(left, MOMENT)
     return replace(budget, seconds=min(left, budget.seconds or left))

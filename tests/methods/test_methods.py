@@ -113,6 +113,12 @@ def test_the_first_drafts_of_a_larger_n_are_those_of_a_smaller_one(tmp_path):
     assert len({draft.tokens for draft in many}) > 4
 
 
+@pytest.mark.parametrize("budget", [Budget(seconds=60), Budget(tokens=10**6), Budget(simulations=8)])
+def test_a_budget_that_is_not_reached_changes_no_draft(budget, tmp_path):
+    free, limited = (one(open_aligner(tmp_path, method="best-of-n", n=8), budget=given) for given in (None, budget))
+    assert [draft.tokens for draft in limited.drafts] == [draft.tokens for draft in free.drafts]
+
+
 def test_what_drafts_cost_together_is_shared_by_their_lengths(tmp_path):
     aligner = open_aligner(tmp_path, method="best-of-n", n=5)
     prompt = len(aligner.prepare("p", "Why?").tokens)

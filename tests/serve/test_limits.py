@@ -22,10 +22,12 @@ from rain.generation import Answer, Piece, PreparedPrompt
 from rain.library import Rain
 from rain.serve import answers
 from rain.serve.app import make_app
+from rain.serve.budgets import BudgetRules
 from rain.serve.gate import Gate
 from rain.serve.keys import Keys
 from rain.serve.models import Served
-from rain.serve.replies import AnswerJob
+from rain.serve.process import _load
+from rain.serve.replies import AnswerJob, rewound
 from rain.serve.schema import StreamOptions
 from rain.serve.trace import Trace
 
@@ -139,7 +141,7 @@ def job():
     prompt = PreparedPrompt("1", "?", "?", (1,), RainConfig(), 0)
     names = {"head": {}, "ignored": (), "stream_options": StreamOptions()}
     asked = {"served": Served(False, 0), "prompt": prompt, "evaluator": None, "budget": Budget(), "deadline": None}
-    return AnswerJob(**names, **asked, chat=True, choices=1, silence=0.2)
+    return AnswerJob(**names, **asked, chat=True, choices=1, shared=0, silence=0.2)
 
 
 def test_commits_without_text_are_silence(make_service, job):
@@ -173,6 +175,22 @@ def test_a_client_that_does_not_read_gets_nothing_more(make_service, job, monkey
     service.admission.admit(1)
     asyncio.run(answers.AnswerResponse(service, job, trace, stream=True)({}, receive, send))
     assert sent == ["http.response.start", "http.response.body"] and trace.status == answers.GONE
+
+
+def test_a_stream_that_is_read_to_its_end_is_an_answer(server):
+    gone = server.metric("rain_disconnects_total")
+    with server.client(headers={"x-request-id": "whole-stream"}) as client:
+        assert events(client.post("/v1/chat/completions", json=body("Why?", stream=True)).text)
+    assert json.loads(server.wait_for_log("whole-stream"))["status"] == 200
+    assert server.metric("rain_disconnects_total") == gone
+
+
+def test_choices_in_turn_share_their_clients_patience(guarded_server):
+    with guarded_server.client(headers={**BEARER, "x-stainless-read-timeout": "1.0"}) as client:
+        reply = client.post("/v1/chat/completions", json=body("SLOW", n=2))
+    assert reply.status_code == 200 and reply.elapsed.total_seconds() < 1.0
+    assert [choice["rain"]["finish"] for choice in reply.json()["choices"]] == ["budget", "budget"]
+    assert all(choice["rain"]["simulations"] for choice in reply.json()["choices"])
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -297,6 +315,23 @@ def test_health_says_that_a_device_has_failed(make_service):
         assert ended == [True]
 
 
+def test_a_key_may_have_any_letters(tmp_path):
+    (tmp_path / "keys").write_text("anna schl\u00fcssel-f\u00fcr-anna")
+    header = "Bearer schl\u00fcssel-f\u00fcr-anna".encode().decode("latin-1")  # as servers decode headers
+    assert Keys.from_file(str(tmp_path / "keys")).name(header) == "anna"
+
+
+def test_the_fingerprint_tells_default_budgets_apart():
+    rules = [BudgetRules.from_texts("", most) for most in ("", "simulations=7", "simulations=8")]
+    assert len({_load({"engine": "toy"}, rule)[1] for rule in rules}) == 3
+
+
+def test_tokens_that_were_cached_before_are_not_taken_for_computed_ones():
+    cost = {"tokens_computed": 60, "evaluation": {"tokens_computed": 11}}
+    answer = Answer("", "stop", cost=cost, tokens=(1,) * 8, prompt_tokens=45)
+    assert rewound(answer, shared=24) == 60 - 11 - 21 - 8
+
+
 def test_the_server_listens_while_the_model_is_loading_and_ends_at_once_without_work(tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -330,6 +365,7 @@ def _status(url):
         ("--budget seconds=9 --max-budget seconds=5", "--max-budget"),
         ("--budget much", "--budget"),
         ("--keep-alive 0", "--keep-alive"),
+        ("--cors *", "--cors"),
         ("--host not.a.host.invalid", "--host"),
         ("--evaluator nothing", "--evaluator"),
     ],

@@ -85,12 +85,13 @@ def test_a_single_message_is_the_librarys_question_and_the_seed_is_its_seed(libr
 
 
 def test_a_text_is_continued_as_it_is(library, client):
-    body = {"model": "rain/toy", "prompt": "Once", "seed": 5}
-    reply = client.post("/v1/completions", json=body).json()
-    assert reply["choices"][0]["text"] == library.generate("Once", seed=5, raw=True).text
-    assert reply["object"] == "text_completion" and reply["usage"]["prompt_tokens"] == 4
-    streamed = events(client.post("/completions", json={**body, "stream": True}).text)
-    assert "".join(event["choices"][0]["text"] for event in streamed) == reply["choices"][0]["text"]
+    for seed, lead in ((3, " "), (5, "")):
+        body, answer = {"model": "rain/toy", "prompt": "So", "seed": seed}, library.generate("So", seed=seed, raw=True)
+        reply = client.post("/v1/completions", json=body).json()
+        assert reply["choices"][0]["text"] == lead + answer.text and answer.lead == lead
+        assert reply["object"] == "text_completion" and reply["usage"]["prompt_tokens"] == 2
+        streamed = events(client.post("/completions", json={**body, "stream": True}).text)
+        assert "".join(event["choices"][0]["text"] for event in streamed) == lead + answer.text
 
 
 def test_the_assistants_last_message_is_continued(library, client):
@@ -300,6 +301,8 @@ def test_a_prompt_that_is_too_long_says_how_long_it_is(ask):
     assert error["code"] == "context_length_exceeded"
     assert error["n_prompt_tokens"] > 3000 > error["n_ctx"] == 2048
     assert refusal(ask("x" * 3000, stream=True))["code"] == "context_length_exceeded", "before the stream has begun"
+    unread = refusal(ask("x" * 600_000))
+    assert (unread["n_prompt_tokens"], unread["n_ctx"]) == (None, 2048)
 
 
 def test_a_budget_ends_an_answer_with_what_is_committed(library, ask):

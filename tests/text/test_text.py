@@ -131,6 +131,23 @@ def test_text_is_final_where_no_later_token_can_change_it(response, final, toy):
     assert policy(toy, stop=("\n\nHuman:", "\nHuman:")).final_text(tuple(response)) == final
 
 
+@pytest.mark.parametrize(
+    ("response", "finish", "text"),
+    [
+        (b" ab\nHum", "budget", "ab"),
+        (b" ab\nHum", "length", "ab\nHum"),  # no longer one can follow
+        (b"ab \xf0\x9f\x98", "length", "ab"),
+        (b"ab\xff", "eos", "ab\ufffd"),  # what the model wanted to write
+    ],
+)
+def test_an_answer_that_was_cut_has_no_half_characters(response, finish, text, toy):
+    assert policy(toy, stop=("\nHuman:",)).answer(tuple(response), finish) == text
+
+
+def test_the_space_in_front_of_an_answer_is_kept_apart(toy):
+    assert [policy(toy).lead(tuple(text)) for text in (b" \n a b", b"a b", b" \n ", b"")] == [" \n ", "", "", ""]
+
+
 def test_prompts_begin_with_what_is_shared(toy, llama):
     for adapter in (toy, llama):
         formatter = PromptFormatter(adapter, FORMAT)

@@ -75,6 +75,11 @@ class HfEngine(Engine):
                     found = task.result()
         return found
 
+    def cached_tokens(self, prefix: Sequence[int]) -> int:
+        """See ``Engine.cached_tokens``."""
+        tree = self.cached_prefix(prefix)
+        return len(tree) if tree else 0
+
     def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
         """See ``Engine.set_read_outs``: one number a token is kept with its keys and values."""
         self.scheduler.runner.set_read_outs(read_outs)
@@ -111,7 +116,8 @@ class HfSession(Session):
         check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
         tree, tokens = self._locate(prefix)
         drawn = [
-            GenerationSequence(tree, list(tokens), self.usage, params, i, self.engine.decode) for i in range(params.n)
+            GenerationSequence(tree, list(tokens), self.usage, params, params.first + i, self.engine.decode)
+            for i in range(params.n)
         ]
         await self._run(list(drawn))
         return [continuing.continuation() for continuing in drawn]

@@ -172,7 +172,7 @@ class RemoteSession(Session):
         greedy = int(params.greedy_first)
         parts = [replace(params, n=1, top_k=0, seed=0)] if greedy else []
         if params.n > greedy:
-            seed = request_stream(params.seed) + greedy
+            seed = request_stream(params.seed) + params.first + greedy
             parts.append(replace(params, n=params.n - greedy, seed=seed, greedy_first=False))
         samples = await self._complete([CompletionRequest(tuple(prefix), part, needed) for part in parts])
         self.usage.requests += 1
