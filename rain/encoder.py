@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rain.core.errors import UnclearFault
+from rain.core.errors import UnclearFault, is_out_of_memory
 from rain.core.types import Vector
 from rain.terminal import say
 
@@ -103,7 +103,9 @@ class MeanPoolingEncoder:
             batch = list(texts[start : start + self.batch])
             try:
                 found = self._embed(batch)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 found = None  # and not embedded here, where the exception still holds the failed pass
             if found is None:
                 say("rain: out of memory: the sentence encoder moves to the CPU", sys.stderr)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rain.bench.lengths import with_prompts
+from rain.bench.machine import free_memory
 from rain.bench.rows import Bench, run_greedy, run_searches
 from rain.core.config import RainConfig
 from rain.engines.reference import ReferenceEngine
@@ -50,6 +51,7 @@ def measure_rain(bench: Bench, width: int, prompts: int = 0) -> dict[str, Any]:
 
 def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Do the same on another engine; return a row for each width."""
+    free_memory()  # the last engine's may be the same GPU's
     placement = replace(bench.placement, base_url=args.base_url if name == "http" else "")
     engine, tokenizer = open_engine(replace(bench.config.model, engine=name), placement)
 

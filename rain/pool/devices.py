@@ -67,7 +67,8 @@ def worker_environments(nump: int, gpus: Sequence[str], cores: int, share: int =
             f"--nump is {nump}, too many processes for {len(gpus)} visible GPUs with --gpu-share {share}; use at most "
             f"{len(gpus) * share}"
         )
-    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the order that nvidia-smi counts in
+    # nvidia-smi counts in another order than CUDA; numbers from the user count in the user's order.
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     each = max(1, len(gpus) // nump)
     places = [i // share if nump > len(gpus) else i * each for i in range(nump)]
     return [

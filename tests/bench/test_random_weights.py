@@ -6,7 +6,10 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,6 +119,26 @@ def test_every_pass_is_measured() -> None:
     assert [tokens for tokens, *_ in meter.passes] == [3, 1, 1, 1]
     assert [read // kv_bytes(model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
     assert meter.summary()["tokens"] == 1.5
+
+
+def test_what_waits_for_the_device_is_no_time_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, clock = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=1000), [0.0]
+    runner = engine.scheduler.runner
+
+    def later(call: Callable[..., torch.Tensor], seconds: float) -> Callable[..., torch.Tensor]:
+        def called(*given: Any) -> torch.Tensor:
+            found = call(*given)
+            clock[0] += seconds
+            return found
+
+        return called
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runner, "_compute", later(runner._compute, 1))
+    monkeypatch.setattr(runner, "forward", later(runner.forward, 100))
+    meter = PassMeter(engine, 1, 1e9)
+    asyncio.run(engine.session("a").next_logprobs([1, 2, 3], top=1))
+    assert meter.summary()["host_ms"] == 1000
 
 
 class Event:

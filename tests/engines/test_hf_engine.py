@@ -101,6 +101,18 @@ def test_one_call_of_the_attention_for_all_trees_as_on_a_gpu_gives_the_same_answ
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
+def test_the_attention_is_none_of_cudnns_and_its_result_can_be_viewed():
+    engine, seen = open_engine("llama"), []
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+
+    def look(module, inputs):
+        seen.append((torch.backends.cuda.cudnn_sdp_enabled(), inputs[0].is_contiguous()))
+
+    engine.engine.model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(look)
+    asyncio.run(engine.session("s").next_logprobs(TEXT, top=1))
+    assert seen == [(False, True)] and torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
     """Next-token and candidate log-probabilities over commits, two sessions at once and a cached evaluation prompt."""
     model, tokenizer = smollm2

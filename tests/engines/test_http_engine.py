@@ -15,9 +15,10 @@ from rain.core.engine import SamplingParams
 from rain.core.errors import RainError
 from rain.core.stop import Stop
 from rain.engines.remote.client import RetryPolicy, ServerClient
-from rain.engines.remote.engine import drawn_logprob
+from rain.engines.remote.engine import CompletionRequest, drawn_logprob
 from rain.engines.remote.http import ServerPool, open_http
 from rain.engines.remote.probe import probe
+from rain.engines.remote.protocol import ProtocolError, read_reply
 from rain.engines.toy import EOS, ToyEngine, ToyTokenizer, log_distribution
 
 TOKENIZER = ToyTokenizer()
@@ -190,13 +191,24 @@ def test_a_server_that_is_not_there_is_found_out_at_the_start():
         asyncio.run(probe(ServerClient(url), TOKENIZER, "toy", RetryPolicy(1.0, 0.1, 0.02)))
 
 
-def test_llama_cpp_gives_ids_another_way_and_is_not_told_to_ignore_the_end_of_sequence():
-    options = {"n": 3, "max_tokens": 6, "top_k": 15, "greedy_first": True, "stop": Stop(frozenset({EOS})), "seed": 2}
+@pytest.mark.parametrize("strings", [(), ("e", "a")])
+def test_llama_cpp_gives_ids_another_way_and_is_not_told_to_ignore_the_end_of_sequence(strings):
+    stop = Stop(frozenset({EOS}), strings)
+    options = {"n": 3, "max_tokens": 6, "top_k": 15, "greedy_first": True, "stop": stop, "seed": 2}
     with serving(Ways(ids="llamacpp")) as server:
         answers = generate(open_on(server), PREFIX, **options)
         assert not any("ignore_eos" in request for request in server.requests)
     with serving() as server:
         assert generate(open_on(server), PREFIX, **options) == answers
+
+
+def test_a_reply_that_lacks_tokens_is_refused():
+    item = {"id": 7, "logprob": -1.0, "top_logprobs": []}
+    reply = {"choices": [{"finish_reason": "length", "logprobs": {"content": [item]}}]}
+    request = CompletionRequest(PREFIX, SamplingParams(3), 1)
+    assert read_reply({**reply, "usage": {"completion_tokens": 1}}, request, 257).samples[0].tokens == (7,)
+    with pytest.raises(ProtocolError, match="1 of the 3 tokens"):
+        read_reply({**reply, "usage": {"completion_tokens": 3}}, request, 257)
 
 
 @pytest.mark.parametrize("ways", [Ways(one_seed=True), Ways(single=True)])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -96,13 +97,15 @@ def test_what_needs_no_logprobs_requests_none():
 
 @pytest.mark.parametrize(("gpus", "sharers"), [(0, 1), (2, 1), (1, 4)])
 def test_on_gpus_many_sequences_run_at_once_and_memory_is_left_for_the_encoder(gpus, sharers, monkeypatch):
-    given = {}
+    given, locks = {}, []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(vllm, "FileLock", lambda path: nullcontext(locks.append(path)))
     monkeypatch.setattr(
         vllm, "AsyncVllm", lambda options: given.update(options) or SimpleNamespace(limit=8, dtype="bfloat16")
     )
     monkeypatch.setattr(vllm.os, "environ", {"RAIN_MEMORY_SHARERS": str(sharers)})
     open_vllm("somewhere", ToyTokenizer())
     assert given["tensor_parallel_size"] == max(1, gpus)
+    assert len(locks) == (sharers > 1), "those that share a GPU start one after the other"
     limits = {"max_num_seqs": 512, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.85 / sharers}
     assert {name: given.get(name) for name in limits} == (limits if gpus else dict.fromkeys(limits))

@@ -88,11 +88,11 @@ def test_an_encoder_of_the_first_token_takes_its_hidden_state_wherever_the_paddi
 class CrowdedEncoder(LetterEncoder):
     """An encoder that finds no memory where it is."""
 
-    moved = ""
+    moved, error = "", torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
     def forward(self, input_ids, attention_mask):
         if not self.moved:
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            raise self.error
         return super().forward(input_ids, attention_mask)
 
     def to(self, device):
@@ -101,7 +101,9 @@ class CrowdedEncoder(LetterEncoder):
         return super().to(device)
 
 
-def test_an_encoder_that_finds_no_memory_beside_the_model_goes_on_on_the_cpu(capsys):
+@pytest.mark.parametrize("error", [CrowdedEncoder.error, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")])
+def test_an_encoder_that_finds_no_memory_beside_the_model_goes_on_on_the_cpu(error, capsys, monkeypatch):
+    monkeypatch.setattr(CrowdedEncoder, "error", error)
     crowded, roomy = (kind().requires_grad_(False) for kind in (CrowdedEncoder, LetterEncoder))
     texts = ["axyz", "bq", "c"]
     encoder = MeanPoolingEncoder(crowded, letter_tokenizer, batch=2)

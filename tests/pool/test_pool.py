@@ -434,6 +434,16 @@ def test_a_gpu_may_have_several_workers_which_share_its_memory(
     assert [int(each["RAIN_MEMORY_SHARERS"]) for each in found] == sharers
 
 
+@pytest.mark.parametrize(("listed", "order"), [(None, "PCI_BUS_ID"), ("1", None)])
+def test_numbers_of_gpus_count_in_the_order_of_who_gave_them(
+    listed: str | None, order: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert worker_environments(1, ["1"], 8)[0].get("CUDA_DEVICE_ORDER") == order
+
+
 def test_without_gpus_the_cores_and_the_memory_are_shared() -> None:
     found = [worker_environments(nump, [], 8)[-1] for nump in (1, 3, 8, 9)]
     assert [each["OMP_NUM_THREADS"] for each in found] == ["8", "2", "1", "1"]

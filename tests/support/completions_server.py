@@ -100,7 +100,9 @@ class CompletionsServer(ScriptedServer):
         with self.lock:
             cached = 16 * sum(block in self._cached for block in blocks)
             self._cached.update(blocks)
+        written = sum(choice.pop("written") for choice in choices)
         usage = {"prompt_tokens": len(prompt), "prompt_tokens_details": {"cached_tokens": cached}}
+        usage["completion_tokens"] = written
         return 200, {"choices": choices[::-1], "usage": usage}
 
     def choice(self, index: int, request: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -111,6 +113,7 @@ class CompletionsServer(ScriptedServer):
         best = [np.argsort(-row, kind="stable")[:shown] for row in rows]
         name = str if self.ways.ids == "texts" else "token_id:{}".format
         choice: dict[str, Any] = {"index": index, "finish_reason": finish, "text": self.text(tokens)}
+        choice["written"] = len(tokens)
         ids = {"token_ids": tokens} if self.ways.ids == "both" else {}
         if not self.ways.logprobs or not wanted:
             return {**choice, **ids}
@@ -119,7 +122,10 @@ class CompletionsServer(ScriptedServer):
                 {"id": t, "logprob": row[t], "top_logprobs": [{"id": int(b), "logprob": row[b]} for b in ids]}
                 for t, row, ids in zip(tokens, rows, best, strict=True)
             ]
-            return {**choice, "logprobs": {"content": content}}
+            stopped = [stop for stop in request["stop"] if stop in self.text(tokens)]
+            content = content[: len(content) - sum(map(len, stopped))]  # its send_final_response does so
+            whole = [item for item in content if item["id"] < 128 or item["id"] == EOS]  # no parts of characters
+            return {**choice, "logprobs": {"content": whole} if whole else None}
         choice["logprobs"] = {
             "tokens": [name(token) for token in tokens],
             "token_logprobs": [row[token] for row, token in zip(rows, tokens, strict=True)],

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -28,6 +29,9 @@ _names = count()
 CPU_WASTE = 4000
 """Scores that take a CPU as long as one more call of the attention, about; on a GPU, one call takes all trees."""
 EACH_ALONE = -1
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Of the attention. PyTorch prefers cuDNN's on H100 and later, which builds a graph for each new shape (some 30 ms) and
+keeps it for good; here hardly any pass has the shape of another."""
 
 
 def tree_attention(
@@ -128,7 +132,7 @@ class ModelRunner:
             for group in self._groups
         ]
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return out.transpose(0, 1).unsqueeze(0), None
+        return out.transpose(0, 1).contiguous().unsqueeze(0), None
 
     def set_read_outs(self, read_outs: Sequence[ReadOut]) -> None:
         """Multiply hidden states with vectors in every pass; see ``Engine.set_read_outs``."""
@@ -186,12 +190,13 @@ class ModelRunner:
         packed = torch.from_numpy(np.stack([tokens, layout.positions])).to(self.device)
         self._groups, self._slots = layout.groups, torch.from_numpy(layout.slots)
         try:
-            output = self.model(
-                input_ids=packed[:1],
-                position_ids=packed[1:],
-                use_cache=False,
-                logits_to_keep=torch.tensor([rows[slot] for slot in batch.waiting] or [0]).to(self.device),
-            )
+            with sdpa_kernel(KERNELS):
+                output = self.model(
+                    input_ids=packed[:1],
+                    position_ids=packed[1:],
+                    use_cache=False,
+                    logits_to_keep=torch.tensor([rows[slot] for slot in batch.waiting] or [0]).to(self.device),
+                )
         finally:
             self._groups = []
         logits: torch.Tensor = output.logits[0]

@@ -130,7 +130,7 @@ class ServerClient:
         params, parts = request.params, [request]
         if self.one_seed_one_text:
             parts = [request._replace(params=replace(params, n=1, seed=params.seed + i)) for i in range(params.n)]
-        bodies = [request_body(self.model, part, ignore_eos=not self.bans_eos) for part in parts]
+        bodies = [request_body(self.model, part, self.bans_eos) for part in parts]
         replies = await gather_or_cancel(*(self.send("/completions", body, policy) for body in bodies))
         try:
             pairs = zip(replies, parts, strict=True)

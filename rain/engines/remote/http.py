@@ -1,4 +1,4 @@
-"""The engine for servers that speak OpenAI's ``/v1/completions`` with token ids: vLLM, SGLang, llama.cpp.
+"""The engine for servers that speak OpenAI's ``/v1/completions`` with token ids: vLLM, llama.cpp.
 
 A search stays on one server, where its prefixes are cached. A server that is lost leaves its searches to the others,
 and is asked again later.

@@ -18,13 +18,14 @@ class ProtocolError(RainError):
     """A reply is not what was requested; the message is the rest of a sentence that names the server."""
 
 
-def request_body(model: str, request: CompletionRequest, ignore_eos: bool) -> dict[str, Any]:
-    """Return a request in the words of vLLM and SGLang; what else shapes distributions is switched off.
+def request_body(model: str, request: CompletionRequest, bans_eos: bool) -> dict[str, Any]:
+    """Return a request in the words of vLLM; what else shapes distributions is switched off.
 
     Args:
         model: the server's name of it.
         request: with ``greedy_first`` of one sample only.
-        ignore_eos: say that the end of sequence ends nothing.
+        bans_eos: as ``ServerClient.bans_eos``. Then it is not told that the end of sequence ends nothing, and no stop
+            strings, with which llama.cpp leaves out the last tokens: the session ends the text in any case.
     """
     params = request.params
     body = {
@@ -45,7 +46,7 @@ def request_body(model: str, request: CompletionRequest, ignore_eos: bool) -> di
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
-    return {**body, "ignore_eos": True} if ignore_eos else body
+    return {**body, "stop": []} if bans_eos else {**body, "ignore_eos": True}
 
 
 def read_reply(reply: Mapping[str, Any], request: CompletionRequest, vocabulary: int) -> CompletionResult:
@@ -62,11 +63,14 @@ def read_reply(reply: Mapping[str, Any], request: CompletionRequest, vocabulary:
     try:
         choices = sorted(reply["choices"], key=lambda choice: int(choice.get("index", 0)))
         samples = [_sample(choice, request.logprobs != 0) for choice in choices]
-        details = (reply.get("usage") or {}).get("prompt_tokens_details") or {}
-        cached = int(details.get("cached_tokens") or 0)
+        usage = reply.get("usage") or {}
+        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        written = int(usage.get("completion_tokens") or 0)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = one_line(f"{type(error).__name__}: {error}")[:200]
         raise ProtocolError(f"its completions are not in a known format ({what})") from error
+    if written > (shown := sum(len(sample.tokens) for sample in samples)):  # characters of several tokens in llama.cpp
+        raise ProtocolError(f"it shows {shown} of the {written} tokens that it has written")
     return checked(CompletionResult(samples, cached), request, vocabulary)
 
 
@@ -75,7 +79,7 @@ def checked(result: CompletionResult, request: CompletionRequest, vocabulary: in
     wanted, length = request.params, len(request.prefix)
     if len(result.samples) != wanted.n:
         raise ProtocolError(f"it returns {len(result.samples)} completions where {wanted.n} were requested")
-    if not 0 <= result.cached <= wanted.n * length:  # SGLang adds up those of all samples
+    if not 0 <= result.cached <= wanted.n * length:  # some servers add up those of all samples
         raise ProtocolError(f"it says that {result.cached} tokens of a prefix of {length} were cached")
     for sample in result.samples:
         if not 0 < len(sample.tokens) <= wanted.max_tokens:

@@ -9,9 +9,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from rain.core.engine import SHARERS
 from rain.core.errors import RainError, UnclearFault, WorkerFault
@@ -221,4 +226,16 @@ def open_vllm(
         settings |= CPU_OPTIONS
         if dtype == "auto":
             settings["dtype"] = str(auto_dtype("cpu")).removeprefix("torch.")
-    return VllmEngine(AsyncVllm({**settings, **options}), tokenizer, eos, vocabulary)
+    with _turn_on_the_gpu():
+        return VllmEngine(AsyncVllm({**settings, **options}), tokenizer, eos, vocabulary)
+
+
+@contextmanager
+def _turn_on_the_gpu() -> Iterator[None]:
+    """Let workers that share a GPU start one after the other: a vLLM takes what others load meanwhile for its own."""
+    if int(os.environ.get(SHARERS, 1)) == 1:
+        yield
+        return
+    name = f"rain-vllm-{os.getuid()}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / name):
+        yield
