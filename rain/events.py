@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future
 from contextlib import aclosing, suppress
 
 from rain.core.concurrency import run_within
 from rain.core.errors import RainError
 from rain.generation import Answer, Piece
-from rain.loop_thread import LoopThread
+from rain.loop_thread import ENDED, LoopThread
 from rain.methods.base import Generation
 from rain.plain import PlainGeneration
 
@@ -27,7 +28,8 @@ Begin = Callable[[], tuple[Generation | PlainGeneration, float]]
 def receive(thread: LoopThread, begin: Begin) -> Generator[Event, None, None]:
     """Yield what an answer in another thread sends; closing the generator ends the answer."""
     events: queue.SimpleQueue[Sent] = queue.SimpleQueue()
-    with thread.running(_send(begin, events.put)):
+    with thread.running(_send(begin, events.put)) as future:
+        future.add_done_callback(_end_of(events))
         while (event := events.get()) is not None:
             if isinstance(event, BaseException):
                 raise event
@@ -52,6 +54,11 @@ async def areceive(thread: LoopThread, begin: Begin) -> AsyncGenerator[Event, No
         future.cancel()
 
 
+def _end_of(events: queue.SimpleQueue[Sent]) -> Callable[[Future[None]], None]:
+    """Return what tells who waits for events that there will be none: what never began sends nothing itself."""
+    return lambda future: events.put(RainError(ENDED)) if future.cancelled() else None
+
+
 async def _send(begin: Begin, put: Callable[[Sent], None]) -> None:
     """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
     sent = 0
@@ -74,5 +81,5 @@ async def _send(begin: Begin, put: Callable[[Sent], None]) -> None:
     except Exception as error:
         put(error)
     except asyncio.CancelledError:
-        put(RainError("this Rain object was closed while it was answering"))
+        put(RainError(ENDED))
         raise

@@ -16,7 +16,7 @@ class CommittedText(NamedTuple):
     """One committed token set, as it is in the records.
 
     Attributes:
-        text: its own text.
+        text: what it adds to that of the answer; a character of several token sets belongs to the last of them.
         visits: whole visits of its node.
         value: its value in [-1, 1], to 6 digits.
         simulations: run for this commit.
@@ -120,6 +120,7 @@ class PreparedPrompt:
         seed: of the run.
         stop: strings before which the response ends, besides those of the task.
         trace: takes what is recorded of the search; None: nothing is.
+        raw: whether it was encoded without prompt file and chat template.
         fields: of the prompt's row in its data set, such as reference answers; for evaluators.
     """
 
@@ -131,4 +132,5 @@ class PreparedPrompt:
     seed: int
     stop: tuple[str, ...] = ()
     trace: Append | None = None
+    raw: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)

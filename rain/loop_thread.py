@@ -14,24 +14,29 @@ from rain.core.errors import RainError
 
 T = TypeVar("T")
 
+ENDED = "this Rain object was closed while it was answering"
+
 
 class LoopThread:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._lock, self._closing = threading.Lock(), False
         self._thread = threading.Thread(target=self.loop.run_forever, name="rain", daemon=True)
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine in the loop."""
-        self._check_open(coroutine)
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Start a coroutine in the loop; it is cancelled when the loop is closed.
 
-    def _check_open(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        if self.loop.is_closed():
-            coroutine.close()
-            raise RainError("this Rain object is closed")
+        Raises:
+            RainError: it is closed already.
+        """
+        with self._lock:  # what is started before ``close`` is among what that cancels
+            if not self._closing:
+                return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        coroutine.close()
+        raise RainError("this Rain object is closed")
 
     @contextmanager
     def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[Future[T]]:
@@ -40,10 +45,11 @@ class LoopThread:
         Ctrl-C may come at any moment, even before the future of what has just been started is known here. So the
         coroutine begins only after that, and whatever comes before ends it unbegun.
         """
-        self._check_open(coroutine)
         known: Future[None] = Future()
         future = None
         try:
+            if threading.current_thread() is self._thread:
+                raise RainError("a coroutine of this Rain object cannot call its blocking methods; await agenerate")
             future = self.submit(_after(known, coroutine))
             known.set_result(None)
             yield future
@@ -51,6 +57,8 @@ class LoopThread:
             known.cancel()
             if future:
                 future.cancel()
+            else:
+                coroutine.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and wait for it; an exception here (Ctrl-C) cancels it."""
@@ -58,7 +66,16 @@ class LoopThread:
             with self.running(coroutine) as future:
                 return future.result()
         except CancelledError:
-            raise RainError("this Rain object was closed while it was answering") from None
+            raise RainError(ENDED) from None
+
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop like ``run``, without blocking the caller's event loop."""
+        try:
+            return await asyncio.wrap_future(self.submit(coroutine))
+        except asyncio.CancelledError:
+            if self._closing:
+                raise RainError(ENDED) from None
+            raise
 
     def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
         """Cancel what is running, run a last coroutine, then stop the loop and its thread."""
@@ -68,7 +85,10 @@ class LoopThread:
             if last:
                 await last
 
-        self.submit(finish()).result()
+        with self._lock:
+            self._closing = True
+            ending = asyncio.run_coroutine_threadsafe(finish(), self.loop)
+        ending.result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

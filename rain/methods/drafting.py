@@ -59,6 +59,7 @@ class Drafting(Generation):
         self.ended = False
         self._method = method
         self._cost: dict[str, Any] | None = None
+        self._begun: Tokens = ()  # of the first draft
 
     @property
     def simulations(self) -> int:
@@ -80,7 +81,9 @@ class Drafting(Generation):
         """Return the best draft so far."""
         cost = self._cost or self.cost()
         if not self.drafts:
-            return Answer("", "budget", cost=cost, prompt_tokens=len(self.prompt.tokens))
+            begun = self.policy.up_to_end(self._begun)
+            text, lead, tokens = self.policy.final_text(begun), self.policy.lead(begun), len(self.prompt.tokens)
+            return Answer(text, "budget", (), cost, begun, prompt_tokens=tokens, lead=lead)
         chosen = max(self.drafts, key=lambda draft: draft.value or 0.0) if self._method.guided else self.drafts[-1]
         finish = "budget" if self.ended else chosen.finish
         tokens, lead = len(self.prompt.tokens), self.policy.lead(chosen.tokens)
@@ -149,6 +152,8 @@ class Drafting(Generation):
             params = self._params(prefix + tokens, piece, 1, greedy=greedy)
             [more] = await self._session.generate(prefix + tokens, params)
             tokens += more.tokens
+            if not self.drafts:
+                self._begun = tokens
             if finish := self.policy.finish(tokens):
                 return Written(tokens, finish)
         return Written(tokens, "length")

@@ -59,11 +59,12 @@ class TreeSearch(Generation):
 
     async def _run(self) -> AsyncGenerator[CommittedText, None]:
         recorder = self._search.observer = self._recorder() if self.prompt.trace else None
+        before = 0  # characters
         try:
             async for commit in self._search.commits():
-                text = self.policy.text(commit.tokens)
-                value = round(commit.child.value, 6)
-                self._commits.append(CommittedText(text, commit.child.visits, value, commit.simulations))
+                text, value = self.policy.text(self.tokens).rstrip("\ufffd"), round(commit.child.value, 6)
+                self._commits.append(CommittedText(text[before:], commit.child.visits, value, commit.simulations))
+                before = max(before, len(text))
                 yield self._commits[-1]
         finally:
             await self._search.prefetch.close()

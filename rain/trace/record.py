@@ -204,11 +204,11 @@ class Recorder:
         self._writer.write({"event": event, "t": t, **fields}, flush=flush)
 
     def _text_after(self, prefix: Tokens, tokens: Tokens) -> str:
-        """Return the text that ids add to a prefix."""
+        """Return the text that ids add to a prefix; half a character is added by who completes it."""
         if not tokens:
             return ""
         before = prefix[-CONTEXT:]
-        start, whole = self._decode(before).rstrip("\ufffd"), self._decode(before + tokens)
+        start, whole = (self._decode(ids).rstrip("\ufffd") for ids in (before, before + tokens))
         return whole[len(start) :] if whole.startswith(start) else self._decode(tokens)
 
 

@@ -13,6 +13,7 @@ from support.tiny_task import WORDS, saved
 from support.watched import QUESTIONS, decided
 
 from rain import Budget, RainError
+from rain.events import receive
 from rain.loop_thread import LoopThread
 
 
@@ -24,8 +25,9 @@ def test_the_pieces_of_a_stream_are_the_answer_whatever_it_contains(rain):
         pieces = list(rain.stream("Hi", seed=seed))
         assert "".join(pieces) == answers[seed].text
         assert "" not in pieces
+        assert answers[seed].text in "".join(commit.text for commit in answers[seed].commits)
     commits = [commit.text for answer in answers.values() for commit in answer.commits]
-    assert any("\ufffd" in text for text in commits), "an emoji was split over two commits"
+    assert "" in commits and not any("\ufffd" in text for text in commits), "an emoji was split over two commits"
     assert any("\U0001f600" in answer.text for answer in answers.values()), "and it arrived whole"
     assert {"stop", "length"} <= {answer.finish for answer in answers.values()}
     assert any(text.endswith(" ") for text in commits), "whitespace was held back"
@@ -228,6 +230,62 @@ def test_close_ends_what_is_in_progress(call, stuck, engine):
         with pytest.raises(RainError, match="closed"):
             asked.result(60)
     assert engine.active == 0
+
+
+@pytest.mark.parametrize("call", ["run", "arun", "receive"])
+def test_what_has_not_begun_when_its_object_is_closed_is_told_so(call):
+    thread, asked = LoopThread(), threading.Event()
+
+    async def hold():  # the loop, as a long pass does, until it is being closed
+        while not thread._closing:
+            asked.wait(0.01)
+        with thread._lock:
+            pass
+
+    def submit(coroutine):
+        future = LoopThread.submit(thread, coroutine)
+        asked.set()
+        return future
+
+    calls = {
+        "run": lambda: thread.run(asyncio.sleep(0)),
+        "arun": lambda: asyncio.run(thread.arun(asyncio.sleep(0))),
+        "receive": lambda: list(receive(thread, begin=None)),
+    }
+    thread.submit(hold())
+    thread.submit = submit
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(calls[call])
+        assert asked.wait(60)
+        pool.submit(thread.close).result(60)
+        with pytest.raises(RainError, match="closed"):
+            asking.result(60)
+
+
+def test_what_is_asked_while_an_object_is_being_closed_is_refused():
+    thread, closing, asked = LoopThread(), threading.Event(), threading.Event()
+
+    async def last():
+        closing.set()
+        await asyncio.to_thread(asked.wait, 60)
+
+    with ThreadPoolExecutor() as pool:
+        ending = pool.submit(thread.close, last())
+        assert closing.wait(60)
+        for call in (thread.run, lambda coroutine: asyncio.run(thread.arun(coroutine))):
+            with pytest.raises(RainError, match="closed"):
+                call(asyncio.sleep(0))
+        asked.set()
+        ending.result(60)
+
+
+def test_a_scorer_cannot_wait_for_its_own_object(open_rain):
+    async def scorer(prompt, text):
+        return float(bool(rain.baseline(text).text))
+
+    rain = open_rain(scorer=scorer)
+    with pytest.raises(RainError, match="agenerate"):
+        rain.generate("Why?")
 
 
 def test_an_object_that_cannot_be_made_leaves_no_engine_and_no_thread(engine, open_rain, tmp_path):

@@ -18,6 +18,7 @@ from rain.engines.toy import ToyEncoder, ToySession, ToyTokenizer
 from rain.evaluators.function import FunctionEvaluator
 from rain.methods.config import METHODS
 from rain.methods.whole_answers import WHOLE_ANSWERS
+from rain.plain import PIECE
 from rain.settings import make_settings
 
 OTHERS = [name for name in METHODS if name != "rain"]
@@ -178,6 +179,28 @@ def test_a_budget_of_seconds_ends_every_method_with_an_answer(method, tmp_path, 
     answer = one(open_aligner(tmp_path, method=method), "Is it?", budget=Budget(seconds=2))
     assert answer.finish == "budget" and answer.text
     assert len(answer.drafts) == 1
+
+
+@pytest.mark.parametrize("method", ["best-of-n", "greedy"])
+def test_what_was_written_of_a_first_draft_is_the_answer_if_it_is_cut(method, tmp_path, monkeypatch):
+    whole, generate, calls = one(open_aligner(tmp_path, method="greedy")), ToySession.generate, []
+
+    async def stuck(self, prefix, params):
+        calls.append(prefix)
+        return await (asyncio.Event().wait() if len(calls) > 2 else generate(self, prefix, params))
+
+    async def cut():
+        aligner = open_aligner(tmp_path, method=method)
+        generation = aligner.begin(aligner.prepare("p", "Why?"), budget=Budget(seconds=60))
+        running = asyncio.ensure_future(generation.complete())
+        while len(calls) < 3:
+            await asyncio.sleep(0)
+        running.cancel()
+        return generation.answer()
+
+    monkeypatch.setattr(ToySession, "generate", stuck)
+    answer = asyncio.run(cut())
+    assert (answer.finish, answer.tokens) == ("budget", whole.tokens[: 2 * PIECE]) and whole.text.startswith(answer.text)
 
 
 def test_drafts_that_are_not_finished_in_time_are_given_up(tmp_path, monkeypatch):
