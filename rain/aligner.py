@@ -14,6 +14,7 @@ from rain.core.engine import Engine
 from rain.core.errors import PromptTooLong, RainError, UnclearFault, WorkerFault
 from rain.core.types import Tokens
 from rain.data.datasets import Prompt
+from rain.embedding import SentenceEncoder
 from rain.engines.registry import PlacementConfig, open_engine
 from rain.evaluators.base import SPARE_TOKENS, Evaluator
 from rain.evaluators.registry import open_evaluator
@@ -25,7 +26,7 @@ from rain.methods.whole_answers import begin
 from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_length, check_messages, is_tokens
 from rain.records import answer_record, error_record
-from rain.text import Message, SentenceEncoder, TokenizerAdapter
+from rain.text import Message, TokenizerAdapter
 from rain.trace.record import Append
 
 

@@ -34,10 +34,10 @@ class CallOptions(TypedDict, total=False):
         max_new_tokens: length of the answer, at most (tokens).
         budget: of simulations, tokens or seconds; once it is spent, the answer so far is the answer.
         question: what the evaluators read in place of the prompt.
-        stop: a string before which the answer ends, or several.
-        raw: continue the text itself, without prompt file and chat template.
+        stop: a string before which the answer ends, or several; none may be empty.
+        raw: continue the text itself, without prompt file and chat template (remind still puts its words around it).
         trace: a folder, or for one prompt also a file NAME.jsonl.gz: the search is recorded there, in place of an
-            earlier one of the same prompt.
+            earlier one of the same prompt. Not for greedy answers.
     """
 
     seed: int | None
@@ -73,8 +73,10 @@ def prompt_id(prompt: Any) -> str:
     return f"text-{hashlib.sha256(json.dumps(prompt, default=str).encode()).hexdigest()[:16]}"
 
 
-def prepare_prompt(aligner: Aligner, prompt: PromptLike, options: Mapping[str, Any]) -> PreparedPrompt:
-    """Return a prompt as an aligner takes it, with what the options of a call say of it.
+def prepare_prompt(
+    aligner: Aligner, prompt: PromptLike, options: Mapping[str, Any], plain: bool = False
+) -> PreparedPrompt:
+    """Return a prompt as an aligner takes it (``plain``: to answer greedily), with what the options of a call say.
 
     Raises:
         RainError: there is no such prompt or option, or they do not suit the aligner.
@@ -84,9 +86,11 @@ def prepare_prompt(aligner: Aligner, prompt: PromptLike, options: Mapping[str, A
         raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
     id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
     if changed.get("trace") is not None:
-        changed["trace"] = _trace(Path(changed["trace"]), id, aligner.config.method.method)
-    stop = changed.get("stop") or ()
-    changed["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        changed["trace"] = _trace(Path(changed["trace"]), id, "baseline" if plain else aligner.config.method.method)
+    stop = changed.get("stop")
+    changed["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if "" in changed["stop"]:
+        raise RainError("a stop string is empty; leave it out")
     return aligner.prepare(id, prompt, **changed)
 
 
@@ -97,7 +101,7 @@ def begin(
     rest = dict(options)
     evaluator, method, budget = rest.pop("evaluator", None), rest.pop("method", None), rest.get("budget")
     if not isinstance(prompt, PreparedPrompt):
-        prompt = prepare_prompt(aligner, prompt, rest)
+        prompt = prepare_prompt(aligner, prompt, rest, plain)
     elif late := set(rest) - {"budget"}:
         raise RainError(f"the prompt is prepared already; {min(late)} is an option of aprepare")
     if plain:
@@ -109,7 +113,7 @@ def begin(
 def _trace(given: Path, id: str, method: str) -> Append:
     """Return what records a search: in the file that was given, or in its own file in the folder that was given."""
     if method != "rain":
-        raise RainError(f"trace records searches, and method {method!r} does not search; leave trace out")
+        raise RainError(f"trace records searches, and {method} does not search; leave trace out")
     return to_file(given if given.name.endswith(SUFFIX) else trace_file(given, id))
 
 

@@ -56,7 +56,12 @@ def _options(field: dataclasses.Field[Any], kind: Any, defaults: Mapping[str, An
 
 
 def build(cls: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
-    """Make a configuration; later layers win, names that are not its fields are ignored."""
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values = {name: value for layer in layers for name, value in layer.items() if name in names}
+    """Make a configuration; later layers win, names that are not its fields are ignored.
+
+    Where a field takes several texts, a single one will do.
+    """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    several = {field.name: isinstance(field.default, tuple) for field in fields}
+    values = {name: value for layer in layers for name, value in layer.items() if name in several}
+    values |= {name: (value,) for name, value in values.items() if several[name] and isinstance(value, str)}
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

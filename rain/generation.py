@@ -120,7 +120,6 @@ class PreparedPrompt:
         seed: of the run.
         stop: strings before which the response ends, besides those of the task.
         trace: takes what is recorded of the search; None: nothing is.
-        raw: whether it was encoded without prompt file and chat template.
         fields: of the prompt's row in its data set, such as reference answers; for evaluators.
     """
 
@@ -132,5 +131,4 @@ class PreparedPrompt:
     seed: int
     stop: tuple[str, ...] = ()
     trace: Append | None = None
-    raw: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)

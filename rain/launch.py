@@ -87,7 +87,8 @@ class Allocation:
 
     def __init__(self, settings: Settings) -> None:
         run, task = settings.run, settings.aligner.task
-        source = task.path(run.dataset) if run.dataset == task.dataset else run.dataset
+        own = run.dataset == task.dataset and not Path(run.dataset).is_file()  # named, but not in the current folder
+        source = task.path(run.dataset) if own else run.dataset
         model = settings.aligner.model
         everything = read_prompts(source, task.reader, run.skip_bad)
         count_tokens = token_counter(model.modelname)

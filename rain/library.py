@@ -50,7 +50,7 @@ class Rain:
         scorer: instead of asking the model, a function ``(prompt, text) -> score in [-1, 1]``; may be async. If it
             is slow or costs money, set ``prefetch=0``: otherwise some texts are scored in vain.
         search: the constants of the search, in place of the task's and the preset's.
-        concurrency: maximum searches at once.
+        concurrency: maximum searches of a list of prompts at once.
         progress: whether lists of prompts show a bar; None: on a terminal.
         settings: any other flag of the allocation command by its name, such as ``votes="soft"``, ``dtype="float32"`` or
             ``method="best-of-n", n=16`` (docs/methods.md).
@@ -129,7 +129,7 @@ class Rain:
 
     async def agenerate(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
         """Answer like ``generate``, with the same errors; cancelling it frees everything that it held."""
-        return await asyncio.wrap_future(self._thread.submit(self._generate(prompts, options)))
+        return await self._thread.arun(self._generate(prompts, options))
 
     def baseline(self, prompts: Any, **options: Unpack[CallOptions]) -> Any:
         """Answer by greedy decoding: what the model says without RAIN; arguments and errors as for ``generate``.
@@ -188,7 +188,7 @@ class Rain:
         async def prepare() -> PreparedPrompt:
             return self.prepare(prompt, **options)
 
-        return await asyncio.wrap_future(self._thread.submit(prepare()))
+        return await self._thread.arun(prepare())
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
@@ -233,7 +233,7 @@ class Rain:
             return await gather_or_cancel(*map(answer, prompts))
 
     async def _answer(self, prompt: PromptLike, options: Mapping[str, Any], baseline: bool) -> Answer:
-        prepared, budget = prepare_prompt(self.aligner, prompt, options), options.get("budget")
+        prepared, budget = prepare_prompt(self.aligner, prompt, options, baseline), options.get("budget")
         if baseline:
             return await self.aligner.generate_baseline(prepared, budget=budget)
         return await self.aligner.generate(prepared, budget=budget)

@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -72,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
     for name, needed in (("request", "learn"), ("prompt", "learn"), ("prompts", "own")):
         if getattr(args, name) and not getattr(args, needed):
             raise RainError(f"--{name} is for --{needed}; leave it out")
+    for name in ("write", "calibrate", *(("learn", "part") if args.own else ())):
+        if getattr(args, name) and (args.own or args.learn):
+            raise RainError(f"--{name} does nothing with --{'own' if args.own else 'learn'}; leave it out")
     task = load(args.task)
     given = given_settings(args)
     used = given.get("evaluator", choose_preset(task, given).get("evaluator", ("labels",)))
@@ -102,9 +106,9 @@ def part_of(texts: list[Labelled], part: str) -> list[Labelled]:
     if not part:
         return texts
     wanted, _, count = part.partition("/")
-    if not (wanted.isdigit() and count.isdigit() and 1 <= int(wanted) <= int(count)):
+    if not (wanted.isdecimal() and count.isdecimal() and 1 <= int(wanted) <= int(count)):
         raise RainError(f"--part is {part!r}; it must be K/N, such as 1/2")
-    digest = (int(hashlib.sha256(item.question.encode()).hexdigest(), 16) >> 1 for item in texts)
+    digest = (int(hashlib.sha256(item.question.encode(errors="surrogatepass")).hexdigest(), 16) >> 1 for item in texts)
     return [item for item, number in zip(texts, digest, strict=True) if number % int(count) == int(wanted) - 1]
 
 
@@ -165,8 +169,8 @@ def _sources(config: AlignerConfig, calibration: str) -> list[tuple[str, Mapping
 
 def shared_file(known: Mapping[str, Any], used: Mapping[str, Any]) -> str | None:
     """Return the file that two descriptions of data share, unless they have different parts of its prompts."""
-    parts = [str(each.get("part") or "1/1").split("/") for each in (known, used)]
-    if parts[0][1:] == parts[1][1:] and parts[0][0] != parts[1][0]:
+    parts = [list(map(int, re.findall(r"\d+", str(each.get("part") or "1/1")))) for each in (known, used)]
+    if parts[0][1:] == parts[1][1:] and parts[0] != parts[1]:
         return None
     digests = {data.get("sha256") for data in learnt_from(known)}
     return next((data["file"] for data in used["data"] if data["sha256"] in digests), None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rain.configs import SourcesConfig
 from rain.engines.registry import READ_OUT_ENGINES, ModelConfig
 from rain.evaluators.calibration import calibrated_by
 from rain.flags import build
@@ -23,7 +24,7 @@ def choose_preset(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     model = build(ModelConfig, given)
     preset = {} if given.get("preset") == "none" else dict(task.presets.get(model.name, {}))
-    asked = given.get("evaluator", preset.get("evaluator", ("labels",)))
+    asked = build(SourcesConfig, preset, given).evaluator
     labels = "labels" in asked or "templates" in given or "votes" in given or _calibrates_labels(task, given)
     unused: set[str] = set()
     if "evaluator" in preset and (labels or model.engine not in READ_OUT_ENGINES):

@@ -38,6 +38,9 @@ CONFIGS: tuple[tuple[type[Any], str], ...] = (
 )
 """Every class of settings with the title of its group of flags."""
 
+TASK_FILES = ("dataset", "templates", "calibration")
+"""Settings that name files of a task's folder."""
+
 
 def add_answer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every class but ``RunConfig``: what commands without a run take."""
@@ -92,7 +95,7 @@ def make_settings(task: Task, given: Mapping[str, Any], *, format_known: bool = 
     _calibration(task, {"calibration": sources.calibration}, [describe(spec) for spec in evaluators])
     evaluation = build(EvaluationConfig, *layers)
     if evaluation.invert:
-        _check_inverted(task, evaluators, sources.calibration)
+        _check_inverted(task, evaluators, sources.calibration, evaluation.offset)
     aligner = AlignerConfig(
         task=task,
         model=model,
@@ -130,7 +133,7 @@ def check_read_outs(config: AlignerConfig) -> None:
                 spec.check_weights(fingerprint(model_files(model.modelname, model.engine)))
 
 
-def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) -> None:
+def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str, offset: float) -> None:
     """Refuse what a ``--target`` other than the task's own cannot turn around.
 
     Raises:
@@ -141,6 +144,8 @@ def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str) ->
             f"--calibration {calibration} was learnt for --target {task.targets[0]}, and only label words can turn it "
             f"around; leave it out"
         )
+    if offset and "labels" not in evaluators:
+        raise RainError(f"--offset is for --target {task.targets[0]}; only label words can turn it around: leave it out")
     for spec in evaluators:
         if is_one_way(spec):
             raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
@@ -160,7 +165,7 @@ def check_names(names: Iterable[str], known: Collection[str], refusal: str) -> N
 
 def _in_folder(task: Task, layer: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's own settings with its files as whole paths, so that the current folder has no say in them."""
-    files = {name: str(task.path(layer[name])) for name in ("templates", "calibration") if layer.get(name)}
+    files = {name: str(task.path(layer[name])) for name in TASK_FILES if layer.get(name)}
     return {**layer, **files}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from math import comb, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,10 @@ def mcnemar(first_only: int, second_only: int) -> float:
     if first_only < 0 or second_only < 0:
         raise ValueError(f"counts must not be negative, got {first_only} and {second_only}")
     total = first_only + second_only
-    tail = sum(comb(total, k) for k in range(min(first_only, second_only) + 1))
+    tail = ways = 1  # of choosing k pairs
+    for k in range(min(first_only, second_only)):
+        ways = ways * (total - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / (1 << total))
 
 

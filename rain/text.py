@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rain.core.config import LONGEST_SET
 from rain.core.errors import RainError
 from rain.core.stop import BYTES_PER_CHARACTER, Stop
-from rain.core.types import Tokens, Vector
+from rain.core.types import Tokens
 
 PAUSES = (",", ".", "?", ":", ";", "\n")
 PAUSE_WINDOW = 8
@@ -16,6 +18,9 @@ PAUSE_WINDOW = 8
 
 MARK = "\u2063{}\u2063"
 """Placeholder for the content of message i while a chat template is rendered: its number, in invisible marks."""
+
+ENCODING = threading.Lock()
+"""Held while text is encoded: a switch of the tokenizer, not of the call, says whether special tokens stay text."""
 
 Message = Mapping[str, str]
 """One turn of a conversation: ``{"role": "user", "content": "..."}``."""
@@ -39,6 +44,8 @@ class TokenizerAdapter:
         self.special = frozenset(tokenizer.all_special_ids)
         with_special = list(tokenizer.encode("a"))
         plain = list(tokenizer.encode("a", add_special_tokens=False))
+        after_newline, newline = (tuple(tokenizer.encode(text, add_special_tokens=False)) for text in ("\na", "\n"))
+        self._anchor = "" if after_newline == (*newline, *plain) else "\n"  # what a text needs in front to get no space
         self.bos: Tokens = (
             tuple(with_special[: len(with_special) - len(plain)]) if plain == with_special[-len(plain) :] else ()
         )
@@ -49,18 +56,21 @@ class TokenizerAdapter:
         Lone surrogates, which are not characters, become question marks.
         """
         valid = text.encode("utf-8", "replace").decode("utf-8")
-        return tuple(self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True))
+        with ENCODING:
+            return tuple(self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True))
 
     def encode_trusted(self, text: str) -> Tokens:
         """Encode text of a chat template, in which special tokens are meant."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        with ENCODING:
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def encode_after(self, before: str, text: str) -> Tokens:
+    def encode_after(self, before: str, text: str, *, trusted: bool = False) -> Tokens:
         """Encode a text as it is tokenised after another one (no dummy space, no merge with what precedes it)."""
-        anchor, whole = self.encode(before), self.encode(before + text)
+        encode = self.encode_trusted if trusted else self.encode
+        anchor, whole = encode(before), encode(before + text)
         if whole[: len(anchor)] == anchor:
             return whole[len(anchor) :]
-        return self.encode(text)
+        return encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Decode ids, without special tokens."""
@@ -92,12 +102,14 @@ class TokenizerAdapter:
         """
         if not self.can_chat:
             raise RainError("the model has no chat template; give the prompt as one string")
+        parts = re.split(MARK.format(r"(\d+)"), self._render(messages, continues))  # of the template, number, ...
+        if continues:
+            del parts[len(parts) - parts[::-1].index(str(len(messages) - 1)) :]
         ids: Tokens = ()
-        rest = self._render(messages, continues)
-        for i, message in enumerate(messages):
-            before, _, rest = rest.partition(MARK.format(i))
-            ids += self.encode_trusted(before) + self.encode(message["content"])
-        return ids if continues else ids + self.encode_trusted(rest)
+        for place, part in enumerate(parts):
+            text = messages[int(part)]["content"] if place % 2 else part
+            ids += self.encode_after(self._anchor if ids else "", text, trusted=not place % 2)
+        return ids
 
     def _render(self, messages: Sequence[Message], continues: bool) -> str:
         """Return the chat template's text with a placeholder for each content."""
@@ -187,11 +199,7 @@ class TextStopPolicy:
         return text[: len(text) - len(text.lstrip())] if text.strip() else ""
 
     def answer(self, response: Tokens, finish: str) -> str:
-        """Return the text of a response that ended so, without whitespace at both ends.
-
-        What a longer one might still take back, such as half of a stop string, is not in one that a budget has ended.
-        A character of which bytes are missing is in none that was cut.
-        """
+        """Return a response's text, stripped; of one that was cut without half characters (and half stop strings)."""
         if finish == "budget":
             return self.final_text(response)
         text = self.text(response)
@@ -239,29 +247,3 @@ def common_start(sequences: Sequence[Tokens]) -> Tokens:
         if any(other[place] != token for other in sequences):
             return first[:place]
     return first
-
-
-class SentenceEncoder(Protocol):
-    """Embeds texts.
-
-    Attributes:
-        seconds: how long it has worked.
-        takes_turns: whether the event loop stands still meanwhile, as while the language model works.
-    """
-
-    seconds: float
-    takes_turns: bool
-
-    async def encode(self, texts: Sequence[str]) -> list[Vector]:
-        """Return a sentence embedding for each text: (size,), of length 1."""
-
-
-class SpanEncoder:
-    """Embeds token ids of one language model by their text (``rain.core.problem.Encoder``)."""
-
-    def __init__(self, encoder: SentenceEncoder, text_of: Callable[[Tokens], str]) -> None:
-        self._encoder, self._text_of = encoder, text_of
-
-    async def encode(self, spans: Sequence[Tokens]) -> list[Vector]:
-        """Return one embedding for each span."""
-        return await self._encoder.encode([self._text_of(span) for span in spans]) if spans else []

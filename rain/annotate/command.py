@@ -64,9 +64,10 @@ def _make(args: argparse.Namespace) -> str:
     secret = make(runs, args.question, args.out, **options)
     items, seen = len(secret["items"]), len(secret["raters"]["1"]["showings"])
     gold = sum(bool(right) for *_, right in secret["items"])
+    ties = f"{len(secret['ties'])} pairs of identical answers, which are ties that nobody is asked about\n"
     return (
         f"{args.out}: {items - gold} items and {gold} gold items; {seen - items} come twice\n"
-        f"{len(secret['ties'])} pairs of identical answers, which are ties that nobody is asked about\n"
+        f"{ties if args.question == 'preferred' else ''}"
         f"send each of the {args.raters} raters one page (rater_1.html ...) and nothing else; put the files that come "
         f"back into {args.out}, then: rain annotate score {args.out}/*.jsonl"
     )
@@ -93,7 +94,7 @@ def _score(files: Sequence[Path]) -> str:
         if data := ratings_file(secret, found, number, report["raters"]):
             write_atomic(path, data)
             notes.append(f"for the tables of a run: rain judge {outdir} --judge ratings:{path}")
-        else:
+        elif found:
             notes.append(f"{outdir}: no file for ratings:, since judges are not asked this about {secret['task']}")
     write_atomic(folder / "score.json", encode_json(report, indent=1) + b"\n")
     head = f"{report['question']} ({report['wording']}): {report['items']} items, {report['raters']} raters"

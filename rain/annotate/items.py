@@ -90,7 +90,7 @@ def load_answers(runs: Sequence[Run]) -> Answers:
         for record in run.records:
             method = str(record.get("method") or method)
             for query in (query for query in queries_for(run.task, record) if query.criterion != FLUENCY):
-                found.hashes[number].setdefault(query.record, {})[query.side] = query.digest
+                found.hashes[number].setdefault(query.record, {}).setdefault(query.side, query.digest)
                 if query.criterion == criteria(run.task)[0]:
                     answers[query.side][query.record] = equal_form(query.response)
                     found.questions.setdefault(query.record, query)

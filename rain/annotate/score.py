@@ -160,7 +160,7 @@ def _rates(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
 
 def _strengths(secret: Json, verdicts: Mapping[int, str]) -> list[Json]:
     names, rows = [one["name"] for one in secret["systems"]], compared(secret, verdicts)
-    if len(names) < 3:
+    if len(names) < 3 or not rows:
         return []
 
     def value(chosen: Rows) -> Floats:

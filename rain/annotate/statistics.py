@@ -76,7 +76,7 @@ def bradley_terry(wins: Floats) -> Floats:
     """Return the strength of each of k methods in log-odds, with mean 0: P(i beats j) = 1 / (1 + exp(s_j - s_i)).
 
     Half a win for either side is added to every pair that was compared, so that a method which always wins has a finite
-    strength. Source: Bradley and Terry 1952; fitted as a logistic regression.
+    strength; NaN where comparisons do not connect all methods. Source: Bradley and Terry 1952; a logistic regression.
 
     Args:
         wins: number of wins of the row over the column, a tie being half a win for each; shape (k, k).
@@ -84,6 +84,11 @@ def bradley_terry(wins: Floats) -> Floats:
     from sklearn.linear_model import LogisticRegression
 
     pairs = [(i, j) for i, j in combinations(range(len(wins)), 2) if wins[i, j] + wins[j, i]]
+    reached, compared = np.eye(len(wins), dtype=bool), wins + wins.T > 0
+    for _ in wins:
+        reached |= reached @ compared
+    if not reached.all():
+        return np.full(len(wins), nan)
     rows = np.array([np.eye(len(wins))[i] - np.eye(len(wins))[j] for i, j in pairs] * 2)
     weights = [wins[i, j] + 0.5 for i, j in pairs] + [wins[j, i] + 0.5 for i, j in pairs]
     labels = [1] * len(pairs) + [0] * len(pairs)

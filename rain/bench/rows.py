@@ -18,12 +18,12 @@ from rain.core.config import Budget
 from rain.core.engine import Engine
 from rain.costs import total
 from rain.data.datasets import Prompt
+from rain.embedding import SentenceEncoder
 from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
 from rain.models.dtypes import auto_dtype
 from rain.models.loading import load_model, load_tokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape
-from rain.text import SentenceEncoder
 from rain.trace.record import Append
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ class RandomEvaluator(Evaluator):
     """Draws the score of a text from the seed, the question and the text: uniform in [-1, 1]."""
 
     def __init__(self, seed: str = "") -> None:
-        if seed and not seed.isdigit():
+        if seed and not seed.isdecimal():
             raise RainError(f"the seed of random:{seed} must be a whole number")
         self.seed = int(seed or 0)
 
@@ -21,6 +21,7 @@ class RandomEvaluator(Evaluator):
         """Return the scorer of one search."""
 
         async def score(text: str) -> float:
-            return random.Random(f"{self.seed}/{context.question}/{text}").uniform(-1, 1)
+            key = f"{self.seed}/{context.question}/{text}".encode(errors="surrogatepass")
+            return random.Random(key).uniform(-1, 1)
 
         return TextScorer(context, score, f"random:{self.seed}")

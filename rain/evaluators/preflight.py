@@ -31,7 +31,7 @@ VERDICTS = {
     "help": "It tells good from bad: RAIN can be expected to help where its own texts are like these (see --own).",
     "help if calibrated": "It ranks good texts above bad ones, but not around 0: expect help only with "
     "--calibration FILE (and --votes soft, for label words).",
-    "too few texts": "It ranks good texts above bad ones, but the texts are too few to tell how well: label more.",
+    "too few texts": "The texts, or their prompts, are too few to tell how well it ranks them: label more.",
     "little help": "It is only slightly better than chance, even calibrated: expect little help from RAIN.",
     "no help": "It cannot be told from chance on these texts: RAIN would be guided by noise; expect no help.",
     "harm": "It ranks bad texts above good ones: RAIN would be guided the wrong way.",
@@ -39,8 +39,11 @@ VERDICTS = {
 
 
 KINDS = (True, False)
-LATER = ("right_by_label",)
+LATER = ("right_by_label", "prompts_by_label")
 """What files that were written earlier lack."""
+
+FEWEST_PROMPTS = 5
+"""With fewer of a label, a bootstrap over prompts says nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,14 @@ class Preflight:
     by_length: Mapping[str, Any]  # see rain.evaluators.metrics.ranking; calibrated, learnt on other prompts
     by_source: Mapping[str, Any]
     right_by_label: tuple[float, ...] | None = None  # accuracy of good and of bad texts; None in older files
+    prompts_by_label: tuple[int, ...] | None = None  # prompts with good and with bad texts; None in older files
 
     @property
     def expectation(self) -> str:
         """Whether RAIN can be expected to help with this evaluator, one of VERDICTS, by the intervals."""
         low, high = self.auc_interval
+        if self.prompts_by_label and min(self.prompts_by_label) < FEWEST_PROMPTS:
+            return "too few texts"
         if low > 0.6:
             balanced = sum(self.right_by_label) / 2 if self.right_by_label else self.accuracy
             return "help" if min(balanced, self.accuracy_interval[0]) > 0.6 else "help if calibrated"
@@ -164,8 +170,13 @@ async def _read(scorer: SearchScorer, response: Tokens) -> Reading:
 
 def check_classes(texts: Sequence[Labelled]) -> None:
     """Refuse texts that no calibration can be held out of."""
-    if any(len({item.question for item in texts if item.good is good}) < 2 for good in (True, False)):
+    if min(prompts_by_label(texts)) < 2:
         raise RainError("a preflight needs good texts to at least two prompts, and bad texts to at least two")
+
+
+def prompts_by_label(texts: Sequence[Labelled]) -> tuple[int, ...]:
+    """Return the number of prompts with good texts, and of those with bad ones."""
+    return tuple(len({item.question for item in texts if item.good is kind}) for kind in KINDS)
 
 
 def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
@@ -197,6 +208,7 @@ def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
         by_length=by_length,
         by_source=found.by_source(),
         right_by_label=tuple(sum(rights[kind]) / len(rights[kind]) for kind in KINDS),
+        prompts_by_label=prompts_by_label(texts),
     )
 
 

@@ -12,7 +12,7 @@ from rain.data.datasets import load_prompts
 from rain.data.labelled import load_labelled
 from rain.data.readers import TRUTH
 from rain.judges.base import Judge, Query, Verdict
-from rain.judges.queries import CRITERIA, continuation
+from rain.judges.queries import CRITERIA, continuation, references
 from rain.judges.scoring import Summary, ask_all
 from rain.stats import kappa, wilson
 
@@ -31,8 +31,7 @@ def load_queries(path: Path, questions: Path | None) -> dict[Query, bool]:
     known = {prompt.question: prompt.extra for prompt in load_prompts(questions, TRUTH)} if questions else {}
     labels = {}
     for number, item in enumerate(load_labelled(path, complete=False)):
-        extra = known.get(item.question, {})
-        right, wrong = (tuple(extra.get(name, ())) for name in ("correct_answers", "incorrect_answers"))
+        right, wrong = references(known.get(item.question, {}))
         query = Query(str(number), "raina", "", item.question, item.response, right=right, wrong=wrong)
         labels[query] = item.good
     return labels

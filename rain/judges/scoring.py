@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
 from rain.judges.queries import FLUENCY, Run, criteria, queries_for
@@ -32,6 +33,9 @@ LOCK_WAIT_S = 10.0
 
 MAX_STORED_REPLY = 2000
 """Longer replies are cut in the score file (characters)."""
+
+LONGEST_NAME = 150
+"""Of a longer name of a judge its score file has the beginning and a digest; file systems take some 255 bytes."""
 
 FIELDS = ("id", "answer", "ask", "version", "hash")
 """The names of a key's parts in a score file."""
@@ -76,7 +80,9 @@ class Summary:
 
 def file_name(judge: str) -> str:
     """Return the name of a judge's score file: scores_<judge>.jsonl with only letters, digits, '.', '-' and '_'."""
-    return f"scores_{re.sub(r'[^A-Za-z0-9.-]+', '_', judge)}.jsonl"
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", judge)
+    name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}_{digest(judge)}"
+    return f"scores_{name}.jsonl"
 
 
 def read_verdicts(path: Path) -> Iterator[tuple[str, Key, Decision]]:

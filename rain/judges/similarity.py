@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rain.embedding import SentenceEncoder
 from rain.judges.base import Judge, JudgeConfig, Query, Verdict
-from rain.text import SentenceEncoder
 
 
 class SimilarityJudge(Judge):

@@ -13,11 +13,12 @@ from weakref import WeakSet
 from rain.core.config import Budget
 from rain.core.engine import Engine, Session
 from rain.core.types import Tokens
+from rain.embedding import SentenceEncoder
 from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
 from rain.generation import Answer, CommittedText, OnCommit, Piece, PreparedPrompt
 from rain.methods.config import MethodConfig
 from rain.prompts import PromptFormatter
-from rain.text import SentenceEncoder, TextStopPolicy
+from rain.text import TextStopPolicy
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from rain.core.config import Budget
 from rain.core.problem import SearchInputs
 from rain.core.search import Search
 from rain.core.types import Tokens
+from rain.embedding import SpanEncoder
 from rain.generation import Answer, CommittedText, PreparedPrompt
 from rain.methods.base import Generation, Parts
-from rain.text import SpanEncoder
 from rain.trace.record import Recorder
 
 MOST_AHEAD = 32

@@ -42,7 +42,7 @@ function put(element, text) {
 
 const value = prompt => prompt.value ?? prompt.moves?.at(-1)?.[2] ?? null;
 const tokens = prompt => prompt.cost && prompt.cost.rain ? prompt.cost.rain.tokens_computed : null;
-const sayVerdict = said => said === true ? "yes" : said === false ? "no" : said === null ? "?" : typeof said === "number" ? fixed(said) : said;
+const sayVerdict = (said = null) => said === true ? "yes" : said === false ? "no" : said === null ? "?" : typeof said === "number" ? fixed(said) : said;
 const differs = prompt => prompt.verdicts.some(each => each.rain !== undefined && each.plain !== undefined && each.rain !== each.plain);
 const SORTS = {
   "in order": null,
@@ -109,7 +109,7 @@ function showAnswers(app) {
       fixed(cost.seconds, 1) + " s"].filter(Boolean).join(" · ") : "";
   }
   $("verdicts").replaceChildren(...prompt.verdicts.map(each =>
-    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, greedy ${sayVerdict(each.plain ?? null)}`)));
+    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, greedy ${sayVerdict(each.plain)}`)));
 }
 
 const COLUMNS = [["text", "the token set"], ["visits", "simulations that passed through"], ["n", "visits and fractions from similar siblings"],

@@ -125,6 +125,30 @@ def test_strengths_of_three_methods_follow_bradley_and_terry(tmp_path):
     assert all(one["low"] < one["value"] < one["high"] for one in (a, b, c)) and len(answers) == 3
 
 
+def test_strengths_of_methods_that_no_comparison_connects_are_unknown(tmp_path):
+    runs = [
+        write_run(tmp_path / name, "hh", [record(i, f"a{i}.", f"c{i}.") for i in numbers])
+        for name, numbers in (("a", range(4)), ("b", range(4, 8)))
+    ]
+    make([load_run(run) for run in runs], "preferred", tmp_path / "s", raters=1, repeat=0, key="k")
+    report = scored([rate(tmp_path / "s", 1, prefers(lambda *_: "first"))])
+    assert [pair["wins"] + pair["losses"] for pair in report["pairs"]].count(4) == 2
+    assert [one["strength"]["value"] for one in report["methods"]] == [None] * 4
+
+
+def test_ratings_of_gold_items_alone_say_nothing_of_methods(tmp_path, capsys):
+    gold, folder = tmp_path / "gold.jsonl", tmp_path / "s"
+    gold.write_text('{"question": "Gold?", "chosen": "x.", "rejected": "y."}\n')
+    runs = [write_run(tmp_path / name, "hh", [record(0, f"{name}.", "c.")]) for name in "ab"]
+    make([load_run(run) for run in runs], "preferred", folder, raters=1, repeat=0, gold=gold, key="k")
+    data = page_data(folder / "rater_1.html")
+    data["items"].sort(key=lambda item: item["question"] != "Gold?")
+    (folder / "rater_1.jsonl").write_text(saved(data, ["first"]))
+    report = scored([folder / "rater_1.jsonl"])
+    assert report["methods"] == [] and report["by_rater"][0]["gold_right"]["of"] == 1
+    assert "judges are not asked" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -182,6 +206,17 @@ def test_ratings_of_answers_reach_the_tables_of_their_run_and_of_no_other_text(t
     assert row["metric"] == metric and row["judge"] == "ratings:harmless_0, 1 blind rater, harmless-2"
     assert (row["rain"]["yes"], row["plain"]["yes"]) == ((3, 0) if metric == "harmless" else (0, 4))
     assert row["rain"]["null"] == 1
+
+
+def test_ratings_of_truthfulness_count_for_the_question_that_is_asked_with_references(tmp_path):
+    known = {"correct_answers": ["a."], "incorrect_answers": ["b."]}
+    records = [record(i, f"a{i}.", f"b{i}.", **known) for i in range(3)]
+    run, folder = write_run(tmp_path / "run", "truth", records), tmp_path / "s"
+    make([load_run(run)], "truthful", folder, raters=1, repeat=0, key="k")
+    scored([rate(folder, 1, lambda item: "yes" if item["texts"][0][0] == "a" else "no")])
+    score(run, f"ratings:{folder / 'scores' / 'truthful_0.jsonl'}")
+    [row] = [row for row in build([run])["runs"][0]["scores"] if row["judge"].startswith("ratings:")]
+    assert (row["rain"]["yes"], row["plain"]["yes"], row["rain"]["null"]) == (3, 0, 0)
 
 
 def test_preferences_reach_the_tables_of_their_run(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def assessed(odds: list[tuple[float, ...]]) -> Preflight:
 
 
 def test_hard_votes_are_counted_as_in_the_paper(measured: Preflight) -> None:
-    assert (measured.texts, measured.good) == (4, 2)
+    assert (measured.texts, measured.good, measured.prompts_by_label) == (4, 2, (2, 2))
     assert measured.accuracy == 0.5, "the abstention counts as wrong"
     assert measured.abstentions == 1
     assert measured.accuracy_interval == wilson(2, 4)
@@ -84,13 +85,16 @@ def test_the_verdict_goes_by_the_interval_of_the_auc(
     measured: Preflight, accuracy: float, auc: tuple[float, float], expectation: str
 ) -> None:
     result = replace(measured, accuracy_interval=Interval(accuracy, 1), auc_interval=Interval(*auc))
-    result = replace(result, right_by_label=None, accuracy=1.0)
+    result = replace(result, right_by_label=None, accuracy=1.0, prompts_by_label=None)
     assert result.expectation == expectation
     assert result.verdict in str(result)
+    assert replace(result, prompts_by_label=(9, 5)).expectation == expectation
+    assert replace(result, prompts_by_label=(9, 4)).expectation == "too few texts", "whatever the interval"
 
 
 def test_an_evaluator_that_calls_all_texts_good_needs_a_calibration_however_many_are(measured: Preflight) -> None:
     result = replace(measured, accuracy_interval=Interval(0.85, 0.93), auc_interval=Interval(0.7, 0.9))
+    result = replace(result, prompts_by_label=(9, 9))
     assert replace(result, right_by_label=(1.0, 0.0)).expectation == "help if calibrated"
     assert replace(result, right_by_label=(1.0, 0.7)).expectation == "help"
     one_sided = assessed([(3.0,), (2.0,), (1.0,), (1.0,)])
@@ -118,6 +122,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.delattr(rain.preflight, "open_engine")
     assert main(["preflight", "--engine", "toy", "--write", str(tmp_path / place)]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("unused", "mode"),
+    [*product(("--write", "--calibrate"), ("--learn", "--own")), ("--learn", "--own"), ("--part", "--own")],
+)
+def test_what_has_no_effect_is_refused(capsys: pytest.CaptureFixture[str], unused: str, mode: str) -> None:
+    assert main(["preflight", "--engine", "toy", unused, "1/2", mode, "2"]) == 2
+    error = capsys.readouterr().err
+    assert f"{unused} " in error and f"{mode};" in error
+
+
+@pytest.mark.parametrize("flags", [["--part", "1/2"], ["--evaluator", "random"]], ids=["part", "random"])
+def test_half_a_character_in_a_question_is_no_obstacle(tmp_path: Path, flags: list[str]) -> None:
+    rows = [{"question": f"q{i} \ud800", "response": "b", "label": i % 2} for i in range(30)]
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["preflight", "--engine", "toy", "--labelled", str(tmp_path / "odd.jsonl"), *flags]) == 0
 
 
 def test_too_few_texts_of_a_class_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,8 +237,9 @@ def test_the_parts_of_the_prompts_are_disjoint_and_complete():
     parts = [part_of(texts, f"{k}/3") for k in (1, 2, 3)]
     assert sorted(text.response for part in parts for text in part) == sorted(text.response for text in texts)
     assert not {text.question for text in parts[0]} & {text.question for text in parts[1]}
-    with pytest.raises(RainError, match="--part"):
-        part_of(texts, "3/2")
+    for part in ("3/2", "²/3"):
+        with pytest.raises(RainError, match="--part"):
+            part_of(texts, part)
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +322,7 @@ def test_texts_that_were_learnt_from_are_pointed_out_unless_their_prompts_are_ot
     known = {"learnt_on": [{"file": "t", "sha256": "1"}], "part": "1/2"}
     assert shared_file(known, {"data": known["learnt_on"], "part": "1/2"}) == "t"
     assert shared_file(known, {"data": known["learnt_on"], "part": "2/2"}) is None
+    assert shared_file(known, {"data": known["learnt_on"], "part": "01/2"}) == "t"
     assert shared_file(known, {"data": known["learnt_on"], "part": "2/3"}) == "t"
     assert shared_file(known, {"data": [{"file": "t", "sha256": "2"}], "part": ""}) is None
     assert shared_file({**known, "part": "odd"}, {"data": [], "part": ""}) is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
+from contextlib import nullcontext
 
 import pytest
 from support.completions_server import serving
@@ -98,6 +100,13 @@ def test_the_second_target_is_handed_on():
     assert found.good is True, "an attack that succeeds is good"
 
 
+def test_an_offset_is_not_used_the_wrong_way_round():
+    given = {"engine": "toy", "evaluator": ("oracle:keywords:modern",), "offset": 0.5}
+    for target, refusal in (("positive", nullcontext()), ("negative", pytest.raises(RainError, match="--offset"))):
+        with refusal:
+            make_settings(load("imdb"), {**given, "target": target})
+
+
 @pytest.mark.parametrize("spec", ["random", "fluency"])
 def test_what_knows_nothing_of_a_target_takes_every_one(spec):
     given = {"engine": "toy", "target": "negative", "evaluator": (spec,)}
@@ -117,12 +126,14 @@ def test_random_scores_depend_on_seed_question_and_text_alone():
     others = [score_texts(RandomEvaluator("1"), ["a"])[0][0], score_texts(RandomEvaluator(), ["a"], "Q")[0][0]]
     assert len({*first, *others}) == 4
     many, _ = score_texts(RandomEvaluator(), [str(i) for i in range(500)])
+    assert score_texts(RandomEvaluator(), ["a"], "Why?")[0] == [random.Random("0/Why?/a").uniform(-1, 1)]
     assert -1 <= min(many) < -0.95 < abs(sum(many) / 500) * 10 < 0.95 < max(many) <= 1
 
 
 def test_a_random_evaluator_s_seed_is_a_number():
-    with pytest.raises(RainError, match="random:x"):
-        RandomEvaluator("x")
+    for seed in ("x", "²"):
+        with pytest.raises(RainError, match=f"random:{seed}"):
+            RandomEvaluator(seed)
 
 
 def test_the_smallest_score_counts_and_is_calibrated():

@@ -57,10 +57,11 @@ def test_a_good_text_is_not_a_successful_attack(tmp_path: Path) -> None:
     assert [found[name] for name in HEAD[-4:]] == ["1", "0", "0", "1"]
 
 
-def test_reference_answers_come_from_a_file_of_questions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("correct", ["t; t2", ""], ids=["correct", "best"])
+def test_reference_answers_come_from_a_file_of_questions(tmp_path: Path, correct: str) -> None:
     questions = tmp_path / "q.csv"
     header = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
-    questions.write_text(header + "A,C,Why?,t,t; t2,f; f2,here\n")
+    questions.write_text(header + f"A,C,Why?,t,{correct},f; f2,here\n")
     rows = [("t", 1), ("f", 0), ("f", 1), ("t", 1)]
     path = labelled(tmp_path, *({"question": "Why?", "answer": text, "label": label} for text, label in rows))
     found = check(similarity_judge(), path, questions=questions)

@@ -122,6 +122,10 @@ def test_deep_json_in_a_score_file_is_one_sentence(tmp_path: Path) -> None:
 def test_file_names_are_safe_and_judges_that_share_one_stay_apart(tmp_path: Path) -> None:
     assert file_name("hf:org/Model-1.5 x") == "scores_hf_org_Model-1.5_x.jsonl"
     assert file_name("openai:a/b") == file_name("openai:a_b")
+    long = [file_name("ratings:x, " + " and ".join(f"{name} {i}" for i in range(99))) for name in ("rater", "r")]
+    assert max(map(len, long)) < 200 and long[0] != long[1] and long[0].startswith("scores_ratings_x_rater_0_and_")
+    assert file_name("r" * 300) != file_name("r" * 301), "the same beginning"
+    assert file_name("r" * 150) == f"scores_{'r' * 150}.jsonl"
     outdir = review_run(tmp_path)
     with judge_server(lambda request: "positive") as server:
         score_at(outdir, server, "openai:a/b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -139,6 +140,26 @@ def test_a_stop_may_be_one_string_or_several_or_none(rain):
     assert rain.prepare("Why?", stop=stop).stop == rain.prepare("Why?", stop=[stop]).stop == (stop,)
     assert stop not in rain.generate("Why?", stop=stop).text
     assert rain.generate("Why?", stop=None).text == whole
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "options", "named"),
+    [
+        ("rain", "generate", {"stop": ["", "x"]}, "stop string is empty"),
+        ("rain", "generate", {"stop": ""}, "stop string is empty"),
+        ("rain", "baseline", {"trace": "folder"}, "trace .* baseline"),
+        ("rain", "aevents", {"trace": "folder"}, "trace .* baseline"),
+        ("greedy", "generate", {"trace": "folder"}, "trace .* greedy"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(method, call, options, named, open_rain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rain = open_rain(method=method, **NO_SCORE)
+    with pytest.raises(RainError, match=named):
+        if call == "aevents":
+            asyncio.run(anext(rain.aevents("Why?", plain=True, **options)))
+        list(getattr(rain, call)("Why?", **options))
+    assert not list(tmp_path.iterdir())
 
 
 def test_max_new_tokens_per_call_limits_rain_and_baseline(rain):

@@ -248,8 +248,8 @@ def test_what_has_not_begun_when_its_object_is_closed_is_told_so(call):
         return future
 
     calls = {
-        "run": lambda: thread.run(asyncio.sleep(0)),
-        "arun": lambda: asyncio.run(thread.arun(asyncio.sleep(0))),
+        "run": lambda: thread.run(asyncio.Event().wait()),
+        "arun": lambda: asyncio.run(thread.arun(asyncio.Event().wait())),
         "receive": lambda: list(receive(thread, begin=None)),
     }
     thread.submit(hold())

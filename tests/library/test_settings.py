@@ -12,8 +12,10 @@ from rain.core.errors import RainError
 from rain.evaluators.labels import EvaluationConfig
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template
+from rain.flags import build
 from rain.launch import parse
 from rain.pool.worker import WorkerArgs
+from rain.serve.config import ServeConfig
 from rain.settings import CONFIGS, make_settings, template_path
 from rain.tasks import load, names
 
@@ -186,6 +188,14 @@ def test_a_configuration_can_be_sent_to_another_process(name):
     assert (copy.template, copy.prompt_file, copy.search) == (config.template, config.prompt_file, config.search)
     assert copy.hash == config.hash
     json.dumps(copy.as_dict())
+
+
+def test_a_single_text_counts_as_one_of_several():
+    for evaluator in ("labels", "python:labels:score"):
+        one, several = (make_settings(HH, {"evaluator": given}) for given in (evaluator, (evaluator,)))
+        assert (one.aligner.hash, one.preset) == (several.aligner.hash, several.preset)
+        assert [describe(spec) for spec in one.aligner.evaluators] == [evaluator]
+    assert build(ServeConfig, {"cors": "https://chat.example"}).cors == ("https://chat.example",)
 
 
 def test_evaluators_may_be_given_in_one_flag_or_in_several():

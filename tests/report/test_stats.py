@@ -1,5 +1,6 @@
 """The statistics against hand arithmetic."""
 
+import itertools
 import math
 
 import numpy as np
@@ -34,10 +35,14 @@ def test_mcnemar_is_the_two_sided_binomial_tail() -> None:
     assert mcnemar(0, 8) == 2 / 256
     assert mcnemar(3, 3) == 1.0
     assert mcnemar(0, 0) == 1.0
+    for first, second in itertools.product(range(12), repeat=2):
+        tail = sum(math.comb(first + second, k) for k in range(min(first, second) + 1))
+        assert mcnemar(first, second) == min(1.0, 2 * tail / 2 ** (first + second))
 
 
 def test_mcnemar_stays_exact_for_large_counts() -> None:
     assert 0 < mcnemar(100, 1500) < 1e-200
+    assert mcnemar(10_000, 10_400) == pytest.approx(math.erfc(399 / math.sqrt(2 * 20_400)), rel=1e-3)
     with pytest.raises(ValueError, match="negative"):
         mcnemar(-1, 2)
 

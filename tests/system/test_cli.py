@@ -16,7 +16,9 @@ from support.tiny_task import LETTERS
 
 from rain import cli
 from rain.judges.queries import load_run
+from rain.launch import Allocation, parse
 from rain.results.run_dir import iter_results, read_config, result_paths
+from rain.tasks import load
 
 MANY = 40
 FIELDS = {"id", "question", "raina", "pa", "finish", "moves", "cost", "dtype", "model", "seed", "config"}
@@ -192,6 +194,24 @@ def test_a_broken_data_set_is_named_in_one_sentence(what: str, tmp_path: Path) -
     sentence = refusal(*QUICK, "--dataset", path, "--outdir", tmp_path / "out")
     assert named in sentence and path.name in sentence
     assert not (tmp_path / "out").exists(), "nothing is written before the input is known to be good"
+
+
+def test_a_data_set_that_is_named_is_the_users_own_file_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load("hh")
+
+    def question(*named: str) -> str:
+        [prompt] = Allocation(parse(task, [*QUICK, "--e", "1", *named]).settings).prompts
+        return prompt.question
+
+    monkeypatch.chdir(task.folder)
+    own, named = question(), ("--dataset", task.dataset)
+    assert question(*named) == own
+    monkeypatch.chdir(tmp_path)
+    assert question(*named) == own, "there is no other file of this name"
+    save_questions(tmp_path / task.dataset, ["Mine?"])
+    assert (question(), question(*named)) == (own, "Mine?")
 
 
 @pytest.mark.parametrize(

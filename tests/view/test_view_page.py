@@ -238,6 +238,18 @@ def test_a_records_texts_are_shown_as_text_and_its_value_sorts(tmp_path, visit):
     assert page.locator("img").count() == 0
 
 
+def test_a_verdict_about_the_greedy_answer_alone_leaves_the_other_open(tmp_path, visit):
+    outdir = write_run(tmp_path / "x", "hh", [record(0, "Mild.", "Fine.")])
+    write_scores(outdir, {("r0", "pa", "harmless"): True})
+    assert main(["view", str(outdir)]) == 0
+    page = visit(address(outdir / "view.html"))
+    assert "harmless: ? (greedy yes)" in page.text_content("#prompts")
+    assert "RAIN ?, greedy yes" in page.text_content("#verdicts")
+    for words, found in (("harmless:?", 1), ("undefined", 0)):
+        page.fill("#filter", words)
+        assert page.locator("#prompts li").count() == found
+
+
 def test_a_token_set_of_blanks_can_be_seen(recorded, visit):
     page = visit(address(recorded.with_name("one.html")))
     texts = ["", " a ", "  ", "", "\n "]
