@@ -145,7 +145,7 @@ def _check_inverted(task: Task, evaluators: Sequence[Spec], calibration: str, of
             f"around; leave it out"
         )
     if offset and "labels" not in evaluators:
-        raise RainError(f"--offset is for --target {task.targets[0]}; only label words can turn it around: leave it out")
+        raise RainError(f"--offset is for --target {task.targets[0]}, and only label words can turn it around; drop it")
     for spec in evaluators:
         if is_one_way(spec):
             raise RainError(f"--evaluator {spec} says itself what is good; leave out --target, which cannot change it")
