@@ -25,17 +25,17 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)  # some models ask its dtype
         self.bias = linear.bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Multiply: (..., in features) to (..., out features)."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
         return out
 
     def unpacked(self) -> nn.Linear:
         """Return the layer as it was; the order of its numbers is all that packing changes."""
-        return _linear(self.packed.to_dense(), self.bias)
+        return _linear(self.weight.to_dense(), self.bias)
 
 
 def can_pack(linear: nn.Linear) -> bool:
