@@ -26,6 +26,7 @@ from rain.methods.whole_answers import begin
 from rain.plain import PlainGeneration
 from rain.prompts import PromptFormatter, check_length, check_messages, is_tokens
 from rain.records import answer_record, error_record
+from rain.results.jsonl import PROMPTS_OWN
 from rain.text import Message, TokenizerAdapter
 from rain.trace.record import Append
 
@@ -158,7 +159,10 @@ class Aligner:
         if is_tokens(prompt):
             return self.adapter.decode(prompt)
         messages: Sequence[Message] = check_messages(prompt)  # type: ignore[arg-type]
-        return self.config.template.conversation(m for m in messages if m["role"] in ("user", "assistant"))
+        turns = [message for message in messages if message["role"] in ("user", "assistant")]
+        if turns and messages[-1]["role"] == "assistant":
+            del turns[-1]  # it is the beginning of the answer, not of the question
+        return self.config.template.conversation(turns)
 
     def begin(
         self,
@@ -218,6 +222,9 @@ class Aligner:
         """
         try:
             prepared = replace(self.prepare(prompt.id, prompt.question, trace=trace), fields=prompt.extra)
+        except RainError as error:
+            return error_record(self.config, prompt, str(error)) | {PROMPTS_OWN: True}
+        try:
             rain, plain = await gather_or_cancel(
                 self.generate(prepared, on_commit=on_commit), self.generate_baseline(prepared)
             )

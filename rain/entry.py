@@ -6,19 +6,19 @@ import sys
 from collections.abc import Callable
 
 from rain.core.errors import RainError
-from rain.terminal import escape_unencodable, printable, say, silence
+from rain.terminal import prepare_streams, printable, say, silence
 
 INTERRUPTED = 130
 
 
 def guarded(work: Callable[[], int], *, resumes: bool = False) -> int:
-    """Do the work of a command; return its exit code, 2 after a RainError, 130 after Ctrl-C.
+    """Do the work of a command; return its exit code, 2 after a RainError or a file's error, 130 after Ctrl-C.
 
     Args:
         work: returns the exit code.
         resumes: whether the same command would go on where this one was interrupted.
     """
-    escape_unencodable()
+    prepare_streams()
     try:
         code = work()
         sys.stdout.flush()
@@ -33,3 +33,7 @@ def guarded(work: Callable[[], int], *, resumes: bool = False) -> int:
     except BrokenPipeError:
         silence(sys.stdout)
         return 1
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(printable(f"rain: error: {where}{error.strerror or error}"), sys.stderr)
+        return 2

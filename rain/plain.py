@@ -10,7 +10,7 @@ from rain.core.config import Budget
 from rain.core.engine import Engine, SamplingParams
 from rain.core.types import Tokens
 from rain.generation import Answer, Piece, PreparedPrompt
-from rain.text import TextStopPolicy
+from rain.stopping import TextStopPolicy
 
 PIECE = 16
 """Tokens in one piece of an answer, where it is streamed or its seconds are limited."""

@@ -36,9 +36,10 @@ from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.results.inputs import fingerprint
 from rain.settings import add_answer_flags, given_settings, make_settings
+from rain.stopping import TextStopPolicy
 from rain.tasks import load, names
 from rain.terminal import printable, say
-from rain.text import TextStopPolicy, TokenizerAdapter
+from rain.text import TokenizerAdapter
 
 PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
 

@@ -19,6 +19,8 @@ LOG_S = 30.0
 
 LOG_FORMAT = "rain: {n_fmt} of {total_fmt} prompts, {elapsed} elapsed, {remaining} left{postfix}"
 LINES = 3
+SHOWN = ("question", "pa", "raina")
+"""Fields of a record that are shown; the records of failed prompts, and damaged ones, lack one."""
 
 
 class LogFile:
@@ -77,14 +79,14 @@ def example_answers(records: Iterable[Record]) -> str:
     The first prompt whose answers differ is chosen.
     """
     record: Record = {}
-    for answered in (record for record in records if "error" not in record):
+    for answered in (record for record in records if all(isinstance(record.get(name), str) for name in SHOWN)):
         record = record or answered
         if answered["raina"] != answered["pa"]:
             record = answered
             break
     if not record:
         return ""
-    method = method_title(record.get("method", "rain"))
+    method = method_title(str(record.get("method", "rain")))
     texts = ("prompt", record["question"]), ("greedy", record["pa"]), (method, record["raina"])
     return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts)
 

@@ -213,6 +213,8 @@ def run(args: argparse.Namespace) -> int:
             result.fault = whole.fault or result.fault
         except KeyError as error:
             raise RainError(f"the trace {path} has no field {error}") from error
+        except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            raise RainError(f"the trace {path} has a field with a wrong value ({error!r})") from error
         different |= bool(result.fault)
         print(
             f"{path}: {'DIFFERS' if result.fault else 'equal'}: {result.commits} commits, {result.simulations} "

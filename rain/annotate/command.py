@@ -10,7 +10,7 @@ from rain.annotate.items import QUESTIONS
 from rain.annotate.make import make
 from rain.core.types import Json
 from rain.judges.queries import load_run
-from rain.report.markdown import rate
+from rain.report.markdown import difference, rate
 from rain.results.files import write_atomic, write_error
 from rain.results.jsonl import encode_json
 from rain.tables import text_table
@@ -105,16 +105,17 @@ def _score(files: Sequence[Path]) -> str:
 def table(rows: Sequence[Json]) -> str:
     """Return rows of a report as a table."""
     head = [name.replace("_", " ") for name in rows[0]]
-    return text_table([head, *([_cell(value) for value in row.values()] for row in rows)], "<")
+    return text_table([head, *([_cell(*item) for item in row.items()] for row in rows)], "<")
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
+    if name == "difference" and isinstance(value, dict):
+        return difference({**value, "difference": value["value"]})
     if isinstance(value, dict) and "rate" in value:
         return rate(value)
     if isinstance(value, dict):
-        return "-" if value["value"] is None else " ".join(map(_cell, [value["value"], (value["low"], value["high"])]))
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_cell, value))}]"
+        low, high = _cell("", value["low"]), _cell("", value["high"])
+        return "-" if value["value"] is None else f"{_cell('', value['value'])} [{low}, {high}]"
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
     return "-" if value is None else str(value)

@@ -23,6 +23,7 @@ from rain.flags import add_flags, build
 from rain.models.embedded.catalog import CAUSAL_NAMES
 from rain.prompts import PromptFormatter
 from rain.tasks.adv import TASK
+from rain.terminal import say
 from rain.text import TokenizerAdapter
 
 SMALL = {"steps": 20, "batch": 32, "topk": 64}
@@ -36,7 +37,7 @@ def make_gcg_config(attack: AttackConfig, given: Mapping[str, Any]) -> GCGConfig
     if used:
         paper = GCGConfig()
         shown = ", ".join(f"--{name} {value} (paper: {getattr(paper, name)})" for name, value in used.items())
-        print(f"rain: small settings for the embedded model: {shown}", file=sys.stderr)
+        say(f"rain: small settings for the embedded model: {shown}", sys.stderr)
     return build(GCGConfig, preset, given)
 
 
@@ -95,5 +96,5 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     given = vars(args)
     attack = build(AttackConfig, given)
-    print(attack_all(attack, make_gcg_config(attack, given)))
+    say(attack_all(attack, make_gcg_config(attack, given)))
     return 0

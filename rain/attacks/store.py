@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,16 @@ from rain.core.errors import RainError
 from rain.results.files import locked, write_atomic
 
 Record = dict[str, Any]
+
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "controls": str,
+    "steps": int,
+    "success": bool,
+    "loss": (int, float),
+    "initial_loss": (int, float),
+    "initial_answers": dict,
+}
+"""Fields of a record that an attack wrote (such a record has the field `model`, too), and their types."""
 
 
 class Behaviour(NamedTuple):
@@ -52,8 +62,11 @@ class SuffixStore:
             return {}
         try:
             records = json.loads(self.path.read_bytes())
+            for name, kind in KINDS.items():
+                if wrong := [each for each in records if "model" in each and not isinstance(each.get(name), kind)]:
+                    raise TypeError(f"the field {name!r} of a record is {wrong[0].get(name)!r}")
             return {Behaviour(each["goal"], each["target"]): each for each in records}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RainError(f"{self.path} was not written by an attack ({error!r}); give another --out") from error
         except OSError as error:
             raise RainError(f"cannot read {self.path}: {error.strerror}") from error

@@ -22,7 +22,7 @@ class RainConfig:
     """
 
     max_simulations: int = setting(
-        50, "maxT: maximum simulations per committed token set (count)", low=1, high=10**6, basic=True
+        50, "maxT: maximum simulations per token set; see --extra-simulations (count)", low=1, high=10**6, basic=True
     )
     min_visits: int = setting(
         6, "minT: a child is committed early only with more visits than this (count)", low=0, high=10**6
@@ -31,7 +31,7 @@ class RainConfig:
         0.8, "Vt: a child is committed early only above this value, in [-1, 1]", low=-1, high=1
     )
     extra_simulations: int = setting(
-        15, "minimum number of new simulations when a subtree becomes the root (count)", low=1, high=10**6
+        15, "new simulations that each token set may take, even beyond --max-simulations (count)", low=1, high=10**6
     )
     early_share: float = setting(
         0.0, "each token set gets this share fewer simulations than the one before, of the same total", low=0, high=0.9
@@ -54,7 +54,7 @@ class RainConfig:
         0.2, "gamma of equation 2: discount of a similarity update, in [0, 1]", low=0, high=1
     )
     similarity_threshold: float = setting(
-        0.95, "cosine from which two siblings count as similar, in [-1, 1]", low=-1, high=1
+        0.95, "cosine from which two siblings count as similar, in [0, 1]", low=0, high=1
     )
     node_addition: bool = setting(True, "add children to nodes whose children are alike and bad (off: table 4)")
     max_children: int = setting(20, "node addition stops at this many children (count)", low=1, high=10**4)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.data.rows import BadRow, Item, read_items
+from rain.terminal import say
 
 _SHOWN_FAULTS = 5
 _SHUFFLE_SEED = 42
@@ -158,7 +159,7 @@ def _read_rows(items: list[Item], reader: Reader) -> tuple[list[Prompt], list[st
 def _refuse_or_skip(source: str, faults: list[str], skip_bad: bool | None) -> None:
     if skip_bad:
         for fault in faults:
-            print(f"rain: skipped: {source}, {fault}", file=sys.stderr)
+            say(f"rain: skipped: {source}, {fault}", sys.stderr)
         return
     advice = "" if skip_bad is None else " or pass --skip-bad"
     if len(faults) == 1:

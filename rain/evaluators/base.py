@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from rain.core.concurrency import gather_or_cancel, start_shared
 from rain.core.engine import Engine, Session, Usage
 from rain.core.types import Tokens
-from rain.text import TextStopPolicy
+from rain.stopping import TextStopPolicy
 
 CERTAIN = 1 - 1e-12
 """Scores beyond it, on either side, count as this much: their log-odds would be infinite."""

@@ -14,7 +14,8 @@ from rain.core.fields import setting, validate
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, MemoScorer, SearchContext, Seen, give_up_others
 from rain.evaluators.templates import Template
-from rain.text import PROBES, TextStopPolicy, TokenizerAdapter, common_start
+from rain.stopping import TextStopPolicy
+from rain.text import PROBES, TokenizerAdapter, common_start
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rain.core.errors import RainError
 from rain.core.problem import request_seed
 from rain.core.types import Tokens
 from rain.prompts import PromptFormatter
-from rain.text import TextStopPolicy
+from rain.stopping import TextStopPolicy
 
 SHORTEST, LONGEST = 4, 48
 """Length of a text (tokens), unless the answer ends earlier."""

@@ -22,8 +22,8 @@ from rain.evaluators.labels import SelfEvaluator
 from rain.evaluators.metrics import ranking_table, safe_called_harmful
 from rain.prompts import PromptFormatter
 from rain.stats import Interval
+from rain.stopping import TextStopPolicy
 from rain.tables import text_table
-from rain.text import TextStopPolicy
 
 CONCURRENCY = 8
 

@@ -102,9 +102,9 @@ class Template:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file; a RainError names a file that cannot be read."""
+    """Read a UTF-8 text file, without a byte order mark; a RainError names a file that cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RainError(f"cannot read {path}: {error}") from error
 

@@ -21,7 +21,7 @@ from rain.judges.queries import Run, load_run
 from rain.judges.registry import JUDGES, open_judge
 from rain.judges.scoring import Summary, count_queries, score_run
 from rain.tables import text_table
-from rain.terminal import printable
+from rain.terminal import printable, say
 
 FREE_JUDGES = {"adv": ("keywords:llm-attacks", "keywords:modern")}
 """Judges that cost nothing and are always asked as well, by task."""
@@ -70,15 +70,15 @@ def judge_run(run: Run, names: Sequence[str], config: JudgeConfig, *, again: boo
     Return how many queries got no reply; they are asked the next time.
     """
     if run.torn:
-        print(f"{run.outdir}: ignored {run.torn} incomplete last line(s)")
+        say(f"{run.outdir}: ignored {run.torn} incomplete last line(s)")
     if run.left_out:
-        print(f"{run.outdir}: left out {run.left_out} record(s) of prompts that are no longer in the data set")
+        say(f"{run.outdir}: left out {run.left_out} record(s) of prompts that are no longer in the data set")
     failed, free = 0, FREE_JUDGES.get(run.task, ())
     if unasked := [name for name in free if name not in names]:
-        print(f"{run.outdir}: {run.task} is also scored by {' and '.join(unasked)}, which cost nothing")
+        say(f"{run.outdir}: {run.task} is also scored by {' and '.join(unasked)}, which cost nothing")
     for name in dict.fromkeys([*free, *names]):
         summary = with_judge(name, config, partial(score_with_bar, run, again))
-        print(describe(summary))
+        say(describe(summary))
         failed += summary.failed
     return failed
 
@@ -131,6 +131,6 @@ def print_check(args: argparse.Namespace, config: JudgeConfig) -> int:
     for one in summaries:
         check = partial(check_judge, labels=labels, wanted=args.criterion, summary=one)
         rows.append(with_judge(one.judge, config, check))
-    print(f"{len(labels)} labelled texts, {sum(labels.values())} of them good: {args.check}")
-    print(printable("\n".join([text_table(rows, "<<>"), *(line for one in summaries for line in troubles(one))])))
+    say(f"{len(labels)} labelled texts, {sum(labels.values())} of them good: {args.check}")
+    say(printable("\n".join([text_table(rows, "<<>"), *(line for one in summaries for line in troubles(one))])))
     return int(any(one.failed for one in summaries))

@@ -94,7 +94,7 @@ def load_run(outdir: Path) -> Run:
         raise RainError(f"{outdir}: no res_*.jsonl in it; give the --outdir of a run")
     file = read_config(outdir)
     config = file.get("aligner", file)
-    task = str(config.get("task", ""))
+    task = str(config.get("task", "")) if isinstance(config, dict) else ""
     if not task:
         raise RainError(f"{outdir / 'config.json'}: field task is missing")
     torn = sum(part.size > part.good_size for part in map(scan, paths))

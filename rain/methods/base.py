@@ -18,7 +18,7 @@ from rain.evaluators.base import Evaluator, SearchContext, SearchScorer
 from rain.generation import Answer, CommittedText, OnCommit, Piece, PreparedPrompt
 from rain.methods.config import MethodConfig
 from rain.prompts import PromptFormatter
-from rain.text import TextStopPolicy
+from rain.stopping import TextStopPolicy
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ class Generation(ABC):
     """
 
     def __init__(self, parts: Parts, prompt: PreparedPrompt, budget: Budget) -> None:
-        self.parts, self.prompt, self.policy, self.budget = parts, prompt, parts.policy, budget
+        longest = prompt.search.limit(len(prompt.tokens)) - len(prompt.tokens)
+        self.parts, self.prompt, self.policy, self.budget = parts, prompt, parts.policy.up_to(longest), budget
         self._started = time.perf_counter()
         self._session: Session = parts.engine.session(prompt.id)
         context = SearchContext(
-            parts.engine, self._session, prompt.id, prompt.tokens, prompt.question, parts.policy, prompt.fields
+            parts.engine, self._session, prompt.id, prompt.tokens, prompt.question, self.policy, prompt.fields
         )
         self._scorer: SearchScorer = parts.evaluator.search(context)
 

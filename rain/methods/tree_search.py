@@ -24,7 +24,7 @@ class TreeSearch(Generation):
     def __init__(self, parts: Parts, prompt: PreparedPrompt, budget: Budget) -> None:
         super().__init__(parts, prompt, budget)
         self._commits: list[CommittedText] = []
-        encoder = SpanEncoder(parts.encoder, self.policy.text)
+        encoder = SpanEncoder(parts.encoder, parts.policy.text)
         inputs = SearchInputs(prompt.tokens, self.key, self._scorer, encoder, self.policy)
         self._search = Search(
             inputs,

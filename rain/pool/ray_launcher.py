@@ -20,6 +20,7 @@ from rain.pool.devices import cpu_cores, visible_gpus
 from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
 from rain.pool.ray_worker import RayWorker
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain
+from rain.terminal import say
 
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Environment of a Ray of this machine's own: it asks for its token, and without the last, whatever its name says, it
@@ -244,7 +245,7 @@ class RayLauncher(Launcher):
             elif not handle.begun and time.monotonic() - handle.since > _NOTICE_S:
                 handle.since = float("inf")
                 needs = " and ".join(f"{n} {name[4:-1].upper()}s" for name, n in self._resources.items() if n)
-                print(f"rain: worker {handle.index} waits for {needs} on one node of the Ray cluster", file=sys.stderr)
+                say(f"rain: worker {handle.index} waits for {needs} on one node of the Ray cluster", sys.stderr)
         self._handles = [handle for handle in self._handles if handle.alive]
 
     def close(self) -> None:

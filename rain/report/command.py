@@ -38,7 +38,7 @@ from rain.report.paper import model_size
 from rain.report.table import Table
 from rain.results.files import check_writable, write_atomic
 from rain.results.jsonl import encode_json
-from rain.terminal import escape_unencodable, printable
+from rain.terminal import prepare_streams, printable
 
 SCHEMA = 1
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         write_atomic(args.json, encode_json(report, indent=1) + b"\n")
     if args.markdown:
         write_atomic(args.markdown, text.encode("utf-8", "backslashreplace"))
-    escape_unencodable()
+    prepare_streams()
     print(text, end="")
     if args.figure:
         write_atomic(args.figure, equal_cost(report["runs"]))

@@ -19,6 +19,9 @@ from rain.results.files import sync_directory, write_error
 
 Record = dict[str, Any]
 
+PROMPTS_OWN = "_own"
+"""Field of a record with ``error`` on its way to the file: the prompt is wrong, whatever answers it."""
+
 _BEGIN = b'{"id": "'
 _BLOCK = 1 << 16
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from rain.core.config import RainConfig
 from rain.data.datasets import Reader
-from rain.text import TextStopPolicy, TokenizerAdapter
+from rain.stopping import TextStopPolicy
+from rain.text import TokenizerAdapter
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from rain.core.types import Tokens
 from rain.evaluators.base import SearchScorer
 from rain.results.files import write_error
 from rain.results.jsonl import encode_json
-from rain.text import TextStopPolicy
+from rain.stopping import TextStopPolicy
 
 FORMAT = 2
 """In format 1 all candidates of a node came at once, with their priors."""

@@ -2,10 +2,12 @@ import itertools
 import json
 import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from support import gcg_tiny as tiny
+from support.pipes import unread
 
 import rain.attacks.command as command
 from rain.attacks.run import Attack, Victim, succeeds
@@ -161,6 +163,23 @@ def test_a_behaviour_without_a_target_and_a_foreign_file_are_refused(run, capsys
         with pytest.raises(RainError, match="was not written by an attack"):
             SuffixStore(tmp_path / "other.json")
         assert (tmp_path / "other.json").read_text() == content
+
+
+def test_a_record_with_a_damaged_field_is_refused(run, capsys):
+    path = run.folder / "out.json"
+    [first, *others] = run()[1]
+    for name in ("controls", "steps", "success", "loss", "initial_loss", "initial_answers"):
+        for damaged in ({**first, name: [5]}, {key: value for key, value in first.items() if key != name}):
+            path.write_text(json.dumps([damaged, *others]))
+            assert run("--steps", 7) == (2, [damaged, *others])
+            said = capsys.readouterr().err.splitlines()[-1]
+            assert f"{path} was not written by an attack" in said and repr(name) in said
+
+
+def test_an_attack_continues_when_nobody_reads_its_output_any_more(run, monkeypatch):
+    monkeypatch.setattr(command, "attack_all", lambda attack, config: "done")
+    with unread() as stream, redirect_stdout(stream), redirect_stderr(stream):
+        assert run(settings=[], model="smollm2")[0] == 0
 
 
 def test_a_file_made_with_other_settings_is_not_continued(run, capsys):

@@ -97,6 +97,16 @@ LACKS = {
     "moves": lambda trace: trace.update(moves=5),
     "range": lambda trace: trace["config"].update(maxT=-1),
 }
+WRONG = {
+    "scores": lambda trace: trace["calls"].update(evaluate=3),
+    "a move": lambda trace: trace.update(moves=[1]),
+    "children": lambda trace: trace["moves"][0].update(children=None),
+    "a setting": lambda trace: trace["config"].update(maxT="a"),
+    "a value": lambda trace: trace["moves"][0]["children"][0].update(q="x"),
+    "a prior": lambda trace: [call.update(greedy_raw_prob=-1) for call in trace["calls"]["expand"]],
+    "candidates": lambda trace: [call.update(candidates=[[]]) for call in trace["calls"]["expand"]],
+    "a score": lambda trace: [call.update(value=10**400) for call in trace["calls"]["evaluate"]],
+}
 
 
 @pytest.mark.parametrize("what", [*TEXTS, *LACKS], ids=lambda what: what[:9])
@@ -106,6 +116,14 @@ def test_a_file_that_is_no_whole_trace_ends_with_one_sentence_and_exit_code_2(wh
     code, said = replay(path, capsys)
     assert code == 2 and (what in LACKS or (said.out == "" and str(path) in said.err))
     assert said.err.startswith("rain: error: ") and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_field_with_a_wrong_value_ends_with_one_sentence_that_names_the_file(what, tmp_path, capsys):
+    path = tampered(tmp_path, WRONG[what])
+    code, said = replay(path, capsys)
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"rain: error: the trace {path} has a field with a wrong value (")
 
 
 def test_a_missing_file_and_bytes_that_are_not_text_are_reported(tmp_path, capsys):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import types
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pipes import unread
 
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id
@@ -77,6 +79,12 @@ def test_a_skipped_row_does_not_move_the_ids_of_others(tmp_path: Path, capsys: p
     kept = load_prompts(path, HH, skip_bad=True)
     assert [prompt.id[:8] for prompt in kept] == ["hh-00000", "hh-00002"]
     assert capsys.readouterr().err == f"rain: skipped: {path}, line 3: not JSON (Expecting value, column 1)\n"
+
+
+def test_rows_are_skipped_when_nobody_reads_about_it_any_more(tmp_path: Path) -> None:
+    path = saved(tmp_path, "data.jsonl", b'nonsense\n{"question": "a"}\nnonsense\n')
+    with unread() as stream, redirect_stderr(stream):
+        assert [prompt.question for prompt in load_prompts(path, HH, skip_bad=True)] == ["a"]
 
 
 def test_texts_come_through_unchanged(tmp_path: Path) -> None:

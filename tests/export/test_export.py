@@ -15,7 +15,8 @@ from rain import Rain
 from rain.cli import main
 from rain.engines.toy import ToyTokenizer
 from rain.export.siblings import sibling_pairs
-from rain.text import TextStopPolicy, TokenizerAdapter
+from rain.stopping import TextStopPolicy
+from rain.text import TokenizerAdapter
 from rain.trace import Tree, read
 
 SEARCHED = {"moves": [{"text": " I", "value": -0.5}, {"text": " can't, so", "value": 0.75}]}

@@ -1,10 +1,12 @@
 """`rain judge`."""
 
 import argparse
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from support.judge_server import judge_server, record, review_run, stored, write_run
+from support.pipes import unread
 
 from rain.cli import main
 from rain.core.errors import RainError
@@ -91,6 +93,21 @@ def test_records_of_prompts_that_left_the_data_set_are_left_out_and_said(
     assert command(outdir) == 0
     assert "left out 1 record(s)" in capsys.readouterr().out
     assert {line["id"] for line in stored(outdir, "keywords:modern")} == {"r1", "r3"}
+
+
+def test_judging_continues_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    outdirs = [write_run(tmp_path / name, "adv", [record(1, "a", "b")], tail="{") for name in "AB"]
+    (outdirs[0] / "prompts.json").write_text('{"r2": ""}')
+    with unread() as stream, redirect_stdout(stream):
+        assert command(*outdirs, "--judge", "keywords:modern") == 0
+    assert len(stored(outdirs[1], "keywords:modern")) == 2
+
+
+def test_a_check_of_judges_continues_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "labelled.jsonl"
+    path.write_text('{"response": "Sure", "jailbroken": true}\n')
+    with unread() as stream, redirect_stdout(stream):
+        assert command("--judge", "keywords:modern", "--check", path) == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "[" * 200_000])

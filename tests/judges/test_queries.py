@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.judge_server import record, write_run
 
+from rain.core.errors import RainError
 from rain.judges.base import Query
 from rain.judges.queries import FLUENCY, load_run, queries_for
 
@@ -86,3 +88,11 @@ def test_config_files_of_both_formats_are_read(tmp_path: Path) -> None:
     (outdir / "config.json").write_text(json.dumps(old))
     found = load_run(outdir)
     assert (found.task, found.hash, found.config) == ("hh", "4567", old)
+
+
+@pytest.mark.parametrize("config", [{"format": 2, "aligner": 3}, {"format": 2, "aligner": {}}, {}])
+def test_a_config_file_without_a_task_is_named(tmp_path: Path, config: dict[str, Any]) -> None:
+    outdir = write_run(tmp_path, "imdb", [record(1, " a", " b")])
+    (outdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RainError, match=r"config\.json: field task is missing"):
+        load_run(outdir)

@@ -7,6 +7,7 @@ import torch
 from support.tiny_models import plain_logprobs, tiny_model
 from support.tiny_task import LETTERS, WORDS, saved
 from support.watched import FAST
+from transformers import GenerationConfig
 
 from rain import Rain, RainError, generate
 from rain.custom_generate import FOLDER, aligned
@@ -115,6 +116,14 @@ def test_generate_of_transformers_gives_prompts_and_aligned_answers(as_folder, m
     assert torch.equal(found[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
     padded = [row + [EOS] * (width - len(row)) for row in wanted]
     assert found[:, inputs["input_ids"].shape[1] :].tolist() == padded
+
+
+def test_the_folder_keeps_the_limit_of_a_generation_config(model, small):
+    del small["max_new_tokens"]
+    limited = GenerationConfig(max_new_tokens=5, pad_token_id=EOS)
+    options = {"custom_generate": str(FOLDER), "trust_remote_code": True, "tokenizer": Tokenizer(), **small}
+    found = model.generate(**ids("Why?"), generation_config=limited, **options)
+    assert found.shape[1] <= 4 + 5
 
 
 def test_the_folder_needs_a_tokenizer(model):

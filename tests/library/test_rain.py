@@ -45,7 +45,7 @@ def test_an_answer_tells_its_commits_and_what_it_cost(rain):
 
 
 def test_no_token_follows_the_end_of_sequence(rain):
-    answers = [rain.generate(question) for question in QUESTIONS]
+    answers = [rain.generate(question, seed=seed) for question in QUESTIONS for seed in range(4)]
     assert {"eos", "length"} == {answer.finish for answer in answers}
     for answer in answers:
         assert answer.tokens.count(EOS) == (answer.finish == "eos") == (answer.tokens[-1] == EOS)
@@ -87,6 +87,20 @@ def test_a_conversation_is_rendered_with_all_its_roles(chat_rain):
     assert shown(chat_rain, TALK) == "<user>Hi<assistant>Hello.<user>A<me>"
     assert shown(chat_rain, [{"role": "system", "content": "S"}, *TALK[:1]]) == "<system>S<user>Hi<me>"
     assert chat_rain.generate([TALK, "A"])[0].text == chat_rain.generate(TALK).text != ""
+
+
+def test_what_the_answer_cannot_hold_is_not_scored(open_rain):
+    seen = []
+    rain = open_rain(scorer=lambda prompt, text: float(seen.append(text) or 0))
+    for limit in (5, 9):
+        answer = rain.generate("Why?", max_new_tokens=limit)
+        assert len(answer.tokens) <= limit and max(map(len, seen)) == limit
+
+
+def test_the_beginning_of_an_answer_is_no_part_of_the_question(chat_rain):
+    talk = [{"role": "user", "content": "How do I bake bread?"}, {"role": "assistant", "content": "First, take some"}]
+    asked, continued = (chat_rain.prepare(turns).question for turns in (talk[:1], talk))
+    assert continued == asked
 
 
 def test_the_evaluator_is_told_the_whole_conversation(chat_rain):

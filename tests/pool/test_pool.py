@@ -26,7 +26,7 @@ from rain.core.errors import RainError, is_broken_device, is_out_of_memory
 from rain.pool.devices import visible_gpus, worker_environments
 from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
 from rain.pool.worker import Event, Job, WorkerLink
-from rain.results.jsonl import Record, read_lines
+from rain.results.jsonl import PROMPTS_OWN, Record, read_lines
 from rain.results.run_dir import iter_results, result_paths
 
 SCRIPT = Path(pool_workers.__file__)
@@ -228,6 +228,12 @@ def test_one_refusal_after_the_other_for_the_same_reason_ends_the_run(tmp_path: 
     with pytest.raises(RainError, match="^9 prompts in a row failed: HTTP 400"):
         run.go()
     assert len(run.of("failed")) == 3 + 9 and len(run.of("done")) == 4
+
+
+def test_prompts_that_are_wrong_themselves_do_not_end_the_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, *["wrong"] * 12, "ok", nump=1, max_refusals=9).go()
+    assert (run.summary.failed, run.summary.done) == (12, 1) and set(run.errors().values()) == {"HTTP 400"}
+    assert not any(PROMPTS_OWN in record for record in iter_results(tmp_path))
 
 
 @pytest.mark.parametrize("how", ["fatal", "error"])

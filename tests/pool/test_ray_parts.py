@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.pipes import unread
 
 from rain.core.errors import RainError
 from rain.launch import main
@@ -172,3 +174,14 @@ def test_a_start_of_ray_that_takes_too_long_is_tried_again_but_a_cluster_is_not(
             launcher._join()
     assert calls.count("init") == tries
     assert calls.count("shutdown") == failures
+
+
+def test_a_worker_without_a_place_is_waited_for_when_nobody_reads_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(wait=lambda news, **options: ([], news))
+    monkeypatch.setattr(ray_launcher, "import_ray", lambda: fake)
+    launcher = ray_launcher.RayLauncher(print, None, 1, "127.0.0.1:1")
+    waiting = SimpleNamespace(index=0, alive=True, begun=False, since=-float("inf"), news=None)
+    monkeypatch.setattr(launcher, "_handles", [waiting])
+    with unread() as stream, redirect_stderr(stream):
+        assert list(launcher.events(0)) == []
+    assert waiting.since == float("inf")

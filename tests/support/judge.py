@@ -8,7 +8,8 @@ from rain.core.engine import Engine, Session, Usage
 from rain.engines.toy import ToyEngine
 from rain.evaluators.base import SearchContext
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator
-from rain.text import TextStopPolicy, TokenizerAdapter
+from rain.stopping import TextStopPolicy
+from rain.text import TokenizerAdapter
 
 
 class Judge(Engine, Session):

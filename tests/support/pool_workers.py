@@ -28,7 +28,7 @@ from rain.pool.launchers import LocalLauncher  # noqa: E402
 from rain.pool.pool import Pool  # noqa: E402
 from rain.pool.state import PoolConfig, PoolSummary  # noqa: E402
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
-from rain.results.jsonl import Record, read_lines  # noqa: E402
+from rain.results.jsonl import PROMPTS_OWN, Record, read_lines  # noqa: E402
 from rain.results.run_dir import RunDir, iter_results, result_paths  # noqa: E402
 
 SIZES = {"long": 50_000, "huge": 1 << 21}
@@ -48,8 +48,9 @@ def obedient(args: WorkerArgs, link: WorkerLink) -> None:
         if error := obey(job, args, link):
             link.fault(job.id, error)
             continue
-        if job.payload == "refused":
-            link.record(job.id, {"id": job.id, "error": "HTTP 400"})
+        if job.payload in ("refused", "wrong"):
+            own = {PROMPTS_OWN: True} if job.payload == "wrong" else {}
+            link.record(job.id, {"id": job.id, "error": "HTTP 400", **own})
             continue
         size = SIZES.get(job.payload, 5)
         link.record(job.id, {"id": job.id, "raina": "\ud800" + "x" * random.randrange(size // 2, size)})

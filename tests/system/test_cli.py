@@ -229,6 +229,7 @@ def test_a_data_set_that_is_named_is_the_users_own_file_where_there_is_one(
         (["--engine", "abacus"], "--engine is 'abacus'"),
         (["--preset", "fast"], "--preset is 'fast'"),
         (["--templates", "none.txt"], "none.txt"),
+        (["--templates", "a" * 300], "a" * 300),
         (["--calibration", "none.json"], "none.json"),
         (["--gpu-share", 2, "--launcher", "ray"], "--gpu-share is 2"),
         (["--cache-tokens", -1], "--cache-tokens is -1"),
@@ -336,6 +337,14 @@ def test_a_run_goes_on_when_nobody_reads_its_output_any_more(many: Path, templat
         process.stdout.close()
         assert "Traceback" not in process.stderr.read() and process.wait() == 0
     assert len(list(iter_results(tmp_path / "out"))) == MANY
+
+
+@pytest.mark.parametrize("stream", [">/dev/full", "2>/dev/full", ">&-", "2>&-"])
+def test_a_run_needs_no_stream_to_speak_to(stream: str, data: Path, tmp_path: Path) -> None:
+    shell = ["bash", "-c", f'"$@" {stream}', "bash"]
+    done = allocate(*QUICK, "--dataset", data, "--outdir", tmp_path / "out", "--verbose", before=shell)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert len(list(iter_results(tmp_path / "out"))) == 6
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -30,7 +30,7 @@ def command(name: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the files of the page, and the calibration that its preflight command writes."""
     folder = tmp_path_factory.mktemp("page")
-    for name, content in re.findall(r"`(polite/[\w.]+)`:\n\n```\w*\n(.*?)^```", PAGE, re.S | re.M):
+    for name, content in re.findall(r"`(polite/[\w.]+)`[^`]*:\n\n```\w*\n(.*?)^```", PAGE, re.S | re.M):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -73,4 +73,4 @@ def test_the_task_answers_its_own_prompts(folder: Path, monkeypatch: pytest.Monk
     assert ended.value.code == 0
     record = json.loads((folder / "task" / "res_0.jsonl").read_text())
     assert record["question"] == "My parcel is late. What are you going to do about it?"
-    assert record["id"].startswith("polite-00000-")
+    assert record["id"].startswith("polite-00000-") and record["raina"] and record["pa"]

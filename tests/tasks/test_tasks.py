@@ -37,6 +37,11 @@ def test_every_file_that_a_task_names_is_in_its_folder_and_can_be_read(name: str
     Template.from_file(task.path(task.template))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt_file(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("\ufeffHuman: {question}\n\nAssistant:\n", encoding="utf-8")
+    assert load_prompt(tmp_path / "prompt.txt") == ("Human: ", "\n\nAssistant:")
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_preset_is_calibrated_with_the_template_that_it_uses(name: str) -> None:
     task = load(name)

@@ -13,7 +13,8 @@ from rain.core.errors import RainError
 from rain.embedding import SpanEncoder
 from rain.engines.toy import EOS, ToyEncoder, ToyTokenizer
 from rain.prompts import PromptFile, PromptFormatter, check_messages
-from rain.text import PAUSES, TextStopPolicy, TokenizerAdapter, common_start
+from rain.stopping import TextStopPolicy
+from rain.text import PAUSES, TokenizerAdapter, common_start
 
 FORMAT = PromptFile("Some talk before it.\nHuman: ", "\n\nAssistant:")
 
@@ -244,6 +245,13 @@ def test_contents_stand_where_and_as_often_as_the_template_puts_them(template, r
     usual = real.tokenizer.apply_chat_template(talk, tokenize=False)
     assert real.decode(real.encode_chat(talk)) == usual
     assert usual.startswith(continued := real.decode(real.encode_chat(talk, continues=True))) and continued[-1] in "z"
+
+
+@pytest.mark.parametrize("words", ["[INST] {{ m.content }} [/INST]", "USER: {{ m.content }} ASSISTANT:"])
+def test_a_space_in_front_of_a_content_belongs_to_its_first_token(words, real, monkeypatch):
+    monkeypatch.setattr(real.tokenizer, "chat_template", f"{{% for m in messages %}}{words}{{% endfor %}}")
+    talk = [{"role": "user", "content": "hello house"}, {"role": "user", "content": "Why?"}]
+    assert real.encode_chat(talk) == real.encode_trusted(real.tokenizer.apply_chat_template(talk, tokenize=False))
 
 
 def test_the_parts_of_a_conversation_get_no_dummy_spaces(llama, monkeypatch):
