@@ -7,6 +7,7 @@ import webbrowser
 from contextlib import suppress
 from pathlib import Path
 
+from rain.methods.config import method_title
 from rain.terminal import say
 from rain.view.data import load
 from rain.view.page import write_page
@@ -32,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
     write_page(data, out)
     size = out.stat().st_size / 1e6
     say(f"rain: {len(data.prompts)} prompts, {len(data.traces)} of them with their searches, in {out} ({size:.1f} MB)")
-    if not data.traces:
+    others = {prompt["method"] for prompt in data.prompts} - {method_title("rain")}
+    if others:
+        say(f"rain: {others.pop()} does not search: there is no tree")
+    elif not data.traces:
         say("rain: no search was recorded; rain run ... --trace records them")
     if args.open:
         webbrowser.open(out.resolve().as_uri())

@@ -10,8 +10,10 @@ from rain.core.errors import RainError
 from rain.judges.base import Decision
 from rain.judges.queries import queries_for
 from rain.judges.scoring import read_verdicts
+from rain.methods.config import method_title
 from rain.results.jsonl import Record
 from rain.results.run_dir import iter_results, read_config, result_paths
+from rain.terminal import one_line
 from rain.trace.read import read, read_head
 from rain.trace.record import SUFFIX, TRACES
 
@@ -71,7 +73,8 @@ def _recorded(paths: Iterable[Path], *, alone: bool) -> tuple[list[dict[str, Any
     for path in paths:
         if head := read_head(path):
             id = head["id"] if head["id"] not in traces else f"{head['id']} ({path.name})"
-            prompts.append({"id": id, "question": head["question"], "verdicts": [], **(_ended(path) if alone else {})})
+            shown = {"id": id, "question": head["question"], "method": method_title("rain"), "verdicts": []}
+            prompts.append({**shown, **(_ended(path) if alone else {})})
             traces[id] = path
     return prompts, traces
 
@@ -88,9 +91,10 @@ def _ended(path: Path) -> dict[str, Any]:
 def _with_records(outdir: Path, recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the prompts of a run: those with records, then those in progress."""
     config = read_config(outdir)
-    task = str(config.get("aligner", config).get("task", ""))
-    verdicts = _verdicts(outdir)
-    done = [_prompt(task, record, verdicts) for record in iter_results(outdir)]
+    settings, verdicts = config.get("aligner", config), _verdicts(outdir)
+    task, method = str(settings.get("task", "")), str(settings.get("method", {}).get("method", "rain"))
+    shown = {"method": one_line(method_title(method))}
+    done = [{**_prompt(task, record, verdicts), **shown} for record in iter_results(outdir)]
     ids = {prompt["id"] for prompt in done}
     return [*done, *(prompt for prompt in recorded if prompt["id"] not in ids)]
 

@@ -83,8 +83,9 @@ function moved(view, share, rows, last) {
   return {...view, left, right: left + wide, top: Math.max(0, Math.min(last, view.top + rows))};
 }
 
-/** A view in which a node is visible: unchanged where it is, else centred on it. */
+/** A view in which a node is visible: unchanged where it is, or where it has no box, else centred on it. */
 function showing(view, layout, node, rows) {
+  if (!layout.mass[node]) return view;
   const total = layout.mass[view.root], {depth} = layout.trace;
   if (!total || !layout.trace.isBelow(node, view.root)) return {root: node, left: 0, right: 1, top: 0};
   const left = (layout.x[node] - layout.x[view.root]) / total, right = left + layout.mass[node] / total;

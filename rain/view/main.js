@@ -4,7 +4,7 @@
 const POLL = 1500, FRAMES = 400;
 
 const app = {
-  index: null, prompt: null, trace: null, state: null, layout: null, boxes: [], offset: 0, follows: true,
+  index: null, prompt: null, trace: null, state: null, layout: null, boxes: [], follows: true,
   view: {root: 0, left: 0, right: 1, top: 0}, selected: 0, hits: new Set(), hit: -1, found: [], timer: 0, scratch: null, size: {},
 
   /** Show a prompt; `at` says which node, simulation and top row. */
@@ -13,34 +13,31 @@ const app = {
     stop();
     this.prompt = prompt;
     this.trace = this.state = this.layout = null;
-    this.boxes = [];
-    this.offset = 0;
-    this.found = [];
-    this.hits = new Set();
-    put($("question"), prompt ? prompt.question : "There are no prompts here yet.");
-    showPrompts(this);
-    if (!prompt) return;
-    if (prompt.trace) {
-      const trace = new Trace();
-      try {
-        trace.add(live ? await fetchEvents(prompt, this) : await unpack(prompt.trace));
-      } catch (error) {
-        $("status").textContent = "The recorded search cannot be shown: " + error.message;
-        return;
-      }
-      if (this.prompt !== prompt) return;
-      if (trace.head) this.trace = trace;
-    }
     this.follows = at.at === undefined;
     this.view = {root: 0, left: 0, right: 1, top: 0};
     this.selected = 0;
+    put($("question"), prompt ? prompt.question : "There are no prompts here yet.");
+    showPrompts(this);
+    if (!prompt) return;
     this.grown();
-    if (this.trace) {
-      if (at.at !== undefined) this.at(Number(at.at));
-      const inside = name => Number.isInteger(Number(at[name])) && Number(at[name]) > 0 && Number(at[name]) < this.trace.nodes;
-      if (inside("root")) this.view = {root: Number(at.root), left: 0, right: 1, top: 0};
-      if (inside("node")) this.selected = Number(at.node);
+    searchTree();
+    this.refresh();  // nothing of another prompt stays, whatever becomes of this one's search
+    if (!prompt.trace) return;
+    const trace = new Trace();
+    try {
+      trace.add(live ? await fetchEvents(prompt, trace) : await unpack(prompt.trace));
+    } catch (error) {
+      if (this.prompt.id === prompt.id) $("status").textContent = "The recorded search cannot be shown: " + error.message;
+      return;
     }
+    if (this.prompt.id !== prompt.id || !trace.head) return;
+    this.trace = trace;
+    this.grown();
+    if (at.at !== undefined) this.at(Number(at.at));
+    const inside = name => Number.isInteger(Number(at[name])) && Number(at[name]) > 0 && Number(at[name]) < trace.nodes;
+    if (inside("root")) this.view = {root: Number(at.root), left: 0, right: 1, top: 0};
+    if (inside("node")) this.selected = Number(at.node);
+    searchTree();
     this.refresh();
   },
 
@@ -49,7 +46,12 @@ const app = {
     const {trace} = this;
     for (const name of ["play", "next", "back", "slider", "search", "in", "out", "fit"]) $(name).disabled = !trace;
     if (!trace) {
-      $("status").textContent = this.prompt.trace ? "" : "This search was not recorded. rain run ... --trace records searches.";
+      const {method} = this.prompt, searched = method === "RAIN";
+      $("status").textContent = this.prompt.trace ? "" : searched ? "This search was not recorded. rain run ... --trace records searches."
+        : `${method} does not search: there is no tree.`;
+      $("siblings-title").textContent = "Siblings";
+      $("when").textContent = "";
+      $("slider").value = 0;
       return;
     }
     this.state = new State(trace);
@@ -90,6 +92,7 @@ const app = {
     showAnswers(this);
     if (!this.trace) {
       for (const name of ["siblings", "why", "evidence", "crumbs"]) $(name).replaceChildren();
+      this.link();
       return;
     }
     showSiblings(this);
@@ -102,14 +105,15 @@ const app = {
   },
 
   say() {
-    const {trace, state, selected} = this, part = trace.end ? "" : live ? " The search is still running." : " The record ends before the search did.";
+    const {trace, state, selected, prompt} = this, part = trace.end ? "" : prompt.error ? " The search failed."
+      : live && prompt.raina === undefined ? " The search is still running." : " The record ends before the search did.";
     $("status").textContent = `${quoted(trace.text[selected] || "the answer begins", 120)}: ${count(state.visits[selected], "visit")}, ` +
       `value ${fixed(state.value[selected])}, prior ${fixed(state.prior[selected], 3)}; row ${trace.depth[selected]}` +
       `${isCommitted(this, selected) ? ", committed" : ""}.${part}`;
   },
 
   link() {
-    const at = {prompt: this.prompt.id, node: this.selected || null, root: this.view.root || null, at: this.follows ? null : this.state.simulations};
+    const at = {prompt: this.prompt.id, node: this.selected || null, root: this.view.root || null, at: this.follows || !this.state ? null : this.state.simulations};
     const given = Object.entries(at).filter(([, each]) => each !== null);
     try { history.replaceState(null, "", "#" + new URLSearchParams(given)); } catch { /* more often than the browser allows */ }
   },
@@ -156,10 +160,10 @@ async function get(path) {
   return response;
 }
 
-async function fetchEvents(prompt, target) {
-  const response = await get(`events?prompt=${encodeURIComponent(prompt.id)}&from=${target.offset}`);
-  if (Number(response.headers.get("x-from")) !== target.offset) target.offset = -1;  // searched again from the beginning
-  else target.offset = Number(response.headers.get("x-next"));
+async function fetchEvents(prompt, trace) {
+  const response = await get(`events?prompt=${encodeURIComponent(prompt.id)}&from=${trace.offset}`);
+  if (Number(response.headers.get("x-from")) !== trace.offset) trace.offset = -1;  // searched again from the beginning
+  else trace.offset = Number(response.headers.get("x-next"));
   return response.text();
 }
 
@@ -174,11 +178,12 @@ async function follow() {
       else if (!app.prompt) await app.open();
       showPrompts(app);
       if (app.prompt) showAnswers(app);
+      if (app.trace) app.say();
     }
     if (app.trace && !app.trace.end) {
-      const {trace} = app, more = await fetchEvents(app.prompt, app);
-      if (app.offset < 0) await app.open(app.prompt.id);
-      else if (more && app.trace === trace) { trace.add(more); app.grown(); app.refresh(); }
+      const {trace} = app, more = await fetchEvents(app.prompt, trace);
+      if (app.trace === trace && trace.offset < 0) await app.open(app.prompt.id);
+      else if (app.trace === trace && more) { trace.add(more); app.grown(); app.refresh(); }
     }
     $("live").textContent = "follows the run";
   } catch (error) {
@@ -221,7 +226,7 @@ function searchTree() {
   }
   app.hits = new Set(app.found);
   app.hit = -1;
-  $("hits").textContent = words ? count(app.found.length, "hit") : "";
+  $("hits").textContent = words && app.trace ? count(app.found.length, "hit") : "";
   app.draw();
 }
 

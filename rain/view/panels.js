@@ -40,6 +40,17 @@ function put(element, text) {
   return element;
 }
 
+/** Replace what an element holds; the keyboard stays at, and open stays, what has the same data-key. */
+function refill(element, ...content) {
+  const focus = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const open = new Set([...element.querySelectorAll("[open] > [data-key]")].map(each => each.dataset.key));
+  element.replaceChildren(...content);
+  for (const each of element.querySelectorAll("[data-key]")) {
+    if (open.has(each.dataset.key)) { each.parentElement.open = true; each.parentElement.dispatchEvent(new Event("toggle")); }
+    if (each.dataset.key === focus) each.focus({preventScroll: true});
+  }
+}
+
 const value = prompt => prompt.value ?? prompt.moves?.at(-1)?.[2] ?? null;
 const tokens = prompt => prompt.cost && prompt.cost.rain ? prompt.cost.rain.tokens_computed : null;
 const sayVerdict = (said = null) => said === true ? "yes" : said === false ? "no" : said === null ? "?" : typeof said === "number" ? fixed(said) : said;
@@ -65,8 +76,8 @@ function showPrompts(app) {
   if (sort) found.sort(sort);
   const more = found.length > MOST ? `; the first ${MOST} are shown` : "";
   $("found").textContent = `${found.length} of ${count(app.index.prompts.length, "prompt")}${more}`;
-  $("prompts").replaceChildren(...found.slice(0, MOST).map(prompt => make("li", {}, make(
-    "button", {onclick: () => app.open(prompt.id), "aria-current": app.prompt === prompt},
+  refill($("prompts"), ...found.slice(0, MOST).map(prompt => make("li", {}, make(
+    "button", {onclick: () => app.open(prompt.id), "data-key": prompt.id, "aria-current": app.prompt === prompt},
     make("div", {class: "ask"}, visible(prompt.question.slice(0, 300))), make("div", {class: "chips"}, ...chips(prompt))))));
 }
 
@@ -80,7 +91,7 @@ function chips(prompt) {
   if (prompt.error) shown.push(make("span", {class: "chip"}, "failed"));
   if (tokens(prompt) !== null) shown.push(make("span", {class: "chip"}, count(tokens(prompt), "token")));
   if (prompt.raina === undefined && !prompt.error && prompt.trace) shown.push(make("span", {class: "chip"}, "in progress or broken off"));
-  if (!prompt.trace) shown.push(make("span", {class: "chip"}, "not recorded"));
+  if (!prompt.trace && prompt.method === "RAIN") shown.push(make("span", {class: "chip"}, "not recorded"));
   return shown;
 }
 
@@ -100,7 +111,8 @@ function showAnswers(app) {
     return [[text.slice(0, kept), ""], [text.slice(kept), "cut"]].filter(([part]) => part).map(([part, name]) =>
       tint(make("span", {...attributes, class: name + here}, body(part)), worth));
   });
-  if (spans.length) $("rain").replaceChildren(...spans);
+  $("rain-title").textContent = `With ${prompt.method}`;
+  if (spans.length) $("rain").replaceChildren(...spans, prompt.error ? put(make("p"), "failed: " + prompt.error) : "");
   else put($("rain"), prompt.error ? "failed: " + prompt.error : trace ? "" : prompt.raina || "");
   put($("plain"), prompt.pa || "");
   for (const [side, name] of [["rain", "rain-cost"], ["plain", "plain-cost"]]) {
@@ -109,7 +121,7 @@ function showAnswers(app) {
       fixed(cost.seconds, 1) + " s"].filter(Boolean).join(" · ") : "";
   }
   $("verdicts").replaceChildren(...prompt.verdicts.map(each =>
-    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: RAIN ${sayVerdict(each.rain)}, greedy ${sayVerdict(each.plain)}`)));
+    make("span", {class: "chip"}, `${visible(each.judge)}, ${each.ask}: ${prompt.method} ${sayVerdict(each.rain)}, greedy ${sayVerdict(each.plain)}`)));
 }
 
 const COLUMNS = [["text", "the token set"], ["visits", "simulations that passed through"], ["n", "visits and fractions from similar siblings"],
@@ -178,10 +190,10 @@ function showEvidence(app) {
     if (trace.isBelow(trace.leaf[visit], selected)) found.push(visit);
   }
   const all = layout.mass[selected], shown = all > found.length ? `; the first ${found.length}:` : "";
-  $("evidence").replaceChildren(make("p", {class: "soft"}, `${count(all, "simulation")} ended here or below${shown}`), ...found.map(visit => {
+  refill($("evidence"), make("p", {class: "soft"}, `${count(all, "simulation")} ended here or below${shown}`), ...found.map(visit => {
     const tail = label(trace, trace.leaf[visit]), chip = tint(make("span", {class: "chip"}, fixed(trace.score[visit])), trace.score[visit]);
     const box = make("details", {ontoggle: () => { if (box.open && box.children.length === 1) box.append(...evidence(trace, visit)); }},
-      make("summary", {}, `#${visit + 1} `, chip, ` ends at ${quoted(tail, 50)}`));
+      make("summary", {"data-key": visit}, `#${visit + 1} `, chip, ` ends at ${quoted(tail, 50)}`));
     return box;
   }));
 }

@@ -23,6 +23,7 @@ class Trace {
   constructor() {
     this.head = null;
     this.end = null;
+    this.offset = 0;                    // where the next events are in the file (bytes)
     this.events = 0;
     this.kind = new Uint8Array(0);      // of each event
     this.ref = new Int32Array(0);       // of each event: number of the visit, commit or first node

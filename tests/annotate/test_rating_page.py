@@ -13,6 +13,8 @@ from rain.annotate.make import make  # noqa: E402
 from rain.cli import main  # noqa: E402
 from rain.judges.queries import load_run  # noqa: E402
 
+ARABIC = "\u0645\u0631\u062d\u0628\u0627 (1)."
+
 
 @pytest.fixture
 def opened(new_page):
@@ -62,7 +64,7 @@ def test_a_session_with_keys_undo_and_a_reload_in_the_middle_is_scored_as_it_was
         assert page.locator("section .text").all_text_contents() == item["texts"]
         if place == 3:  # a mistake, taken back; its choice is marked
             page.keyboard.press("b")
-            page.keyboard.press("u")
+            page.keyboard.press("U")
             assert page.locator("[aria-pressed=true]").get_attribute("data-verdict") == "bad"
         if place == 6:
             reload(page)
@@ -119,6 +121,19 @@ def test_hostile_and_long_text_is_text_and_all_buttons_are_in_reach(opened, tmp_
     for button in page.locator("#choices button").all():
         box = button.bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= size["height"] and box["height"] >= 40
+
+
+def test_a_text_from_right_to_left_begins_at_the_right(opened, tmp_path):
+    run = write_run(tmp_path / "run", "hh", [record(0, ARABIC, ARABIC + " 2", ARABIC)])
+    make([load_run(run)], "preferred", tmp_path / "study", raters=1, repeat=0, key="k")
+    page = opened(tmp_path / "study" / "rater_1.html")
+    page.click("#begin")
+    gaps = page.locator("#item .text").evaluate_all("""all => all.map(each => {
+      const text = new Range();
+      text.selectNodeContents(each);
+      return each.getBoundingClientRect().right - text.getBoundingClientRect().right;
+    })""")
+    assert len(gaps) == 3 and all(0 <= gap < 20 for gap in gaps)
 
 
 def test_single_answers_have_three_choices_and_raters_of_one_browser_do_not_mix(opened, tmp_path):

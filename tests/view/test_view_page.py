@@ -7,13 +7,12 @@ import json
 import re
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
-from threading import Thread
 
 import pytest
 from support.commands import QUICK, allocate
 from support.judge_server import record, write_run
 from support.reports import write_scores
+from viewing import address, serving, until
 
 from rain import Rain
 from rain.cli import main
@@ -23,7 +22,7 @@ from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
 from rain.trace.record import FORMAT, TraceWriter, to_file
 from rain.view.page import assemble
-from rain.view.server import Follower, make_server
+from rain.view.server import Follower
 
 SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> {data} \u202etxt.exe\u2066 \x1b[31m \ud800&lt"
@@ -56,16 +55,6 @@ def recorded(tmp_path_factory):
         rain.generate("Why?", trace=file)
     assert main(["view", str(file)]) == 0
     return file
-
-
-def address(path):
-    return path.resolve().as_uri()
-
-
-def until(page, condition):
-    """Wait in the page: its policy forbids what Playwright's own waiting needs."""
-    loop = f"for (let i = 0; i < 1500 && !({condition}); i++) await new Promise(done => setTimeout(done, 20));"
-    assert page.evaluate(f"async () => {{ {loop} return {condition}; }}")
 
 
 def hostile_trace(path, text):
@@ -290,19 +279,6 @@ def test_what_is_no_run_ends_with_one_sentence(what, tmp_path, capsys):
     (tmp_path / "text").write_text("not a search")
     assert main(["view", str(tmp_path / what)]) == 2
     assert str(tmp_path / what) in capsys.readouterr().err
-
-
-@contextmanager
-def serving(path):
-    server, url = make_server(path, 0)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield url
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(recorded, tmp_path, visit):
