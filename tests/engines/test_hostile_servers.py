@@ -76,7 +76,7 @@ WRONG = {
     "an id with a fraction": (first_id(3.5), "token id"),
     "a likely id above the vocabulary": (first_top("token_id:999", -1.0), "999"),
     "more tokens than requested": (in_choices(longer), "tokens where"),
-    "no tokens": (in_choices(none), "0 tokens where"),
+    "no tokens": (in_choices(none), "0 of the"),
     "ids without log-probabilities": (
         in_choices(lambda choice: choice["token_ids"].append(1)),
         "log-probabilities for",
