@@ -114,8 +114,12 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, dict) and "rate" in value:
         return rate(value)
     if isinstance(value, dict):
-        low, high = _cell("", value["low"]), _cell("", value["high"])
-        return "-" if value["value"] is None else f"{_cell('', value['value'])} [{low}, {high}]"
+        middle, low, high = (_number(value[key]) for key in ("value", "low", "high"))
+        return "-" if value["value"] is None else f"{middle} [{low}, {high}]"
+    return _number(value)
+
+
+def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
     return "-" if value is None else str(value)

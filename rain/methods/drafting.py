@@ -79,12 +79,10 @@ class Drafting(Generation):
 
     def answer(self) -> Answer:
         """Return the best draft so far."""
-        cost = self._cost or self.cost()
-        if not self.drafts:
-            begun = self.policy.up_to_end(self._begun)
-            text, lead, tokens = self.policy.final_text(begun), self.policy.lead(begun), len(self.prompt.tokens)
-            return Answer(text, "budget", (), cost, begun, prompt_tokens=tokens, lead=lead)
-        chosen = max(self.drafts, key=lambda draft: draft.value or 0.0) if self._method.guided else self.drafts[-1]
+        cost, drafts = self._cost or self.cost(), self.drafts
+        if not drafts:
+            drafts = [self._draft(Written(self._begun, "budget"), None, 0, 0.0)]
+        chosen = max(drafts, key=lambda draft: draft.value or 0.0) if self._method.guided else drafts[-1]
         finish = "budget" if self.ended else chosen.finish
         tokens, lead = len(self.prompt.tokens), self.policy.lead(chosen.tokens)
         return Answer(chosen.text, finish, (), cost, chosen.tokens, tuple(self.drafts), chosen.value, tokens, lead)

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -215,27 +214,18 @@ def open_vllm(
 
     from rain.models.dtypes import auto_dtype
 
-    gpus = torch.cuda.device_count()
+    gpus, sharers = torch.cuda.device_count(), int(os.environ.get(SHARERS, 1))
     settings: dict[str, Any] = {"model": str(model), "dtype": dtype, "generation_config": "vllm", "max_logprobs": -1}
     settings |= {"enable_prefix_caching": True, "tensor_parallel_size": max(1, gpus)}
     for name, value in (QUIET if gpus else {**QUIET, **CPU_ENVIRONMENT}).items():
         os.environ.setdefault(name, value)
     if gpus:
-        settings |= {**GPU_OPTIONS, "gpu_memory_utilization": MEMORY_SHARE / int(os.environ.get(SHARERS, 1))}
+        settings |= {**GPU_OPTIONS, "gpu_memory_utilization": MEMORY_SHARE / sharers}
     else:
         settings |= CPU_OPTIONS
         if dtype == "auto":
             settings["dtype"] = str(auto_dtype("cpu")).removeprefix("torch.")
-    with _turn_on_the_gpu():
+    # Those that share a GPU start one after the other: a vLLM takes what others load meanwhile for its own.
+    name = f"rain-vllm-{os.getuid()}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / name) if gpus and sharers > 1 else nullcontext():
         return VllmEngine(AsyncVllm({**settings, **options}), tokenizer, eos, vocabulary)
-
-
-@contextmanager
-def _turn_on_the_gpu() -> Iterator[None]:
-    """Let workers that share a GPU start one after the other: a vLLM takes what others load meanwhile for its own."""
-    if int(os.environ.get(SHARERS, 1)) == 1:
-        yield
-        return
-    name = f"rain-vllm-{os.getuid()}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}.lock"
-    with FileLock(Path(tempfile.gettempdir()) / name):
-        yield
