@@ -131,9 +131,8 @@ class Aligner:
         if is_tokens(prompt):
             tokens = prompt
         else:
-            text: str | Sequence[Message] = prompt  # type: ignore[assignment]
-            check_length(text, min(self.engine.context, self.config.search.maxlen))
-            tokens = self.formatter.encode(text, raw=raw)
+            check_length(prompt, min(self.engine.context, self.config.search.maxlen))
+            tokens = self.formatter.encode(prompt, raw=raw)
         if not tokens or prompt == "":
             raise RainError("the prompt is empty")
         return tokens
@@ -158,9 +157,8 @@ class Aligner:
             return prompt
         if is_tokens(prompt):
             return self.adapter.decode(prompt)
-        messages: Sequence[Message] = check_messages(prompt)  # type: ignore[arg-type]
-        turns = [message for message in messages if message["role"] in ("user", "assistant")]
-        if turns and messages[-1]["role"] == "assistant":
+        turns = [message for message in check_messages(prompt) if message["role"] in ("user", "assistant")]
+        if turns and prompt[-1]["role"] == "assistant":
             del turns[-1]  # it is the beginning of the answer, not of the question
         return self.config.template.conversation(turns)
 

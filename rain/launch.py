@@ -136,8 +136,8 @@ class Allocation:
 
         with closing(self.launcher), closing(progress):
             config = PoolConfig(run.nump, run.concurrency, stall_s=run.stall_timeout)
-            pool = Pool(self.launcher, config, run_dir.write, lost, heard)
-            return pool.run([Job(prompt.id, prompt) for prompt in left])
+            jobs = [Job(prompt.id, prompt) for prompt in left]
+            return Pool(self.launcher, config, jobs, run_dir.write, lost, heard).run()
 
     def report(self, outdir: Path) -> None:
         """Print one prompt's answers and what all cost."""
@@ -160,14 +160,6 @@ def token_counter(modelname: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer().encode(text))
 
 
-def judge_after_run(args: ParsedArgs, code: int) -> int:
-    """Ask the judges about a finished run; return the exit code of both."""
-    if not args.judges or code == INTERRUPTED:
-        return code
-    failed = judge_run(load_run(Path(args.settings.run.outdir)), args.judges, args.judging)
-    return max(code, int(failed > 0))
-
-
 def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the allocation command of a benchmark; a RainError ends with one sentence and exit code 2."""
 
@@ -178,7 +170,11 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
             check_judge(name, args)
         if notice := args.settings.preset_notice():
             say(notice)
-        return judge_after_run(args, allocation.answer())
+        code = allocation.answer()
+        if not args.judges or code == INTERRUPTED:
+            return code
+        failed = judge_run(load_run(Path(args.settings.run.outdir)), args.judges, args.judging)
+        return max(code, int(failed > 0))
 
     return guarded(work, resumes=True)
 

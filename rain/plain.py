@@ -15,8 +15,6 @@ from rain.stopping import TextStopPolicy
 PIECE = 16
 """Tokens in one piece of an answer, where it is streamed or its seconds are limited."""
 
-NO_LIMIT = Budget()
-
 
 def next_piece(budget: Budget, room: int, computed: int, uncomputed: int, longest: int = 0) -> int:
     """Return how many tokens to write before the budget is looked at again, at least 1.
@@ -44,7 +42,7 @@ class PlainGeneration:
     """
 
     def __init__(
-        self, engine: Engine, policy: TextStopPolicy, prompt: PreparedPrompt, piece: int = 0, budget: Budget = NO_LIMIT
+        self, engine: Engine, policy: TextStopPolicy, prompt: PreparedPrompt, piece: int, budget: Budget
     ) -> None:
         self.prompt, self.policy, self.budget = prompt, policy, budget
         self._piece, self._started = piece, time.perf_counter()

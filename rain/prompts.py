@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple
 
 from rain.core.errors import PromptTooLong, RainError
 from rain.core.types import Tokens
 from rain.text import PROBES, Message, TokenizerAdapter, common_start
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 WORTH_CACHING = 16
 """Shared prefixes shorter than this (tokens) are not worth a cache entry of their own."""
@@ -96,6 +99,6 @@ def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
     return messages
 
 
-def is_tokens(prompt: object) -> TypeGuard[Tokens]:
+def is_tokens(prompt: object) -> TypeIs[Tokens]:
     """Tell the ids of a prompt from a text or a conversation."""
     return isinstance(prompt, tuple) and all(isinstance(token, int) for token in prompt)

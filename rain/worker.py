@@ -13,7 +13,7 @@ from rain.generation import CommittedText
 from rain.pool.worker import BEAT_S, Job, WorkerArgs, WorkerLink
 
 
-async def answer_jobs(aligner: Aligner, link: WorkerLink, traced: bool = False) -> None:
+async def answer_jobs(aligner: Aligner, link: WorkerLink, traced: bool) -> None:
     """Answer jobs (prompts) as they come until the parent says stop, then give up those in progress.
 
     How many are answered at once is up to who sends them. Searches are recorded if ``traced``.

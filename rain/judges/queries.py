@@ -97,7 +97,7 @@ def load_run(outdir: Path) -> Run:
     task = str(config.get("task", "")) if isinstance(config, dict) else ""
     if not task:
         raise RainError(f"{outdir / 'config.json'}: field task is missing")
-    torn = sum(part.size > part.good_size for part in map(scan, paths))
+    torn = sum(scan(path).torn for path in paths)
     ids, queries, models, left_out = prompt_ids(outdir), Counter[str](), set[str](), 0
     records, errors = (Records(outdir, ids, failed) for failed in (False, True))
     for record in iter_results(outdir):

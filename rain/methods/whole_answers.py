@@ -73,7 +73,7 @@ def words(drafting: Drafting) -> str | Sequence[Message]:
     prompt: str | Sequence[Message] | Tokens = drafting.prompt.source
     if is_tokens(prompt):
         raise RainError(f"--method {drafting.parts.method.method} needs a prompt in words, not token ids")
-    return prompt  # type: ignore[return-value]
+    return prompt
 
 
 WHOLE_ANSWERS = {

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rain.core.engine import SHARERS
 from rain.core.errors import RainError
 
 
-def visible_gpus(environ: Mapping[str, str] | None = None) -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
 
     CUDA_VISIBLE_DEVICES decides if it is set; otherwise nvidia-smi is asked. No GPU library is loaded, so that a worker
     can still choose its GPUs.
-
-    Args:
-        environ: environment to read; None: that of the process.
     """
-    environ = os.environ if environ is None else environ
-    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return [str(index) for index in range(_count_gpus())]
     names = [name.strip() for name in listed.split(",")]

@@ -35,6 +35,7 @@ class Pool:
     Args:
         launcher: starts the workers.
         config: numbers and times.
+        jobs: what there is to do, each under an id of its own.
         write: gets a worker's number ("lost": of jobs that were given up) and a record; returns when it is on disk.
         error_record: makes the record of a job that was given up from the job and the reason.
         on_event: gets everything that happens, in the parent's thread.
@@ -44,6 +45,7 @@ class Pool:
         self,
         launcher: Launcher,
         config: PoolConfig,
+        jobs: Sequence[Job],
         write: Write,
         error_record: Callable[[Job, str], Record],
         on_event: Callable[[Event], None] = lambda event: None,
@@ -54,13 +56,13 @@ class Pool:
         self._error_record = error_record
         self._on_event = on_event
         self._slots: dict[int, Slot] = {}
-        self._jobs = JobQueue((), config.max_deaths)
-        self._health: dict[int, Health] = {}  # of the workers that are not given up
+        self._jobs = JobQueue(jobs, config.max_deaths)
+        self._health = {index: Health() for index in range(min(config.nump, len(jobs)))}  # of workers not given up
         self._outcomes: Counter[str] = Counter()
         self._refusals = ("", 0)  # why the last jobs failed, and how many in a row
         self._interrupts, self._watched = 0, time.monotonic()
 
-    def run(self, jobs: Sequence[Job]) -> PoolSummary:
+    def run(self) -> PoolSummary:
         """Do all jobs; a pool runs once.
 
         The first Ctrl-C asks the workers to return and, after the grace time, ends them; the second ends them at once.
@@ -70,10 +72,6 @@ class Pool:
             RainError: a worker could not start or reported that none can continue, or a record could not be written;
                 no worker is left running.
         """
-        if len({job.id for job in jobs}) < len(jobs):
-            raise ValueError("two jobs have the same id")
-        self._jobs = JobQueue(jobs, self.config.max_deaths)
-        self._health = {index: Health() for index in range(min(self.config.nump, len(jobs)))}
         with self._interrupts_counted():
             try:
                 while self._outstanding() and not self._interrupts:
@@ -124,7 +122,7 @@ class Pool:
         """Take in what the workers report; put back the jobs of those that died, unless the run is ending."""
         for event in self._launcher.events(timeout_s):
             slot = self._slots[event.worker]
-            slot.heard, slot.silent = True, 0.0
+            slot.silent = 0.0
             if event.kind == "ready":
                 slot.ready = True
                 self._outcomes["ready"] += 1
@@ -168,7 +166,7 @@ class Pool:
         passed = min(now - self._watched, 2 * _TICK_S)  # not the time for which this process was stopped itself
         self._watched = now
         for slot in self._slots.values():
-            slot.silent += passed if slot.heard else 0.0
+            slot.silent += passed
             if 0 < self.config.stall_s < slot.silent:
                 slot.reason = f"gave no sign of life for {self.config.stall_s:g} s (--stall-timeout) and was killed"
                 slot.silent = 0.0

@@ -58,8 +58,7 @@ class Slot:
         ready: whether it takes jobs.
         jobs: its jobs in progress, by id.
         served: whether it ever had a job.
-        heard: whether it has given a sign of life.
-        silent: time since then, while this process was watching (seconds).
+        silent: time since its last sign of life, while this process was watching; -inf before the first (seconds).
         faults: what it has reported; after the first it gets no more jobs, and ends with those that it has.
         failed: the jobs that it could not do.
         reason: why this process has killed it.
@@ -69,8 +68,7 @@ class Slot:
     ready: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     served: bool = False
-    heard: bool = False
-    silent: float = 0.0
+    silent: float = float("-inf")
     faults: list[Fault] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
     reason: str = ""

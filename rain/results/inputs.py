@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ class Inputs:
         weights: fingerprint of the model's files; empty: unknown.
     """
 
-    source: str = ""
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    weights: str = ""
+    source: str
+    prompts: Mapping[str, str]
+    weights: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return what config.json says about them, and the versions of what works on them."""

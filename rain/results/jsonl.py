@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -47,24 +46,18 @@ class Line(NamedTuple):
         return _parse(self.raw)
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """A file of records, seen from its end.
 
     Attributes:
         good_size: length of the part that ends with the last whole record, its newline included if it has one (bytes).
-        size: length of the file (bytes); larger than `good_size` if the last line is torn.
+        torn: whether a part of a record follows.
         newline: whether the last whole record has its newline.
     """
 
     good_size: int
-    size: int
+    torn: bool
     newline: bool
-
-    @property
-    def torn(self) -> bool:
-        """Whether the file ends with a part of a record, or with a record without its newline."""
-        return self.size > self.good_size or not self.newline
 
 
 def encode_json(value: object, indent: int | None = None) -> bytes:
@@ -93,9 +86,9 @@ def scan(path: Path) -> Scan:
     body = tail.rstrip()
     begin = body.rfind(b"\n") + 1
     if _head(body[begin:], 0, whole=True) is None:
-        return Scan(start + begin, size, True)
+        return Scan(start + begin, start + begin < size, True)
     end = tail.find(b"\n", len(body))
-    return Scan(size if end < 0 else start + end + 1, size, end >= 0)
+    return Scan(size if end < 0 else start + end + 1, False, end >= 0)
 
 
 def read_lines(path: Path) -> Iterator[Line]:

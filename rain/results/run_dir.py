@@ -24,7 +24,7 @@ from rain.core.errors import RainError
 from rain.results.differences import differences, shown
 from rain.results.files import locked, write_atomic, write_error
 from rain.results.inputs import Inputs, same_weights
-from rain.results.jsonl import Record, ResultWriter, encode_json, parse, read_lines, scan
+from rain.results.jsonl import Record, ResultWriter, encode_json, parse, read_lines
 
 FORMAT = 2
 """Value of `format` in config.json; directories with another one can be read, but not resumed."""
@@ -57,16 +57,15 @@ class RunDir:
         path: str | Path,
         config: Mapping[str, Any],
         config_hash: str,
-        details: Mapping[str, Any] | None = None,
-        inputs: Inputs | None = None,
+        details: Mapping[str, Any],
+        inputs: Inputs,
     ) -> None:
         self.path, self.left_out = Path(path), 0
-        self._prompts = dict(inputs.prompts) if inputs else None
+        self._prompts = inputs.prompts
         self._writers: dict[int | str, ResultWriter] = {}
         with ExitStack() as opened:
             _lock(self.path, opened)
-            more = {**(details or {}), **(inputs.as_dict() if inputs else {})}
-            self._put_config({"format": FORMAT, "hash": config_hash, **config}, more)
+            self._put_config({"format": FORMAT, "hash": config_hash, **config}, {**details, **inputs.as_dict()})
             for leftover in (file for name in _TEMPORARY for file in self.path.glob(name)):
                 leftover.unlink(missing_ok=True)
             self._opened = opened.pop_all()
@@ -114,15 +113,15 @@ class RunDir:
             RainError: a file is damaged before its last line, or cannot be written, or prompts that have records have
                 other further fields than before.
         """
-        wanted, done, others = set(ids), set[str](), set[str]()
-        changed, found = self._changed(), set[str]()
+        known, wanted = self._known(), set(ids)
+        changed = {id for id, digest in self._prompts.items() if known.get(id, digest) != digest}
+        done, found, others = set[str](), set[str](), set[str]()
         for path in result_paths(self.path):
-            if scan(path).torn:
-                ResultWriter(path).close()
+            ResultWriter(path).close()  # which removes a torn last line
             for line in read_lines(path):
                 if line.id in changed:
                     found.add(line.id)
-                elif self._prompts is not None and line.id not in self._prompts:
+                elif line.id not in self._prompts:
                     others.add(line.id)
                 elif not line.failed and line.id in wanted:
                     done.add(line.id)
@@ -132,11 +131,9 @@ class RunDir:
                 f"have changed ({min(found)} ...); give another --outdir, or the data set of the first run"
             )
         self.left_out = len(others)
-        if self._prompts is not None:
-            known = self._known()
-            if gone := {id: known[id] for id in sorted(others & known.keys())}:
-                self._put(self.path / "left_out.json", encode_json(gone, indent=0) + b"\n")
-            self._put(self.path / "prompts.json", encode_json(self._prompts, indent=0) + b"\n")
+        if gone := {id: known[id] for id in sorted(others & known.keys())}:
+            self._put(self.path / "left_out.json", encode_json(gone, indent=0) + b"\n")
+        self._put(self.path / "prompts.json", encode_json(self._prompts, indent=0) + b"\n")
         return done
 
     def know_weights(self, weights: str) -> None:
@@ -151,13 +148,6 @@ class RunDir:
         """
         files = (self.path / name for name in ("left_out.json", "prompts.json"))
         return {id: digest for file in files if file.exists() for id, digest in _read_json(file).items()}
-
-    def _changed(self) -> set[str]:
-        """Return the prompts whose further fields are not those of the last run here."""
-        if self._prompts is None or not (self.path / "prompts.json").exists():
-            return set()
-        before = self._known()
-        return {id for id, digest in self._prompts.items() if before.get(id, digest) != digest}
 
     def write(self, worker: int | str, record: Record) -> None:
         """Append a worker's record to its file, which is opened for its first one; after return it is on disk.

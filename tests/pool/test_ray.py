@@ -17,7 +17,6 @@ from support.ray_nodes import ENVIRONMENT, STORE, Nodes
 from rain.core.errors import RainError
 from rain.pool.ray_launcher import RayLauncher
 from rain.pool.worker import Event, WorkerMain
-from rain.results.jsonl import Record
 from rain.results.run_dir import iter_results, result_paths
 
 pytestmark = pytest.mark.ray
@@ -164,17 +163,6 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
     assert summary[:2] == (200, 0)
     assert run.written() == sorted(job.id for job in run.jobs)
     assert summary.deaths >= 10 and kills["nodes"] >= 1, kills
-
-
-def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, nodes: Nodes) -> None:
-    def fill_up(record: Record) -> None:
-        if run.written():
-            raise RainError("No space left")
-
-    run = ray_run(tmp_path, nodes.grow(1), *["ok"] * 3, nump=1, before_write=fill_up)
-    with pytest.raises(RainError, match="No space left"):
-        run.go()
-    assert run.written() == ["job-0"]
 
 
 def test_every_worker_sees_gpus_of_its_own_and_uses_its_part_of_the_cores(

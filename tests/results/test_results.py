@@ -21,10 +21,12 @@ from rain.results.jsonl import ResultWriter, read_lines
 from rain.results.run_dir import FORMAT, RunDir, iter_results, read_config, result_paths
 
 CONFIG = {"task": "hh", "model": {"modelname": "smollm2"}, "search": {"token_set_lengths": (1, 2), "top_k": 15}}
+PROMPTS = dict.fromkeys(("a", "b", "c", "d", "new"), "")
 HOLD = """
 import sys
+from rain.results.inputs import Inputs
 from rain.results.run_dir import RunDir
-kept = RunDir(sys.argv[1], {}, "hash")
+kept = RunDir(sys.argv[1], {}, "hash", {}, Inputs("", {}, ""))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -44,9 +46,9 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def open_dir(path: Path, **config: object) -> RunDir:
+def open_dir(path: Path, weights: str = "", prompts: dict[str, str] = PROMPTS, **config: object) -> RunDir:
     """Open a run directory with a configuration that differs from CONFIG in some fields."""
-    return RunDir(path, {**CONFIG, **config}, "0123456789abcdef")
+    return RunDir(path, {**CONFIG, **config}, "0123456789abcdef", {}, Inputs("data", prompts, weights))
 
 
 def write_all(path: Path, *records: dict[str, object]) -> None:
@@ -134,17 +136,14 @@ from rain.core.errors import RainError
 from rain.results.jsonl import ResultWriter
 path = Path(sys.argv[1])
 with ResultWriter(path) as writer:
-    if len(sys.argv) > 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
     try:
         for number in range(10**6):
             writer.write({"id": str(number), "raina": "x" * 150})
     except RainError as error:
         print(number, path.read_bytes()[-1:] == b"\\n", error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    if len(sys.argv) > 2:
-        writer.write({"id": "later"})
-    print(path.read_text().splitlines()[-1])
+    writer.write({"id": "later"})
 """
 
 
@@ -152,24 +151,10 @@ with ResultWriter(path) as writer:
 def test_a_file_size_limit_leaves_whole_lines_and_a_clear_error(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "res_0.jsonl"
     out, err = child(FILL, path, limit).communicate()
-    written, whole, message = out.splitlines()[0].split(" ", 2)
+    written, whole, message = out.split(" ", 2)
     assert (err, whole, int(written)) == ("", "True", 5)  # lines of 179 bytes
     assert str(path) in message and "File too large; make room there" in message
     assert ids(path) == ["0", "1", "2", "3", "4", "later"]
-
-
-def test_a_full_disk_leaves_whole_lines_and_a_clear_error(tmp_path: Path) -> None:
-    mount = 'mount -t tmpfs -o size=16k none "$1" && exec "$2" -c "$3" "$1/res_0.jsonl"'
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("needs a user namespace for a small tmpfs")
-    command = ["unshare", "-rm", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, FILL]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if "mount" in done.stderr:
-        pytest.skip("may not mount a tmpfs")
-    lines = done.stdout.splitlines()
-    written, whole, message = lines[0].split(" ", 2)
-    assert whole == "True" and "No space left on device; make room" in message
-    assert int(written) > 50 and json.loads(lines[1])["id"] == str(int(written) - 1)
 
 
 def test_the_second_run_in_an_outdir_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
@@ -223,24 +208,29 @@ def test_the_configuration_of_a_run_that_wrote_nothing_may_be_corrected(tmp_path
 
 def test_details_may_change_and_are_recorded(tmp_path: Path) -> None:
     for nump in (1, 8):
-        with RunDir(tmp_path, CONFIG, "0123456789abcdef", {"run": {"nump": nump}}) as run_dir:
+        with RunDir(tmp_path, CONFIG, "0123456789abcdef", {"run": {"nump": nump}}, Inputs("", {}, "")) as run_dir:
             run_dir.write(nump, {"id": str(nump)})
     stored = read_config(tmp_path)
     assert (stored["run"], stored["hash"], stored["format"]) == ({"nump": 8}, "0123456789abcdef", FORMAT)
 
 
-@pytest.mark.parametrize(("format", "named"), [({}, "absent"), ({"format": 3}, "3")])
-def test_a_folder_of_another_format_is_not_continued_but_can_be_read(
-    tmp_path: Path, format: dict[str, int], named: str
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"hash": "0", "task": "hh"}, "absent"),
+        ({"hash": "0", "task": "hh", "format": 3}, "3"),
+        ({"model_type": "llama"}, "absent"),
+    ],
+)
+def test_a_folder_of_another_format_or_something_else_is_not_continued_but_can_be_read(
+    tmp_path: Path, config: dict[str, object], named: str
 ) -> None:
-    config = json.dumps({**format, "hash": "0", "task": "hh"})
-    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
     write_all(tmp_path / "res_0.jsonl", {"id": "a"})
     with pytest.raises(RainError) as caught:
         open_dir(tmp_path)
     assert all(part in str(caught.value) for part in (str(tmp_path), f"'format' is {named}", "--outdir"))
-    assert (tmp_path / "config.json").read_text() == config
-    assert read_config(tmp_path)["task"] == "hh" and list(iter_results(tmp_path)) == [{"id": "a"}]
+    assert read_config(tmp_path) == config and list(iter_results(tmp_path)) == [{"id": "a"}]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
@@ -248,13 +238,6 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(RainError, match=r"config\.json is not (a )?JSON"):
         open_dir(tmp_path)
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(RainError, match="'format' is absent"):
-        open_dir(tmp_path)
-    assert (tmp_path / "config.json").read_text() == '{"model_type": "llama"}'
 
 
 def test_results_without_a_config_are_refused(tmp_path: Path) -> None:
@@ -354,50 +337,46 @@ def test_a_file_system_that_cannot_sync_directories_is_used_all_the_same(
     assert ids(tmp_path / "res_0.jsonl") == ["a"]
 
 
-def open_with(path: Path, weights: str = "", **prompts: str) -> RunDir:
-    return RunDir(path, CONFIG, "0123456789abcdef", inputs=Inputs("data", prompts, weights))
-
-
 def test_records_of_prompts_that_left_the_data_set_are_counted_and_do_not_count(tmp_path: Path) -> None:
-    with open_with(tmp_path, a="", b="") as run_dir:
+    with open_dir(tmp_path, prompts={"a": "", "b": ""}) as run_dir:
         run_dir.resume(["a", "b"])
         run_dir.write(0, {"id": "a"})
         run_dir.write(0, {"id": "b", "error": "x"})
-    with open_with(tmp_path, b="", c="") as run_dir:
+    with open_dir(tmp_path, prompts={"b": "", "c": ""}) as run_dir:
         assert run_dir.resume(["b", "c"]) == set() and run_dir.left_out == 1
     assert json.loads((tmp_path / "prompts.json").read_text()) == {"b": "", "c": ""}
-    open_with(tmp_path, b="", c="").resume(["b", "c"])
-    again = open_with(tmp_path, a="changed", b="")
+    open_dir(tmp_path, prompts={"b": "", "c": ""}).resume(["b", "c"])
+    again = open_dir(tmp_path, prompts={"a": "changed", "b": ""})
     with again as run_dir, pytest.raises(RainError, match=r"records of 1 prompts .*\(a "):
         run_dir.resume(["a", "b"])
     assert read_config(tmp_path)["data"]["prompts"] == 2 and set(read_config(tmp_path)["versions"]) >= {"torch"}
 
 
 def test_changed_reference_answers_are_noticed_where_there_are_records(tmp_path: Path) -> None:
-    with open_with(tmp_path, a="1", b="1") as run_dir:
+    with open_dir(tmp_path, prompts={"a": "1", "b": "1"}) as run_dir:
         run_dir.resume(["a", "b"])
         run_dir.write(0, {"id": "a"})
-    open_with(tmp_path, a="1", b="2").resume(["a", "b"])
+    open_dir(tmp_path, prompts={"a": "1", "b": "2"}).resume(["a", "b"])
     for _ in range(2):
         with (
-            open_with(tmp_path, a="2", b="2") as run_dir,
+            open_dir(tmp_path, prompts={"a": "2", "b": "2"}) as run_dir,
             pytest.raises(RainError, match=r"records of 1 prompts .*\(a "),
         ):
             run_dir.resume(["a", "b"])
 
 
 def test_other_weights_under_the_same_name_are_refused_and_unknown_ones_are_not(tmp_path: Path) -> None:
-    with open_with(tmp_path, "one", a="") as run_dir:
+    with open_dir(tmp_path, "one") as run_dir:
         run_dir.write(0, {"id": "a"})
-    open_with(tmp_path, "", a="").close()
-    with open_with(tmp_path / "fetched", "", a="") as run_dir:
+    open_dir(tmp_path).close()
+    with open_dir(tmp_path / "fetched") as run_dir:
         run_dir.know_weights("one")
         run_dir.write(0, {"id": "a"})
     for path in (tmp_path, tmp_path / "fetched"):
         with pytest.raises(RainError, match='weights: "one" there, "two" here'):
-            open_with(path, "two", a="")
-    open_with(tmp_path, "one", a="").close()
-    open_with(tmp_path, "one-more", a="").close()  # "one" is what earlier versions wrote of these
+            open_dir(path, "two")
+    open_dir(tmp_path, "one").close()
+    open_dir(tmp_path, "one-more").close()  # "one" is what earlier versions wrote of these
 
 
 @pytest.mark.parametrize("change", ["header", "middle", "end", "size", "config.json", "nothing"])

@@ -16,7 +16,7 @@ import struct  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import closing, contextmanager, suppress  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -28,6 +28,7 @@ from rain.pool.launchers import LocalLauncher  # noqa: E402
 from rain.pool.pool import Pool  # noqa: E402
 from rain.pool.state import PoolConfig, PoolSummary  # noqa: E402
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
+from rain.results.inputs import Inputs  # noqa: E402
 from rain.results.jsonl import PROMPTS_OWN, Record, read_lines  # noqa: E402
 from rain.results.run_dir import RunDir, iter_results, result_paths  # noqa: E402
 
@@ -139,6 +140,14 @@ def first_without_device(args: WorkerArgs, link: WorkerLink) -> None:
     obedient(replace(args, settings=folder), link)
 
 
+def open_dir(folder: str | Path, jobs: Sequence[Job]) -> RunDir:
+    return RunDir(folder, {"task": "hh"}, "0" * 16, {}, Inputs("", {job.id: "" for job in jobs}, ""))
+
+
+def error_record(job: Job, reason: str) -> Record:
+    return {"id": job.id, "error": reason}
+
+
 class Killer:
     """Kills a worker, or now and then this process, at random moments: shortly after one of so many events."""
 
@@ -185,15 +194,14 @@ class Run:
         self.watch(event)
 
     def go(self) -> Run:
-        with RunDir(self.folder, {}, "") as run_dir:
+        with open_dir(self.folder, self.jobs) as run_dir:
 
             def write(worker: int | str, record: Record) -> None:
                 self.before_write(record)
                 run_dir.write(worker, record)
 
-            pool = Pool(self.launcher, self.config, write, lambda job, why: {"id": job.id, "error": why}, self._note)
             with closing(self.launcher):
-                self.summary = pool.run(self.jobs)
+                self.summary = Pool(self.launcher, self.config, self.jobs, write, error_record, self._note).run()
         return self
 
     def written(self) -> list[str]:
@@ -226,14 +234,14 @@ def main(folder: str, payloads: str, nump: str = "2", concurrency: str = "1", *k
             print("pid", event.data["pid"], flush=True)
         killer.event(event)
 
-    with RunDir(folder, {"task": "hh"}, "0" * 16) as run_dir:
+    with open_dir(folder, jobs) as run_dir:
         done = run_dir.resume([job.id for job in jobs])
         config = PoolConfig(
             int(nump), int(concurrency), max_failures=100, grace_s=float(os.environ.get("GRACE_S", "0.5"))
         )
         launcher = LocalLauncher(obedient, folder, worker_environments(int(nump), [], 2))
-        pool = Pool(launcher, config, run_dir.write, lambda job, reason: {"id": job.id, "error": reason}, watch)
-        summary = pool.run([job for job in jobs if job.id not in done])
+        left = [job for job in jobs if job.id not in done]
+        summary = Pool(launcher, config, left, run_dir.write, error_record, watch).run()
     print(json.dumps(summary._asdict()), flush=True)
     return summary.exit_code
 
