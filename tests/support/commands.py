@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,18 @@ QUICK = (
 ).split()
 """Short runs whose costs are the same each time: what is computed ahead depends on the clock."""
 
+MANY = 40
+"""Prompts in the file of the fixture ``many``."""
+
 
 def _options() -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     return {"text": True, "env": env}
 
 
-def allocate(*flags: object, limit: int = 0, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; no file may grow beyond the limit (bytes), if there is one."""
-
-    def confine() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [*before, *COMMAND, *map(str, flags)]
-    confined: Callable[[], None] | None = confine if limit else None
-    return subprocess.run(command, capture_output=True, preexec_fn=confined, **_options())
+def allocate(*flags: object, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run([*before, *COMMAND, *map(str, flags)], capture_output=True, **_options())
 
 
 @contextmanager
@@ -63,9 +59,9 @@ def read_until_commit(process: subprocess.Popen[str], ids: Iterable[int]) -> Non
     assert any(line.startswith(starts) for line in process.stdout), "the run ended before"
 
 
-def refusal(*flags: object, limit: int = 0) -> str:
+def refusal(*flags: object) -> str:
     """Return the sentence with which the command ends; it is the last on standard error."""
-    done = allocate(*flags, limit=limit)
+    done = allocate(*flags)
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("rain: error: ")]

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
-from support.commands import QUICK, ROOT, allocate, answers, read_until_commit, refusal, running, save_questions
+from support.commands import MANY, QUICK, ROOT, allocate, answers, read_until_commit, refusal, running, save_questions
 from support.tiny_task import LETTERS
 
 from rain import cli
@@ -20,7 +20,6 @@ from rain.launch import Allocation, parse
 from rain.results.run_dir import iter_results, read_config, result_paths
 from rain.tasks import load
 
-MANY = 40
 FIELDS = {"id", "question", "raina", "pa", "finish", "moves", "cost", "dtype", "model", "seed", "config"}
 COSTS = {"forward_passes", "tokens_computed", "tokens_reused", "seconds"}
 
@@ -60,18 +59,14 @@ def test_the_run_ends_with_the_two_answers_of_one_prompt_and_progress_in_lines(d
     assert "\r" not in done.stderr
 
 
-def test_rain_run_is_the_same_command(data: Path, template: Path, tmp_path: Path) -> None:
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir"]
-    command = [sys.executable, "-m", "rain", "run", "hh", *map(str, flags), str(tmp_path / "rain")]
+def test_rain_run_is_the_same_command(flags: list[object], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rain", "run", "hh", *map(str, flags), "--outdir", str(tmp_path / "rain")]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
-    assert allocate(*flags, tmp_path / "script").returncode == 0
+    assert allocate(*flags, "--outdir", tmp_path / "script").returncode == 0
     assert answers(tmp_path / "rain") == answers(tmp_path / "script")
 
 
-def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
-    data: Path, template: Path, tmp_path: Path
-) -> None:
-    flags = [*QUICK, "--dataset", data, "--templates", template]
+def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(flags: list[object], tmp_path: Path) -> None:
     runs = {"one": ["--concurrency", 1], "two": ["--nump", 2, "--concurrency", 1], "six": ["--concurrency", 6]}
     found = []
     for name, more in runs.items():
@@ -83,15 +78,12 @@ def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(
     assert {path.name for path in result_paths(tmp_path / "two")} <= {"res_0.jsonl", "res_1.jsonl"}
 
 
-def test_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
-    data: Path, template: Path, tmp_path: Path
-) -> None:
+def test_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(flags: list[object], tmp_path: Path) -> None:
     runs = {"one": ["--concurrency", 1], "many, without": ["--concurrency", 6]}
     runs |= {"ahead": ["--concurrency", 1, "--prefetch", 3], "many": ["--concurrency", 6, "--prefetch", 3]}
     asked, moves = {}, []
     for name, more in runs.items():
-        flags = [*QUICK, "--dataset", data, "--templates", template, *more, "--outdir", tmp_path / name]
-        assert allocate(*flags).returncode == 0
+        assert allocate(*flags, *more, "--outdir", tmp_path / name).returncode == 0
         records = [json.loads(line) for path in result_paths(tmp_path / name) for line in path.open()]
         moves.append({record["id"]: record["moves"] for record in records})
         asked[name] = sum(record["cost"]["rain"]["requests"] for record in records)
@@ -99,8 +91,8 @@ def test_searches_compute_ahead_which_changes_what_is_asked_and_no_answer(
     assert asked["ahead"] > asked["one"] == asked["many, without"] < asked["many"]
 
 
-def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path, tmp_path: Path) -> None:
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+def test_a_range_gives_the_same_records_as_the_whole(flags: list[object], tmp_path: Path) -> None:
+    flags += ["--outdir", tmp_path / "out"]
     assert allocate(*flags, "--s", 2, "--e", 4).returncode == 0
     part = answers(tmp_path / "out")
     assert [record["question"] for record in part.values()] == ["How do I fix a bike?", "Human: what?"]
@@ -112,9 +104,9 @@ def test_a_range_gives_the_same_records_as_the_whole(data: Path, template: Path,
 
 @pytest.mark.parametrize("nump", [1, 2])
 def test_a_run_killed_at_once_resumes_where_it_stopped_to_the_same_results(
-    nump: int, many: Path, template: Path, tmp_path: Path
+    nump: int, many: Path, flags: list[object], tmp_path: Path
 ) -> None:
-    flags = [*QUICK, "--dataset", many, "--templates", template, "--nump", nump, "--concurrency", 1]
+    flags += ["--dataset", many, "--nump", nump, "--concurrency", 1]
     assert allocate(*flags, "--outdir", tmp_path / "whole").returncode == 0
     outdir = tmp_path / "killed"
     with running(*flags, "--outdir", outdir, "--verbose") as process:
@@ -135,10 +127,10 @@ def test_a_run_killed_at_once_resumes_where_it_stopped_to_the_same_results(
 
 
 def test_another_configuration_in_the_same_directory_is_refused_and_changes_nothing(
-    data: Path, template: Path, tmp_path: Path
+    flags: list[object], template: Path, tmp_path: Path
 ) -> None:
     outdir = tmp_path / "out"
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", outdir, "--e", 1]
+    flags += ["--outdir", outdir, "--e", 1]
     assert allocate(*flags).returncode == 0
     before = {path.name: path.read_bytes() for path in outdir.iterdir() if path.name != ".lock"}
     for more in (["--seed", 1], ["--exploration", 0], ["--no-node-addition"], ["--votes", "soft"]):
@@ -150,20 +142,11 @@ def test_another_configuration_in_the_same_directory_is_refused_and_changes_noth
     assert allocate(*flags, "--nump", 2, "--concurrency", 2, "--e", 2).returncode == 0
 
 
-def test_a_folder_of_an_earlier_version_is_not_continued(data: Path, tmp_path: Path) -> None:
-    flags = [*QUICK, "--dataset", data, "--e", 1, "--outdir", tmp_path / "out"]
-    assert allocate(*flags).returncode == 0
-    file = tmp_path / "out" / "config.json"
-    file.write_text(json.dumps({name: value for name, value in read_config(file.parent).items() if name != "format"}))
-    sentence = refusal(*flags)
-    assert str(tmp_path / "out") in sentence and "'format'" in sentence
-
-
 def test_a_prompt_that_fails_is_a_record_with_its_error_and_the_exit_code_says_so(
-    template: Path, tmp_path: Path
+    flags: list[object], data: Path, tmp_path: Path
 ) -> None:
-    data = save_questions(tmp_path / "data.jsonl", ("a", "b" * 3000, "c"))
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+    save_questions(data, ("a", "b" * 3000, "c"))
+    flags += ["--outdir", tmp_path / "out"]
     done = allocate(*flags)
     assert done.returncode == 1 and "2 prompts answered, 1 failed" in done.stdout
     first, failed, last = iter_results(tmp_path / "out")
@@ -173,27 +156,6 @@ def test_a_prompt_that_fails_is_a_record_with_its_error_and_the_exit_code_says_s
     again = allocate(*flags)
     assert again.returncode == 1 and "2 of 3 prompts are done already" in again.stdout
     assert len(list(iter_results(tmp_path / "out"))) == 3
-
-
-BROKEN_DATA = {
-    "not JSON": ("data.jsonl", '{"question": "a"}\n{"question": \n', "line 2"),
-    "missing field": ("data.jsonl", '{"question": "a"}\n{"quest": "b"}\n', "question"),
-    "no text": ("data.jsonl", '{"question": 5}\n', "question"),
-    "empty": ("data.jsonl", "", "no prompts"),
-    "unknown extension": ("data.xml", "<a/>", "extension"),
-    "no such file": (None, "", "none.jsonl"),
-}
-
-
-@pytest.mark.parametrize("what", BROKEN_DATA)
-def test_a_broken_data_set_is_named_in_one_sentence(what: str, tmp_path: Path) -> None:
-    name, content, named = BROKEN_DATA[what]
-    path = tmp_path / (name or "none.jsonl")
-    if name:
-        path.write_text(content)
-    sentence = refusal(*QUICK, "--dataset", path, "--outdir", tmp_path / "out")
-    assert named in sentence and path.name in sentence
-    assert not (tmp_path / "out").exists(), "nothing is written before the input is known to be good"
 
 
 def test_a_data_set_that_is_named_is_the_users_own_file_where_there_is_one(
@@ -218,14 +180,8 @@ def test_a_data_set_that_is_named_is_the_users_own_file_where_there_is_one(
     ("flags", "named"),
     [
         (["--nump", 0], "--nump is 0"),
-        (["--nump", -3], "--nump is -3"),
         (["--concurrency", 0], "--concurrency is 0"),
-        (["--s", 5, "--e", 5], "--e is 5"),
-        (["--s", -1], "--s is -1"),
         (["--s", 1000], "--s is 1000"),
-        (["--e", 1000], "--e is 1000"),
-        (["--max-simulations", 0], "--max-simulations is 0"),
-        (["--value-threshold", 3], "--value-threshold is 3"),
         (["--engine", "abacus"], "--engine is 'abacus'"),
         (["--preset", "fast"], "--preset is 'fast'"),
         (["--templates", "none.txt"], "none.txt"),
@@ -238,31 +194,6 @@ def test_a_data_set_that_is_named_is_the_users_own_file_where_there_is_one(
 )
 def test_a_setting_that_cannot_work_is_named_in_one_sentence(flags: list[object], named: str, tmp_path: Path) -> None:
     assert named in refusal(*QUICK, "--outdir", tmp_path / "out", *flags)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "named"),
-    [("=== ask", "=== task", "line 11"), ("{question}", "", "question"), ("letters\n", "words\n", "'kind'")],
-    ids=["unknown section", "no question", "label of several tokens"],
-)
-def test_a_bad_template_is_named_in_one_sentence(
-    old: str, new: str, named: str, template: Path, tmp_path: Path
-) -> None:
-    template.write_text(LETTERS.replace(old, new, 1))
-    sentence = refusal(*QUICK, "--templates", template, "--e", 1, "--outdir", tmp_path / "out")
-    assert named in sentence and template.name in sentence
-
-
-def test_a_directory_that_cannot_be_made_and_one_that_is_in_use_are_named(
-    many: Path, template: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    assert "file" in refusal(*QUICK, "--outdir", tmp_path / "file" / "out")
-    flags = [*QUICK, "--dataset", many, "--templates", template, "--outdir", tmp_path / "out"]
-    with running(*flags, "--verbose") as process:
-        read_until_commit(process, range(MANY))
-        process.send_signal(signal.SIGSTOP)
-        assert "another run" in refusal(*flags)
 
 
 def test_help_explains_every_flag_with_its_default_and_choices_and_begins_with_the_usual_ones() -> None:
@@ -330,8 +261,10 @@ def test_the_password_in_an_address_is_kept_nowhere(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "out").iterdir() if b"hunter2" in path.read_bytes()]
 
 
-def test_a_run_goes_on_when_nobody_reads_its_output_any_more(many: Path, template: Path, tmp_path: Path) -> None:
-    flags = [*QUICK, "--dataset", many, "--templates", template, "--outdir", tmp_path / "out", "--verbose"]
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(
+    many: Path, flags: list[object], tmp_path: Path
+) -> None:
+    flags += ["--dataset", many, "--outdir", tmp_path / "out", "--verbose"]
     with running(*flags, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None and process.stdout.readline()
         process.stdout.close()
@@ -380,9 +313,9 @@ def test_ctrl_c_while_a_command_is_imported_ends_it_with_one_line(
 
 
 def test_edited_rows_of_a_data_set_are_done_again_and_old_records_left_out(
-    data: Path, template: Path, tmp_path: Path
+    flags: list[object], data: Path, tmp_path: Path
 ) -> None:
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+    flags += ["--outdir", tmp_path / "out"]
     assert allocate(*flags, "--e", 3).returncode == 0
     save_questions(data, ["Is the sea salty?", "Why not", "How do I fix a bike?"])
     done = allocate(*flags)

@@ -9,17 +9,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.commands import QUICK, allocate, answers, read_until_commit, refusal, running, save_questions
+from support.commands import MANY, allocate, answers, read_until_commit, refusal, running, save_questions
 from support.hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, TOO_LONG, unicode_prompts
+from support.ray_nodes import children, command
 
-from rain.results.jsonl import read_lines, scan
+from rain.results.jsonl import read_lines
 from rain.results.run_dir import iter_results, read_config, result_paths
 
 pytestmark = pytest.mark.faults
 
 SMALLEST = "--engine toy --max-simulations 2 --extra-simulations 1 --min-visits 0 --max-new-tokens 3".split()
-SPACE = 6144  # bytes; some records of a short run
-PROMPTS = 24
 
 
 def test_every_unicode_block_and_every_hostile_prompt_gets_an_answer_or_an_error_line(
@@ -40,34 +39,13 @@ def test_every_unicode_block_and_every_hostile_prompt_gets_an_answer_or_an_error
     assert all(record["moves"] or record["finish"] == "empty" for record in records if "error" not in record)
 
 
-@pytest.mark.parametrize("nump", [1, 2])
-def test_a_full_disk_ends_the_run_and_with_room_the_same_command_resumes(
-    nump: int, template: Path, tmp_path: Path
-) -> None:
-    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(PROMPTS)])
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--nump", nump, "--outdir"]
-    assert allocate(*flags, tmp_path / "whole").returncode == 0
-    sentence = refusal(*flags, tmp_path / "out", limit=SPACE)
-    assert "cannot write" in sentence and "res_" in sentence and "make room" in sentence
-    files = result_paths(tmp_path / "out")
-    assert files and not any(scan(path).torn for path in files)
-    some = answers(tmp_path / "out")
-    assert 0 < len(some) < PROMPTS
-    before = {path: path.read_bytes() for path in files}
-    again = allocate(*flags, tmp_path / "out")
-    assert again.returncode == 0 and f"{len(some)} of {PROMPTS} prompts are done already" in again.stdout
-    assert all(path.read_bytes().startswith(content) for path, content in before.items())
-    assert answers(tmp_path / "out") == answers(tmp_path / "whole")
-
-
 def test_a_file_system_that_fills_up_is_reported_in_one_sentence_and_nothing_finished_is_lost(
-    template: Path, tmp_path: Path
+    flags: list[object], many: Path, tmp_path: Path
 ) -> None:
     """A small file system of its own fills up, is made larger, and the same command resumes."""
     private = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
     if subprocess.run([*private, "mount -t tmpfs none /mnt"], capture_output=True).returncode:
         pytest.skip("this machine permits no private mounts")
-    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(PROMPTS)])
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     script = f"""
@@ -76,25 +54,26 @@ def test_a_file_system_that_fills_up_is_reported_in_one_sentence_and_nothing_fin
         cp -r {disk}/out {kept}
         mount -o remount,size=8m {disk} && "$@"; echo code $?; cp -r {disk}/out {tmp_path}/out
     """
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", disk / "out"]
-    done = allocate(*flags, before=[*private, script, "sh"])
+    flags += ["--dataset", many, "--outdir"]
+    done = allocate(*flags, disk / "out", before=[*private, script, "sh"])
     assert [line for line in done.stdout.splitlines() if line.startswith("code")] == ["code 2", "code 2", "code 0"]
     config, results = [line for line in done.stderr.splitlines() if line.startswith("rain: error: ")]
     assert "config.json: No space left on device; make room" in config
     assert "res_0.jsonl: No space left on device; make room" in results
     assert "Traceback" not in done.stderr
     some = [line.raw for line in read_lines(kept / "res_0.jsonl")]
-    assert 0 < len(some) < PROMPTS and f"{len(some)} of {PROMPTS} prompts are done already" in done.stdout
+    assert 0 < len(some) < MANY and f"{len(some)} of {MANY} prompts are done already" in done.stdout
     assert [line.raw for line in read_lines(tmp_path / "out" / "res_0.jsonl")][: len(some)] == some
-    assert len(answers(tmp_path / "out")) == PROMPTS
+    assert allocate(*flags, tmp_path / "whole").returncode == 0
+    assert answers(tmp_path / "out") == answers(tmp_path / "whole")
 
 
 def test_of_two_runs_that_start_together_in_one_directory_one_is_refused_and_one_does_everything(
-    template: Path, tmp_path: Path
+    flags: list[object], data: Path, tmp_path: Path
 ) -> None:
     many = 900  # the first must not have ended before the second starts
-    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(many)])
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+    save_questions(data, [f"What is {number}?" for number in range(many)])
+    flags += ["--outdir", tmp_path / "out"]
     with running(*flags, stderr=subprocess.PIPE) as one, running(*flags, stderr=subprocess.PIPE) as other:
         ends = [(process.communicate()[1], process.returncode) for process in (one, other)]
     codes = {code: err for err, code in ends}
@@ -114,13 +93,12 @@ BROKEN = {
 
 
 def test_broken_lines_are_all_named_before_any_work_or_skipped_and_the_rest_is_done(
-    template: Path, tmp_path: Path
+    flags: list[object], data: Path, tmp_path: Path
 ) -> None:
     good = {line: json.dumps({"question": f"Question {line}?"}) for line in (1, 3, 6, 10)}
     lines = {**good, **BROKEN}
-    data = tmp_path / "data.jsonl"
     data.write_text("\n".join(lines[number] for number in sorted(lines)), encoding="latin-1")
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--outdir", tmp_path / "out"]
+    flags += ["--outdir", tmp_path / "out"]
     sentence = refusal(*flags)
     assert "6 broken rows" in sentence and all(f"line {line}" in sentence for line in list(BROKEN)[:5])
     assert not (tmp_path / "out").exists()
@@ -134,9 +112,7 @@ def test_broken_lines_are_all_named_before_any_work_or_skipped_and_the_rest_is_d
 
 def workers(pid: int) -> list[int]:
     """Return the worker processes of a command."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [child for child in children(pid) if "spawn_main" in command(child)]
 
 
 def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: Path, tmp_path: Path) -> None:
@@ -144,14 +120,14 @@ def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: 
     endless = "--engine toy --max-simulations 20 --extra-simulations 20 --max-new-tokens 1900 --concurrency 1".split()
     flags = ["--dataset", data, "--templates", template, "--outdir", tmp_path / "out", "--seed", 5, "--verbose"]
     killed: set[int] = set()
-    with running(*endless, *flags) as command:
-        assert command.stdout is not None
-        for line in command.stdout:
-            new = set(workers(command.pid)) - killed if line.startswith("[hh-") else set()
+    with running(*endless, *flags) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            new = set(workers(run.pid)) - killed if line.startswith("[hh-") else set()
             for pid in new:
                 os.kill(pid, signal.SIGKILL)
             killed |= new
-        assert command.wait() == 1 and len(killed) == 3
+        assert run.wait() == 1 and len(killed) == 3
     [record] = iter_results(tmp_path / "out")
     [path] = [path for path in result_paths(tmp_path / "out") if any(read_lines(path))]
     assert path.name == "res_lost.jsonl"
@@ -160,16 +136,16 @@ def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: 
     assert "died 3 times" in record["error"]
 
 
-def test_a_worker_that_is_stopped_is_replaced_and_every_prompt_is_answered(template: Path, tmp_path: Path) -> None:
-    data = save_questions(tmp_path / "data.jsonl", [f"What is {number}?" for number in range(40)])
-    flags = [*QUICK, "--dataset", data, "--templates", template, "--concurrency", 2]
+def test_a_worker_that_is_stopped_is_replaced_and_every_prompt_is_answered(
+    flags: list[object], many: Path, tmp_path: Path
+) -> None:
+    flags += ["--dataset", many, "--concurrency", 2]
     with running(
         *flags, "--stall-timeout", 3, "--outdir", tmp_path / "out", "--verbose", stderr=subprocess.PIPE
     ) as run:
-        read_until_commit(run, range(40))
+        read_until_commit(run, range(MANY))
         os.kill(workers(run.pid)[0], signal.SIGSTOP)
         _, err = run.communicate()
         assert run.returncode == 0 and "gave no sign of life for 3 s" in err, err
-    assert len(answers(tmp_path / "out")) == 40
     assert allocate(*flags, "--outdir", tmp_path / "whole").returncode == 0
     assert answers(tmp_path / "out") == answers(tmp_path / "whole")
