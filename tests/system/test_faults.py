@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.stand_ins import EOS, FakeSession, run_search, search
-from support.tiny_models import metaspace_tokenizer, tiny_model
+from support.tiny_models import failing_passes, metaspace_tokenizer, tiny_model
 from support.tiny_task import decisions, make_aligner, make_task, prompts, records
 
 from rain.core.config import RainConfig
@@ -94,15 +94,9 @@ def test_fault_5_an_exception_is_passed_on_and_is_not_the_end_of_the_text(error,
 
 def test_fault_5_lack_of_memory_on_the_device_is_overcome_and_changes_no_answer(tmp_path):
     def answer(failing):
-        engine, passes = HfEngine(tiny_model(deviation=0.4), ToyTokenizer()), []
-
-        def fail(module, inputs):
-            passes.append(failing(len(passes)))
-            if passes[-1]:
-                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-
-        engine.model.model.layers[1].register_forward_pre_hook(fail)
-        [record] = records(make_aligner(make_task(tmp_path), engine), prompts("Why?"))
+        engine = HfEngine(tiny_model(deviation=0.4), ToyTokenizer())
+        with failing_passes(engine.model, failing) as passes:
+            [record] = records(make_aligner(make_task(tmp_path), engine), prompts("Why?"))
         assert any(passes) == failing(0)
         return decisions(record)
 
