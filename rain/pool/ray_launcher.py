@@ -45,10 +45,11 @@ def import_ray() -> Any:
     return ray
 
 
-def worker_resources(nump: int, nodes: Sequence[Mapping[str, float]]) -> dict[str, int]:
-    """Return what every worker reserves: the most GPUs, or without GPUs the most CPUs, that all workers can have alike.
+def worker_resources(nump: int, nodes: Sequence[Mapping[str, float]]) -> tuple[dict[str, int], int]:
+    """Return what every worker reserves, and how many workers may then share a device's memory, at most (count).
 
-    A worker's share is on one node. With GPUs it comes with its part of the node's CPUs.
+    It is the most GPUs, or without GPUs the most CPUs, that all workers can have alike, each on one node. GPUs come
+    with their part of the node's CPUs, and nobody shares them; workers on the CPUs of a node share its memory.
 
     Args:
         nump: number of workers, at least 1 (count).
@@ -65,22 +66,9 @@ def worker_resources(nump: int, nodes: Sequence[Mapping[str, float]]) -> dict[st
         total = sum(counts)
         raise RainError(f"--nump is {nump}, too many workers for the {total} {kind}s of the Ray cluster; use fewer")
     if kind == "CPU":
-        return {"num_gpus": 0, "num_cpus": each}
+        return {"num_gpus": 0, "num_cpus": each}, min(nump, max(counts) // each)
     places = [(int(node.get("CPU", 0)), n // each) for node, n in zip(nodes, counts, strict=True)]
-    return {"num_gpus": each, "num_cpus": min(cpus // workers for cpus, workers in places if workers)}
-
-
-def memory_sharers(nump: int, nodes: Sequence[Mapping[str, float]], resources: Mapping[str, int]) -> int:
-    """Return how many workers may share a device's memory, at most: GPUs are never shared, the CPUs' memory is.
-
-    Args:
-        nump: number of workers, at least 1 (count).
-        nodes: see ``worker_resources``.
-        resources: what every worker reserves.
-    """
-    if resources["num_gpus"]:
-        return 1
-    return min(nump, max(int(node.get("CPU", 0)) // resources["num_cpus"] for node in nodes))
+    return {"num_gpus": each, "num_cpus": min(cpus // workers for cpus, workers in places if workers)}, 1
 
 
 class RayHandle(WorkerHandle):
@@ -208,8 +196,7 @@ class RayLauncher(Launcher):
             self._init(options, _TRIES if self._address == "local" else 1)
             self._joined = True
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self._resources = worker_resources(self._nump, nodes)
-        self._sharers = memory_sharers(self._nump, nodes, self._resources)
+        self._resources, self._sharers = worker_resources(self._nump, nodes)
 
     def _init(self, options: dict[str, Any], tries: int) -> None:
         """Connect or start; Ray gives its own start 30 seconds, which a busy machine may exceed."""

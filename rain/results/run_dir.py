@@ -30,7 +30,7 @@ FORMAT = 2
 """Value of `format` in config.json; directories with another one can be read, but not resumed."""
 
 _RESULTS = re.compile(r"res_(\d+|lost)\.jsonl")
-_TEMPORARY = (".res_*.tmp", ".config.json.*.tmp", ".prompts.json.*.tmp")
+_TEMPORARY = (".config.json.*.tmp", ".prompts.json.*.tmp", ".left_out.json.*.tmp")
 
 
 class RunDir:

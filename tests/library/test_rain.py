@@ -82,11 +82,12 @@ def shown(rain, prompt):
     return rain.aligner.adapter.decode(rain.prepare(prompt).tokens)
 
 
-def test_a_conversation_is_rendered_with_all_its_roles(chat_rain):
+def test_a_conversation_is_rendered_with_all_its_roles(chat_rain, open_rain):
     assert shown(chat_rain, "A") == "<user>A<me>"
     assert shown(chat_rain, TALK) == "<user>Hi<assistant>Hello.<user>A<me>"
     assert shown(chat_rain, [{"role": "system", "content": "S"}, *TALK[:1]]) == "<system>S<user>Hi<me>"
     assert chat_rain.generate([TALK, "A"])[0].text == chat_rain.generate(TALK).text != ""
+    assert shown(open_rain(chat_template=False), "A").endswith("Human: A\n\nAssistant:")
 
 
 def test_what_the_answer_cannot_hold_is_not_scored(open_rain):
@@ -97,16 +98,11 @@ def test_what_the_answer_cannot_hold_is_not_scored(open_rain):
         assert len(answer.tokens) <= limit and max(map(len, seen)) == limit
 
 
-def test_the_beginning_of_an_answer_is_no_part_of_the_question(chat_rain):
-    talk = [{"role": "user", "content": "How do I bake bread?"}, {"role": "assistant", "content": "First, take some"}]
-    asked, continued = (chat_rain.prepare(turns).question for turns in (talk[:1], talk))
-    assert continued == asked
-
-
-def test_the_evaluator_is_told_the_whole_conversation(chat_rain):
+def test_the_evaluator_is_told_the_whole_conversation_but_for_the_beginning_of_the_answer(chat_rain):
     opening = chat_rain.aligner.config.template.head.rpartition("\n")[2]
     middle = chat_rain.aligner.config.template.middle
     assert chat_rain.prepare(TALK).question == f"Hi{middle} Hello.\n\n{opening}A"
+    assert chat_rain.prepare(TALK[:2]).question == "Hi"
 
 
 @pytest.mark.parametrize(
@@ -133,19 +129,12 @@ def test_an_unknown_option_is_refused_with_the_one_it_resembles(call, rain):
         list(getattr(rain, call)("q 1", max_new_token=3))
 
 
-def test_the_prompt_file_is_used_where_asked_for(chat_rain, open_rain):
-    assert shown(open_rain(chat_template=False), "A").endswith("Human: A\n\nAssistant:")
-
-
-def test_a_seed_per_call_decides_the_text(rain):
+def test_the_seed_of_the_call_or_else_of_the_object_decides_the_text(rain, open_rain):
     texts = [rain.generate("Why?", seed=seed).text for seed in (0, 1, 2, 3)]
     assert len(set(texts)) > 1
     assert [rain.generate("Why?", seed=seed).text for seed in (0, 1, 2, 3)] == texts
     assert rain.generate("Why?").text == texts[0]
-
-
-def test_the_seed_of_the_object_is_the_default(rain, open_rain):
-    assert open_rain(seed=3).generate("Why?").text == rain.generate("Why?", seed=3).text
+    assert open_rain(seed=3).generate("Why?").text == texts[3]
 
 
 def test_a_stop_may_be_one_string_or_several_or_none(rain):
@@ -275,12 +264,13 @@ def test_a_template_of_ones_own_is_asked(open_rain, tmp_path):
     assert rain.generate("Why?").commits != open_rain().generate("Why?").commits
 
 
-def test_the_constants_may_be_given_as_a_whole(open_rain):
+def test_the_constants_may_be_given_as_a_whole_and_none_of_them_twice(engine):
     config = RainConfig(max_simulations=3, extra_simulations=2, candidates=3, max_draws=2, max_new_tokens=4)
-    rain = Rain(engine="toy", search=config)
-    assert rain.aligner.config.search == config
-    assert max(commit.simulations for commit in rain.generate("Why?").commits) <= 3
-    rain.close()
+    with Rain(engine="toy", search=config) as rain:
+        assert rain.aligner.config.search == config
+        assert max(commit.simulations for commit in rain.generate("Why?").commits) <= 3
+    with pytest.raises(RainError, match="max_simulations"):
+        Rain(engine="toy", search=config, max_simulations=3)
 
 
 def test_what_is_announced_of_a_preset_is_what_is_used(open_rain, monkeypatch, capsys):
@@ -311,11 +301,6 @@ def test_a_read_out_must_suit_the_prompt_format_that_is_used(chat_rain, open_rai
             else:
                 with pytest.raises(RainError, match="prompt format"):
                     open_rain(evaluator=("readout:kind",), **given)
-
-
-def test_constants_given_twice_are_refused():
-    with pytest.raises(RainError, match="max_simulations"):
-        Rain(engine="toy", search=RainConfig(), max_simulations=3)
 
 
 def test_goals_and_tasks_choose_template_and_rules(open_rain):

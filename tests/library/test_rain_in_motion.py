@@ -142,16 +142,8 @@ def test_a_cancelled_call_leaves_the_others_alone(rain):
     assert asyncio.run(run()).text == rain.generate(QUESTIONS[1]).text
 
 
-def test_leaving_a_stream_early_closes_its_sessions(stuck, engine):
-    rain, reached = stuck
-    for _ in rain.stream("Why"):
-        assert reached.wait(60)
-        assert not engine.idle.is_set()
-        break
-    assert engine.idle.wait(60)
-
-
-def test_leaving_an_async_stream_early_closes_its_sessions(stuck, engine):
+@pytest.mark.parametrize("call", ["stream", "astream"])
+def test_leaving_a_stream_early_closes_its_sessions(call, stuck, engine):
     rain, reached = stuck
 
     async def leave():
@@ -160,7 +152,12 @@ def test_leaving_an_async_stream_early_closes_its_sessions(stuck, engine):
             assert await asyncio.to_thread(reached.wait, 60)
             assert not engine.idle.is_set()
 
-    asyncio.run(leave())
+    if call == "astream":
+        asyncio.run(leave())
+    else:
+        for _ in rain.stream("Why"):
+            assert reached.wait(60) and not engine.idle.is_set()
+            break
     assert engine.idle.wait(60)
 
 

@@ -14,38 +14,29 @@ from support.pipes import unread
 from rain.core.errors import RainError
 from rain.launch import main
 from rain.pool import ray_launcher
-from rain.pool.ray_launcher import memory_sharers, worker_resources
+from rain.pool.ray_launcher import worker_resources
 from rain.pool.ray_worker import RayWorker
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink
 from rain.tasks import load
 
 
 @pytest.mark.parametrize(
-    ("nump", "nodes", "expected"),
+    ("nump", "nodes", "gpus", "cpus", "sharers"),
     [
-        (4, [{"GPU": 8, "CPU": 64}], {"num_gpus": 2, "num_cpus": 16}),
-        (1, [{"GPU": 4, "CPU": 8}] * 2, {"num_gpus": 4, "num_cpus": 8}),  # a worker cannot lie on two nodes
-        (3, [{"GPU": 4, "CPU": 8}] * 2, {"num_gpus": 2, "num_cpus": 4}),
-        (5, [{"GPU": 8, "CPU": 8}, {"GPU": 4, "CPU": 2}], {"num_gpus": 2, "num_cpus": 1}),
-        (8, [{"GPU": 8, "CPU": 4}], {"num_gpus": 1, "num_cpus": 0}),
-        (1, [{"CPU": 96}, {"GPU": 1, "CPU": 2}], {"num_gpus": 1, "num_cpus": 2}),  # a head without GPUs does nothing
-        (2, [{"CPU": 0}, {"CPU": 7}], {"num_gpus": 0, "num_cpus": 3}),
+        (4, [{"GPU": 8, "CPU": 64}], 2, 16, 1),
+        (1, [{"GPU": 4, "CPU": 8}] * 2, 4, 8, 1),  # a worker cannot lie on two nodes
+        (3, [{"GPU": 4, "CPU": 8}] * 2, 2, 4, 1),
+        (5, [{"GPU": 8, "CPU": 8}, {"GPU": 4, "CPU": 2}], 2, 1, 1),
+        (8, [{"GPU": 8, "CPU": 4}], 1, 0, 1),
+        (1, [{"CPU": 96}, {"GPU": 1, "CPU": 2}], 1, 2, 1),  # a head without GPUs does nothing
+        (2, [{"CPU": 0}, {"CPU": 7}], 0, 3, 2),
+        (3, [{"CPU": 4}, {"CPU": 8}], 0, 4, 2),
     ],
 )
-def test_workers_share_a_cluster_alike_and_each_fits_on_a_node(
-    nump: int, nodes: list[dict[str, float]], expected: dict[str, int]
+def test_workers_share_a_cluster_alike_each_fits_on_a_node_and_there_they_share_memory_but_no_gpu(
+    nump: int, nodes: list[dict[str, float]], gpus: int, cpus: int, sharers: int
 ) -> None:
-    assert worker_resources(nump, nodes) == expected
-
-
-@pytest.mark.parametrize(
-    ("nump", "nodes", "sharers"),
-    [(2, [{"CPU": 0}, {"CPU": 7}], 2), (3, [{"CPU": 4}, {"CPU": 8}], 2), (4, [{"GPU": 8, "CPU": 64}], 1)],
-)
-def test_workers_on_one_node_share_its_memory_but_no_gpu(
-    nump: int, nodes: list[dict[str, float]], sharers: int
-) -> None:
-    assert memory_sharers(nump, nodes, worker_resources(nump, nodes)) == sharers
+    assert worker_resources(nump, nodes) == ({"num_gpus": gpus, "num_cpus": cpus}, sharers)
 
 
 def test_an_actor_tells_its_worker_how_many_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,18 +87,19 @@ def test_an_actor_that_has_nothing_to_report_says_so_after_a_while() -> None:
         assert {event.kind for event in events} <= {"alive", "ready"}
 
 
-@pytest.mark.parametrize(("error", "code"), [(RainError("no model"), 0), (ValueError("a fault"), 1)])
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (RainError("no model"), Event("fatal", 0, data="no model"), 0),
+        (ValueError("a fault"), Event("fault", 0, data=("failed (ValueError: a fault)", False)), 1),
+    ],
+)
 def test_an_actor_reports_why_its_worker_could_not_continue(
-    error: Exception, code: int, capfd: pytest.CaptureFixture[str]
+    error: Exception, said: Event, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def main(args: WorkerArgs, link: WorkerLink) -> None:
         raise error
 
-    said = (
-        Event("fatal", 0, data="no model")
-        if code == 0
-        else Event("fault", 0, data=("failed (ValueError: a fault)", False))
-    )
     assert reports(RayWorker(main, WorkerArgs(0))) == [said, Event("exit", 0, data=f"exited with code {code}")]
     assert ("ValueError: a fault" in capfd.readouterr().err) == bool(code)
 

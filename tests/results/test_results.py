@@ -313,7 +313,7 @@ def test_a_copy_of_a_result_file_and_what_a_crash_left_do_not_count(tmp_path: Pa
     write_all(tmp_path / "res_0.jsonl", {"id": "a"})
     for name in ("res_0_backup.jsonl", "res_old.jsonl", "res_0.jsonl.bak"):
         shutil.copy(tmp_path / "res_0.jsonl", tmp_path / name)
-    for name in (".res_0.jsonl.77.tmp", ".config.json.77.tmp"):
+    for name in (".left_out.json.77.tmp", ".config.json.77.tmp"):
         (tmp_path / name).touch()
     with open_dir(tmp_path) as run_dir:
         assert run_dir.resume(["a"]) == {"a"}
