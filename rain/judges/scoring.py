@@ -23,7 +23,7 @@ from rain.core.errors import RainError
 from rain.judges.base import Decision, Judge, NoReply, Query, Verdict
 from rain.judges.queries import FLUENCY, Run, criteria, queries_for
 from rain.results.files import locked
-from rain.results.jsonl import Record, ResultWriter, parse, read_lines
+from rain.results.jsonl import Record, ResultWriter, read_records
 
 MAX_CONSECUTIVE_FAILURES = 5
 """Stop after this many queries in a row without a reply."""
@@ -87,8 +87,7 @@ def file_name(judge: str) -> str:
 
 def read_verdicts(path: Path) -> Iterator[tuple[str, Key, Decision]]:
     """Yield the verdicts in a score file as they were written, each with its judge; none if there is no file."""
-    for line in read_lines(path) if path.exists() else ():
-        record = parse(path, line.raw)
+    for _, record in read_records(path) if path.exists() else ():
         yield sys.intern(str(record.get("judge"))), _key(record, path), record["verdict"]
 
 
@@ -177,8 +176,7 @@ def _read_stored(path: Path, judge: Judge) -> tuple[dict[Key, Decision], list[Re
     stored: dict[Key, Decision] = {}
     records: dict[tuple[str, str], Record] = {}
     last: dict[str, str] = {}
-    for line in read_lines(path) if path.exists() else ():
-        record = parse(path, line.raw)
+    for _, record in read_records(path) if path.exists() else ():
         key = _key(record, path)
         if record.get("judge") == judge.name:
             stored[key] = record["verdict"]

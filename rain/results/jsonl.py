@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple
 
 from rain.core.errors import RainError
 from rain.results.files import sync_directory, write_error
@@ -21,29 +21,7 @@ Record = dict[str, Any]
 PROMPTS_OWN = "_own"
 """Field of a record with ``error`` on its way to the file: the prompt is wrong, whatever answers it."""
 
-_BEGIN = b'{"id": "'
 _BLOCK = 1 << 16
-
-
-class Line(NamedTuple):
-    """One record of a file.
-
-    Attributes:
-        raw: its bytes; a newline may follow.
-        id: of its prompt.
-        failed: whether it has an `error`.
-        offset: where it begins in the file (bytes).
-    """
-
-    raw: bytes
-    id: str
-    failed: bool
-    offset: int
-
-    @property
-    def record(self) -> Record:
-        """The record, parsed."""
-        return _parse(self.raw)
 
 
 class Scan(NamedTuple):
@@ -85,28 +63,29 @@ def scan(path: Path) -> Scan:
             tail = file.read(size - start)
     body = tail.rstrip()
     begin = body.rfind(b"\n") + 1
-    if _head(body[begin:], 0, whole=True) is None:
+    if _parse(body[begin:]) is None:
         return Scan(start + begin, start + begin < size, True)
     end = tail.find(b"\n", len(body))
     return Scan(size if end < 0 else start + end + 1, False, end >= 0)
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Read a file of records, one line at a time; a torn last line is left out.
+def read_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield the records of a file, each with where its line begins (bytes); a torn last line is left out.
 
     Raises:
         RainError: the file cannot be read, or a line before the last is damaged; the message names file and line.
     """
     with _opened(path) as file:
-        offset, last = 0, None
+        offset = damaged = 0
         for number, raw in enumerate(file, start=1):
             if raw.strip():
-                if last:
-                    yield _head(last[1], last[2]) or _damaged(path, last[0])
-                last = number, raw, offset
+                if damaged:
+                    raise RainError(f"{path}, line {damaged} is not a result record; fix or delete that line")
+                if record := _parse(raw):
+                    yield offset, record
+                else:
+                    damaged = number
             offset += len(raw)
-    if last and (line := _head(last[1], last[2], whole=True)):
-        yield line
 
 
 @contextmanager
@@ -118,51 +97,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise RainError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _damaged(path: Path, number: int) -> NoReturn:
-    raise RainError(f"{path}, line {number} is not a result record; fix or delete that line")
-
-
-def _head(raw: bytes, offset: int, whole: bool = False) -> Line | None:
-    """Return what a line is about, or None if it is no record; most lines, as this program writes them, are not parsed.
-
-    Args:
-        raw: the line.
-        offset: where it begins (bytes).
-        whole: parse all of it.
-    """
-    raw = raw.rstrip()
-    end = raw.find(b'"', len(_BEGIN))
-    usual = not whole and raw.startswith(_BEGIN) and raw.endswith(b"}") and end > 0 and raw.find(b"\\", 0, end) < 0
-    # Whatever else could be a second id, or an error, has one of these in it: a name can be written with escapes.
-    if usual and all(raw.find(mark, end) < 0 for mark in (b'"id"', b'"error"', b"\\u00")):
-        return Line(raw, raw[len(_BEGIN) : end].decode("utf-8", "replace"), False, offset)
-    try:
-        record = _parse(raw)
-    except ValueError:
-        return None
-    return Line(raw, record["id"], "error" in record, offset)
-
-
-def parse(path: Path, raw: bytes) -> Record:
-    """Return the record in a line.
-
-    Raises:
-        RainError: it is damaged in a way that only reading all of it shows; the message names the file.
-    """
-    try:
-        return _parse(raw)
-    except ValueError as error:
-        raise RainError(f"{path}: the line that begins {raw[:60]!r} is not a result record ({error})") from error
-
-
-def _parse(raw: bytes) -> Record:
+def _parse(raw: bytes) -> Record | None:
+    """Return the record in a line, None if it is no record."""
     try:
         record = json.loads(raw)
-    except RecursionError:
-        record = None
-    if isinstance(record, dict) and isinstance(record.get("id"), str):
-        return record
-    raise ValueError("not a record")
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("id"), str) else None
 
 
 class ResultWriter:

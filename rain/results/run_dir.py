@@ -24,7 +24,7 @@ from rain.core.errors import RainError
 from rain.results.differences import differences, shown
 from rain.results.files import locked, write_atomic, write_error
 from rain.results.inputs import Inputs, same_weights
-from rain.results.jsonl import Record, ResultWriter, encode_json, parse, read_lines
+from rain.results.jsonl import Record, ResultWriter, encode_json, read_records
 
 FORMAT = 2
 """Value of `format` in config.json; directories with another one can be read, but not resumed."""
@@ -80,7 +80,7 @@ class RunDir:
                 f"{self.path} is not a folder of this version of RAIN (in config.json, 'format' is "
                 f"{shown(old, 'format')}, not {FORMAT}) and cannot be continued; give another --outdir"
             )
-        if any(next(read_lines(path), None) for path in result_paths(self.path)):
+        if any(next(read_records(path), None) for path in result_paths(self.path)):
             if old is None:
                 raise RainError(f"{self.path} contains results but no config.json; give another --outdir")
             known = bool(old.get("weights") and new.get("weights"))
@@ -118,13 +118,14 @@ class RunDir:
         done, found, others = set[str](), set[str](), set[str]()
         for path in result_paths(self.path):
             ResultWriter(path).close()  # which removes a torn last line
-            for line in read_lines(path):
-                if line.id in changed:
-                    found.add(line.id)
-                elif line.id not in self._prompts:
-                    others.add(line.id)
-                elif not line.failed and line.id in wanted:
-                    done.add(line.id)
+            for _, record in read_records(path):
+                id = record["id"]
+                if id in changed:
+                    found.add(id)
+                elif id not in self._prompts:
+                    others.add(id)
+                elif "error" not in record and id in wanted:
+                    done.add(id)
         if found:
             raise RainError(
                 f"{self.path} contains records of {len(found)} prompts whose further fields (reference answers ...) "
@@ -205,15 +206,16 @@ def iter_results(outdir: Path) -> Iterator[Record]:
     best: dict[str, tuple[bool, Path, int]] = {}
     paths = result_paths(outdir)
     for path in paths:
-        for line in read_lines(path):
-            if not line.failed or best.get(line.id, (True,))[0]:
-                best[line.id] = line.failed, path, line.offset
+        for offset, record in read_records(path):
+            failed = "error" in record
+            if not failed or best.get(record["id"], (True,))[0]:
+                best[record["id"]] = failed, path, offset
     with ExitStack() as opened:
         files = {path: opened.enter_context(open(path, "rb")) for path in paths}
         for id in sorted(best):
             _, path, offset = best[id]
             files[path].seek(offset)
-            yield parse(path, files[path].readline())
+            yield json.loads(files[path].readline())
 
 
 def read_config(outdir: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from rain.core.errors import RainError, is_broken_device, is_out_of_memory
 from rain.pool.devices import visible_gpus, worker_environments
 from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
 from rain.pool.worker import Event, Job, WorkerLink
-from rain.results.jsonl import PROMPTS_OWN, Record, read_lines
+from rain.results.jsonl import PROMPTS_OWN, Record, read_records
 from rain.results.run_dir import iter_results, result_paths
 
 SCRIPT = Path(pool_workers.__file__)
@@ -232,7 +232,7 @@ def test_a_job_that_ends_its_worker_three_times_is_given_up_without_its_neighbou
     assert run.written() == [f"job-{number}" for number in range(6)]
     [(job, error)] = run.errors().items()
     assert job == "job-1" and "died 3 times" in error and reason in error
-    assert [line.id for line in read_lines(tmp_path / "res_lost.jsonl")] == ["job-1"]
+    assert [record["id"] for _, record in read_records(tmp_path / "res_lost.jsonl")] == ["job-1"]
     assert capfd.readouterr().err.count("\nValueError: ") == printed
     if payload == "fault":
         assert len(run.of("progress")) == 5 + 3, "nobody else is disturbed"
@@ -486,8 +486,8 @@ def test_kills_at_random_moments_leave_every_prompt_exactly_once(tmp_path: Path)
         kills["workers"] += sum(line.startswith("died ") for line in out.splitlines())
         kills["parents"] += code == -signal.SIGKILL
     assert kills["workers"] + kills["parents"] >= 50 and kills["parents"] >= 1, kills
-    lines = [line for path in result_paths(tmp_path) for line in read_lines(path)]
-    answered = sorted(line.id for line in lines if not line.failed)
+    records = [record for path in result_paths(tmp_path) for _, record in read_records(path)]
+    answered = sorted(record["id"] for record in records if "error" not in record)
     assert answered == [f"job-{number:04d}" for number in range(300)]
-    given_up = [line.record["error"] for line in lines if line.failed]
+    given_up = [record["error"] for record in records if "error" in record]
     assert all("died 3 times" in error for error in given_up) and len(given_up) < 5

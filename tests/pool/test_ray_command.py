@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.ray_nodes import Nodes, children, command
 
-from rain.results.jsonl import read_lines
+from rain.results.jsonl import read_records
 from rain.results.run_dir import iter_results, result_paths
 from rain.trace import Tree, read
 from rain.trace.record import trace_file
@@ -51,8 +51,8 @@ def read_commits(process: subprocess.Popen[str], count: int) -> None:
 
 def answers(outdir: Path) -> list[tuple[Any, ...]]:
     """Return what does not depend on time, one for each line of the result files, by id."""
-    lines = [line.record for path in result_paths(outdir) for line in read_lines(path)]
-    return sorted((record["id"], record["raina"], record["pa"], str(record["moves"])) for record in lines)
+    records = [record for path in result_paths(outdir) for _, record in read_records(path)]
+    return sorted((record["id"], record["raina"], record["pa"], str(record["moves"])) for record in records)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 
 from support.tiny_task import decisions
 
-from rain.results.jsonl import read_lines
+from rain.results.jsonl import read_records
 from rain.results.run_dir import iter_results, result_paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,5 +77,5 @@ def save_questions(path: Path, questions: Iterable[str]) -> Path:
 def answers(outdir: Path) -> dict[str, dict[str, Any]]:
     """Return what all records decide, by id; there is one answer for each prompt, whatever failed before."""
     found = list(iter_results(outdir))
-    assert sum(not line.failed for path in result_paths(outdir) for line in read_lines(path)) == len(found)
+    assert sum("error" not in record for path in result_paths(outdir) for _, record in read_records(path)) == len(found)
     return {record["id"]: decisions(record) for record in found}

@@ -29,7 +29,7 @@ from rain.pool.pool import Pool  # noqa: E402
 from rain.pool.state import PoolConfig, PoolSummary  # noqa: E402
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
 from rain.results.inputs import Inputs  # noqa: E402
-from rain.results.jsonl import PROMPTS_OWN, Record, read_lines  # noqa: E402
+from rain.results.jsonl import PROMPTS_OWN, Record, read_records  # noqa: E402
 from rain.results.run_dir import RunDir, iter_results, result_paths  # noqa: E402
 
 SIZES = {"long": 50_000, "huge": 1 << 21}
@@ -205,7 +205,7 @@ class Run:
         return self
 
     def written(self) -> list[str]:
-        return sorted(line.record["id"] for path in result_paths(self.folder) for line in read_lines(path))
+        return sorted(record["id"] for path in result_paths(self.folder) for _, record in read_records(path))
 
     def errors(self) -> dict[str, str]:
         return {record["id"]: record["error"] for record in iter_results(self.folder) if "error" in record}

@@ -13,7 +13,7 @@ from support.commands import MANY, allocate, answers, read_until_commit, refusal
 from support.hostile import ODD, SPECIAL_TOKENS, SURROGATES, TEMPLATE_WORDS, TOO_LONG, unicode_prompts
 from support.ray_nodes import children, command
 
-from rain.results.jsonl import read_lines
+from rain.results.jsonl import read_records
 from rain.results.run_dir import iter_results, read_config, result_paths
 
 pytestmark = pytest.mark.faults
@@ -61,9 +61,9 @@ def test_a_file_system_that_fills_up_is_reported_in_one_sentence_and_nothing_fin
     assert "config.json: No space left on device; make room" in config
     assert "res_0.jsonl: No space left on device; make room" in results
     assert "Traceback" not in done.stderr
-    some = [line.raw for line in read_lines(kept / "res_0.jsonl")]
+    some = list(read_records(kept / "res_0.jsonl"))
     assert 0 < len(some) < MANY and f"{len(some)} of {MANY} prompts are done already" in done.stdout
-    assert [line.raw for line in read_lines(tmp_path / "out" / "res_0.jsonl")][: len(some)] == some
+    assert list(read_records(tmp_path / "out" / "res_0.jsonl"))[: len(some)] == some
     assert allocate(*flags, tmp_path / "whole").returncode == 0
     assert answers(tmp_path / "out") == answers(tmp_path / "whole")
 
@@ -129,7 +129,7 @@ def test_a_prompt_that_is_given_up_has_an_error_record_like_any_other(template: 
             killed |= new
         assert run.wait() == 1 and len(killed) == 3
     [record] = iter_results(tmp_path / "out")
-    [path] = [path for path in result_paths(tmp_path / "out") if any(read_lines(path))]
+    [path] = [path for path in result_paths(tmp_path / "out") if any(read_records(path))]
     assert path.name == "res_lost.jsonl"
     assert (record["question"], record["model"], record["seed"]) == ("What kills you?", "toy", 5)
     assert record["config"] == read_config(tmp_path / "out")["hash"]
