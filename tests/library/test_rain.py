@@ -49,6 +49,8 @@ def test_no_token_follows_the_end_of_sequence(rain):
     assert {"eos", "length"} == {answer.finish for answer in answers}
     for answer in answers:
         assert answer.tokens.count(EOS) == (answer.finish == "eos") == (answer.tokens[-1] == EOS)
+        if answer.finish == "eos":
+            assert "".join(commit.text for commit in answer.commits).strip() == answer.text
 
 
 def test_a_baseline_is_the_greedy_answer(rain):

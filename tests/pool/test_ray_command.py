@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import ROOT, save_questions
 from support.ray_nodes import Nodes, children, command
 
 from rain.results.jsonl import read_records
@@ -22,14 +22,8 @@ from rain.trace.record import trace_file
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).resolve().parents[2]
 RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # outlive a killed node for a while; they do no work
 TOY = ("--engine", "toy", "--max-new-tokens", "12", "--max-simulations", "4", "--concurrency", "2")
-
-
-def write_prompts(path: Path, count: int) -> Path:
-    path.write_text("".join(json.dumps({"question": f"Question {i}?"}) + "\n" for i in range(count)))
-    return path
 
 
 def start(*arguments: object, before: tuple[str, ...] = (), cwd: Path = ROOT) -> subprocess.Popen[str]:
@@ -59,7 +53,7 @@ def answers(outdir: Path) -> list[tuple[Any, ...]]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Any, ...]]]:
     """Return a data set, and what workers without Ray answer."""
     folder = tmp_path_factory.mktemp("local")
-    prompts = write_prompts(folder / "prompts.jsonl", 60)
+    prompts = save_questions(folder / "prompts.jsonl", [f"Question {i}?" for i in range(60)])
     run = start("--dataset", prompts, "--outdir", folder / "out")
     assert run.communicate()[1] is None and run.returncode == 0
     return prompts, answers(folder / "out")

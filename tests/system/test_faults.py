@@ -58,15 +58,6 @@ def test_fault_4_an_end_of_sequence_inside_a_token_set_ends_the_response():
     assert [(commit.tokens, commit.finish) for commit in commits] == [((1,), None), ((20, EOS, 21), "eos")]
 
 
-def test_fault_4_what_follows_the_end_of_sequence_is_not_shown(tmp_path):
-    found = records(make_aligner(make_task(tmp_path), ToyEngine(), max_new_tokens=40), prompts(*map(str, range(25))))
-    ended = [record for record in found if record["finish"] == "eos"]
-    assert len(ended) >= 5
-    assert all("".join(move["text"] for move in record["moves"]).strip() == record["raina"] for record in ended)
-    assert any(len(record["moves"][-1]["text"]) not in (1, 2, 4, 10) for record in ended), "cut inside a token set"
-    assert all(len(record["raina"]) < 40 for record in ended)
-
-
 ERRORS = [torch.OutOfMemoryError("no memory"), ValueError("broken"), IndexError("list"), UnclearFault("not a number")]
 
 
@@ -122,19 +113,18 @@ def test_fault_6_results_do_not_depend_on_global_seeds_order_or_shards(tmp_path)
 
 def test_fault_7_a_record_is_appended_and_earlier_bytes_never_change(tmp_path):
     """Result files were rewritten whole after every prompt; a kill in between lost the shard."""
-    path = tmp_path / "res_0.jsonl"
-    found = records(make_aligner(make_task(tmp_path), ToyEngine()), prompts("one", "two", "three"))
-    before, number = b"", None
+    path, before = tmp_path / "res_0.jsonl", b""
     with ResultWriter(path) as writer:
-        for record in found:
+        number = os.stat(path).st_ino
+        for record in ({"id": "one"}, {"id": "two"}, {"id": "three"}):
             writer.write(record)
             now = path.read_bytes()
             assert now.startswith(before)
             assert json.loads(now[len(before) :]) == record
-            assert number in (None, os.stat(path).st_ino), "the same file, not a new one in its place"
-            before, number = now, os.stat(path).st_ino
-    path.write_bytes(before[:-20])  # what a kill in the middle of the last record leaves
-    assert [record["id"] for record in iter_results(tmp_path)] == [record["id"] for record in found[:2]]
+            before = now
+        assert os.stat(path).st_ino == number, "the same file, not a new one in its place"
+    path.write_bytes(before[:-5])  # what a kill in the middle of the last record leaves
+    assert [record["id"] for record in iter_results(tmp_path)] == ["one", "two"]
 
 
 @pytest.mark.parametrize("question", ["Human: Human: what?", "What does\n\nHuman:\n\nAssistant: mean?", "Assistant:"])
