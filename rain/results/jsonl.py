@@ -21,8 +21,6 @@ Record = dict[str, Any]
 PROMPTS_OWN = "_own"
 """Field of a record with ``error`` on its way to the file: the prompt is wrong, whatever answers it."""
 
-_BLOCK = 1 << 16
-
 
 class Scan(NamedTuple):
     """A file of records, seen from its end.
@@ -55,18 +53,14 @@ def scan(path: Path) -> Scan:
         RainError: the file cannot be read.
     """
     with _opened(path) as file:
-        size = start = file.seek(0, os.SEEK_END)
-        tail, block = b"", _BLOCK
-        while start and b"\n" not in tail.rstrip():
-            start, block = max(0, start - block), 2 * block
-            file.seek(start)
-            tail = file.read(size - start)
-    body = tail.rstrip()
-    begin = body.rfind(b"\n") + 1
-    if _parse(body[begin:]) is None:
-        return Scan(start + begin, start + begin < size, True)
-    end = tail.find(b"\n", len(body))
-    return Scan(size if end < 0 else start + end + 1, False, end >= 0)
+        size, begin, last = 0, 0, b""
+        for raw in file:
+            if raw.strip():
+                begin, last = size, raw
+            size += len(raw)
+    if _parse(last) is None:
+        return Scan(begin, begin < size, True)
+    return Scan(begin + len(last), False, last.endswith(b"\n"))
 
 
 def read_records(path: Path) -> Iterator[tuple[int, Record]]:
@@ -119,25 +113,24 @@ class ResultWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._file = open(path, "ab", buffering=0)
         except OSError as error:
             raise write_error(path, error) from error
         try:
-            self._size = self._repair(scan(path))
+            self._repair(scan(path))
         except BaseException:
             self.close()
             raise
 
-    def _repair(self, found: Scan) -> int:
+    def _repair(self, found: Scan) -> None:
         try:
-            os.ftruncate(self._descriptor, found.good_size)
+            self._file.truncate(found.good_size)
             if not found.newline:
-                os.write(self._descriptor, b"\n")
-            os.fsync(self._descriptor)
+                self._file.write(b"\n")
+            os.fsync(self._file.fileno())
             sync_directory(self.path.parent)
         except OSError as error:
             raise write_error(self.path, error) from error
-        return os.fstat(self._descriptor).st_size
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; after return it is on disk.
@@ -146,25 +139,22 @@ class ResultWriter:
             RainError: the disk is full or fails; the file is then as it was before the call.
             ValueError: a number in the record is infinite or not a number.
         """
-        data = encode_json(dict(record)) + b"\n"
+        rest = encode_json(dict(record)) + b"\n"
+        size = self._file.seek(0, os.SEEK_END)
         try:
-            rest = memoryview(data)
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-            os.fsync(self._descriptor)
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
         except BaseException as error:
             with suppress(OSError):  # what is left then is torn, and repaired on the next opening
-                os.ftruncate(self._descriptor, self._size)
+                self._file.truncate(size)
             if isinstance(error, OSError):
                 raise write_error(self.path, error) from error
             raise
-        self._size += len(data)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close()
 
     def __enter__(self) -> ResultWriter:
         return self
