@@ -432,23 +432,21 @@ def test_more_processes_than_gpus_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "broken"),
+    ("error", "broken", "out_of_memory"),
     [
-        ("CUDA error: an illegal memory access was encountered", True),
-        ("CUDA error: out of memory", False),
-        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
-        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", False),
-        ("shapes differ", None),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True, False),
+        (RuntimeError("CUDA error: out of memory"), False, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), False, True),
+        (torch.OutOfMemoryError(), False, True),
+        (RuntimeError("shapes differ"), False, False),
+        (RainError("out of memory with a single token"), False, False),
     ],
 )
-def test_an_error_of_the_device_itself_is_told_from_memory_that_ran_out(said: str, broken: bool | None) -> None:
-    error = RuntimeError(said)
-    assert (is_broken_device(error), is_out_of_memory(error)) == (broken is True, broken is False)
-
-
-def test_memory_that_ran_out_is_known_by_its_class_and_a_sentence_about_it_is_not_it() -> None:
-    assert is_out_of_memory(torch.OutOfMemoryError())
-    assert not is_out_of_memory(RainError("out of memory with a single token"))
+def test_an_error_of_the_device_itself_is_told_from_memory_that_ran_out(
+    error: Exception, broken: bool, out_of_memory: bool
+) -> None:
+    assert (is_broken_device(error), is_out_of_memory(error)) == (broken, out_of_memory)
 
 
 @pytest.mark.parametrize("said", ["CUDA error: an illegal memory access was encountered", "CUDA out of memory."])

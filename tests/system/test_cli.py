@@ -59,13 +59,6 @@ def test_the_run_ends_with_the_two_answers_of_one_prompt_and_progress_in_lines(d
     assert "\r" not in done.stderr
 
 
-def test_rain_run_is_the_same_command(flags: list[object], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rain", "run", "hh", *map(str, flags), "--outdir", str(tmp_path / "rain")]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
-    assert allocate(*flags, "--outdir", tmp_path / "script").returncode == 0
-    assert answers(tmp_path / "rain") == answers(tmp_path / "script")
-
-
 def test_results_are_the_same_for_one_and_two_workers_and_any_concurrency(flags: list[object], tmp_path: Path) -> None:
     runs = {"one": ["--concurrency", 1], "two": ["--nump", 2, "--concurrency", 1], "six": ["--concurrency", 6]}
     found = []
