@@ -346,7 +346,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     out, err = again.communicate()
     assert (again.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-1])["done"] == 2
-    assert [record["id"] for record in iter_results(tmp_path)] == [f"job-{number:04d}" for number in range(4)]
+    assert [record["id"] for record in iter_results(tmp_path)] == [f"job-{number}" for number in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_ctrl_c_ends_a_run_with_130_and_loses_nothing_written(
     assert (parent.returncode, err) == (130, "")
     assert json.loads(out.splitlines()[-1]) == {"done": 2, "failed": 0, "deaths": 0, "interrupted": True}
     await_ends(ends)
-    assert [record["id"] for record in iter_results(tmp_path)] == ["job-0000", "job-0001"]
+    assert [record["id"] for record in iter_results(tmp_path)] == ["job-0", "job-1"]
 
 
 def test_ctrl_c_while_workers_start_ends_the_run_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,6 +486,6 @@ def test_kills_at_random_moments_leave_every_prompt_exactly_once(tmp_path: Path)
     assert kills["workers"] + kills["parents"] >= 50 and kills["parents"] >= 1, kills
     records = [record for path in result_paths(tmp_path) for _, record in read_records(path)]
     answered = sorted(record["id"] for record in records if "error" not in record)
-    assert answered == [f"job-{number:04d}" for number in range(300)]
+    assert answered == sorted(f"job-{number}" for number in range(300))
     given_up = [record["error"] for record in records if "error" in record]
     assert all("died 3 times" in error for error in given_up) and len(given_up) < 5

@@ -16,15 +16,14 @@ import struct  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
-from collections.abc import Iterator, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from contextlib import closing, contextmanager, suppress  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from rain.core.errors import RainError, WorkerFault, check_device  # noqa: E402
-from rain.pool.devices import worker_environments  # noqa: E402
-from rain.pool.launchers import LocalLauncher  # noqa: E402
+from rain.pool.launchers import Launcher, LocalLauncher  # noqa: E402
 from rain.pool.pool import Pool  # noqa: E402
 from rain.pool.state import PoolConfig, PoolSummary  # noqa: E402
 from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
@@ -140,14 +139,6 @@ def first_without_device(args: WorkerArgs, link: WorkerLink) -> None:
     obedient(replace(args, settings=folder), link)
 
 
-def open_dir(folder: str | Path, jobs: Sequence[Job]) -> RunDir:
-    return RunDir(folder, {"task": "hh"}, "0" * 16, {}, Inputs("", {job.id: "" for job in jobs}, ""))
-
-
-def error_record(job: Job, reason: str) -> Record:
-    return {"id": job.id, "error": reason}
-
-
 class Killer:
     """Kills a worker, or now and then this process, at random moments: shortly after one of so many events."""
 
@@ -176,32 +167,44 @@ class Run:
     """One run of a pool in this process: its events, its summary and what is on disk."""
 
     def __init__(
-        self, folder: Path, *payloads: str, main: WorkerMain = obedient, nump: int = 2, **options: Any
+        self,
+        folder: Path,
+        *payloads: str,
+        main: WorkerMain = obedient,
+        settings: str = "",
+        nump: int = 2,
+        watch: Callable[[Event], None] = lambda event: None,
+        before_write: Callable[[Record], None] = lambda record: None,
+        launcher: Launcher | None = None,
+        **limits: Any,
     ) -> None:
-        self.folder = folder
+        self.folder, self.watch, self.before_write = folder, watch, before_write
         self.events: list[Event] = []
         self.summary: PoolSummary | None = None
         self.jobs = [Job(f"job-{number}", payload) for number, payload in enumerate(payloads)]
-        self.watch = options.pop("watch", lambda event: None)
-        self.before_write = options.pop("before_write", lambda record: None)
-        self.launcher = options.pop("launcher", None) or LocalLauncher(
-            main, options.pop("settings", str(folder)), [{"OMP_NUM_THREADS": str(index + 3)} for index in range(nump)]
-        )
-        self.config = PoolConfig(nump, **options)
+        environments = [{"OMP_NUM_THREADS": str(index + 3)} for index in range(nump)]
+        self.launcher = launcher or LocalLauncher(main, settings or str(folder), environments)
+        self.config = PoolConfig(nump, **limits)
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
         self.watch(event)
 
     def go(self) -> Run:
-        with open_dir(self.folder, self.jobs) as run_dir:
+        """Do the jobs that are not done yet in this folder."""
+        inputs = Inputs("", {job.id: "" for job in self.jobs}, "")
+        with RunDir(self.folder, {"task": "hh"}, "0" * 16, {}, inputs) as run_dir, closing(self.launcher):
+            done = run_dir.resume([job.id for job in self.jobs])
 
             def write(worker: int | str, record: Record) -> None:
                 self.before_write(record)
                 run_dir.write(worker, record)
 
-            with closing(self.launcher):
-                self.summary = Pool(self.launcher, self.config, self.jobs, write, error_record, self._note).run()
+            def error_record(job: Job, reason: str) -> Record:
+                return {"id": job.id, "error": reason}
+
+            left = [job for job in self.jobs if job.id not in done]
+            self.summary = Pool(self.launcher, self.config, left, write, error_record, self._note).run()
         return self
 
     def written(self) -> list[str]:
@@ -225,7 +228,6 @@ def gate(folder: Path) -> Iterator[int]:
 
 def main(folder: str, payloads: str, nump: str = "2", concurrency: str = "1", *kills: str) -> int:
     """Run jobs in an outdir, printing every event; `kills`: a seed, and after how many events a process is killed."""
-    jobs = [Job(f"job-{number:04d}", payload) for number, payload in enumerate(payloads.split(","))]
     killer = Killer(*map(int, kills or (0, 0)))
 
     def watch(event: Event) -> None:
@@ -234,16 +236,10 @@ def main(folder: str, payloads: str, nump: str = "2", concurrency: str = "1", *k
             print("pid", event.data["pid"], flush=True)
         killer.event(event)
 
-    with open_dir(folder, jobs) as run_dir:
-        done = run_dir.resume([job.id for job in jobs])
-        config = PoolConfig(
-            int(nump), int(concurrency), max_failures=100, grace_s=float(os.environ.get("GRACE_S", "0.5"))
-        )
-        launcher = LocalLauncher(obedient, folder, worker_environments(int(nump), [], 2))
-        left = [job for job in jobs if job.id not in done]
-        summary = Pool(launcher, config, left, run_dir.write, error_record, watch).run()
-    print(json.dumps(summary._asdict()), flush=True)
-    return summary.exit_code
+    options = {"max_failures": 100, "grace_s": float(os.environ.get("GRACE_S", "0.5")), "watch": watch}
+    run = Run(Path(folder), *payloads.split(","), nump=int(nump), concurrency=int(concurrency), **options).go()
+    print(json.dumps(run.summary._asdict()), flush=True)
+    return run.summary.exit_code
 
 
 if __name__ == "__main__":
