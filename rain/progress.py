@@ -78,14 +78,12 @@ def example_answers(records: Iterable[Record]) -> str:
 
     The first prompt whose answers differ is chosen.
     """
-    record: Record = {}
-    for answered in (record for record in records if all(isinstance(record.get(name), str) for name in SHOWN)):
-        record = record or answered
-        if answered["raina"] != answered["pa"]:
-            record = answered
-            break
-    if not record:
+    answered = (record for record in records if all(isinstance(record.get(name), str) for name in SHOWN))
+    record = next(answered, None)
+    if record is None:
         return ""
+    if record["raina"] == record["pa"]:
+        record = next((other for other in answered if other["raina"] != other["pa"]), record)
     method = method_title(str(record.get("method", "rain")))
     texts = ("prompt", record["question"]), ("greedy", record["pa"]), (method, record["raina"])
     return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts)

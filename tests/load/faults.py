@@ -69,8 +69,8 @@ class Tally:
                 self.add("bad inputs")
             return done
 
-        def ended(work: Any) -> int:
-            code = guarded(work)
+        def ended(work: Any, **options: Any) -> int:
+            code = guarded(work, **options)
             if code == BAD_INPUT:
                 self.add("bad inputs")
             return code
