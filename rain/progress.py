@@ -42,8 +42,9 @@ class Progress:
     def __init__(self, total: int, done: int, verbose: bool) -> None:
         style: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
         if not sys.stderr.isatty():
-            style = {"mininterval": LOG_S, "miniters": 1, "bar_format": LOG_FORMAT, "file": LogFile()}
-        self.bar = tqdm(total=total, initial=done, unit="prompt", smoothing=0.1, **style)
+            style = {"mininterval": LOG_S, "bar_format": LOG_FORMAT, "file": LogFile()}
+        # miniters 0: simulations are shown, too, while no prompt is done
+        self.bar = tqdm(total=total, initial=done, unit="prompt", smoothing=0.1, miniters=0, **style)
         self.bar.set_postfix_str("loading the model", refresh=sys.stderr.isatty())
         self.verbose = verbose
         self.simulations = 0

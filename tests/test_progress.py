@@ -1,8 +1,10 @@
-"""What the allocation command shows at the end."""
+"""What the allocation command shows while it runs, and at the end."""
 
 import pytest
 
-from rain.progress import example_answers
+from rain import progress
+from rain.pool.worker import Event
+from rain.progress import Progress, example_answers
 
 EQUAL = {"id": "r1", "question": "Q1", "raina": "same", "pa": "same"}
 DIFFERENT = {"id": "r2", "question": "Q2", "raina": "R", "pa": "P", "method": "rain"}
@@ -19,3 +21,14 @@ def test_a_record_without_one_of_the_texts_is_skipped(name: str) -> None:
     for damaged in (lacking, {**DIFFERENT, name: 3}):
         assert example_answers([damaged]) == ""
         assert example_answers([damaged, EQUAL]).startswith("prompt: Q1")
+
+
+def test_a_log_tells_of_simulations_before_the_first_prompt_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LOG_S", 0.0)
+    shown = Progress(total=3, done=0, verbose=False)
+    shown.event(Event("progress", 0, "hh-0", {"simulations": 50, "text": "a"}))
+    shown.close()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "simulations/s" in line]
+    assert lines and lines[0].startswith("rain: 0 of 3 prompts")
