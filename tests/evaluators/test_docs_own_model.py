@@ -12,7 +12,7 @@ import pytest
 from support.tiny_models import save_tiny_model
 
 from rain.cli import main
-from rain.evaluators.preflight import VERDICTS
+from rain.evaluators.assessment import VERDICTS
 from rain.evaluators.readout_file import ReadOutFile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8")

@@ -13,10 +13,9 @@ import rain.preflight
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
-from rain.evaluators.assessment import WHOLE, Reading
+from rain.evaluators.assessment import WHOLE, Preflight, Reading, assess, read_preflight
 from rain.evaluators.calibration import fit, read_calibration
 from rain.evaluators.labels import LabelScores
-from rain.evaluators.preflight import Preflight, assess, read_preflight
 from rain.stats import Interval, wilson
 
 # (log-odds with either order of the options, label): right, abstention, right, wrong

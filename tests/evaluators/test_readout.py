@@ -17,9 +17,9 @@ from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
 from rain.engines.toy import ToyEngine
 from rain.evaluators import readout
+from rain.evaluators.assessment import read_preflight
 from rain.evaluators.base import SearchContext
 from rain.evaluators.learn import States, figures, learn, learn_request
-from rain.evaluators.preflight import read_preflight
 from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import CHAT, ReadOutFile, RequestReadOut
 from rain.models.loading import load_tokenizer

@@ -12,7 +12,7 @@ import pytest
 
 from rain.cli import main
 from rain.core.errors import RainError
-from rain.evaluators.preflight import read_preflight
+from rain.evaluators.assessment import read_preflight
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template, load_prompt
 from rain.settings import make_settings
