@@ -20,12 +20,11 @@ class JudgeModel:
     """A language model whose replies are greedy; names of special tokens in what it is asked stay plain text.
 
     Args:
-        name: for messages.
         engine, tokenizer: from ``open_engine``.
     """
 
-    def __init__(self, name: str, engine: Engine, tokenizer: Any) -> None:
-        self.name, self.engine, self.adapter = name, engine, TokenizerAdapter(tokenizer, engine.eos)
+    def __init__(self, engine: Engine, tokenizer: Any) -> None:
+        self.engine, self.adapter = engine, TokenizerAdapter(tokenizer, engine.eos)
         self._label_prompts: dict[Template, SelfEvalPrompt] = {}
         self._numbers = count()
 

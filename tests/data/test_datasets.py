@@ -13,7 +13,7 @@ import pytest
 from support.pipes import unread
 
 from rain.core.errors import RainError
-from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id
+from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id, select_prompts
 from rain.data.readers import ADV, HH, TRUTH, first_human_turn, imdb
 from rain.data.rows import BadRow
 
@@ -31,15 +31,15 @@ def lines(folder: Path, *rows: object) -> Path:
     return saved(folder, "data.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
-def refusal(path: Path | str, reader: Reader = HH, *options: Any) -> str:
+def refusal(path: Path, reader: Reader = HH) -> str:
     """Return why a data set cannot be loaded."""
     with pytest.raises(RainError) as caught:
-        load_prompts(path, reader, *options or (0, None, False))
+        load_prompts(path, reader, skip_bad=False)
     return str(caught.value)
 
 
-def load(path: Path, reader: Reader = HH, **options: Any) -> list[tuple[str, dict[str, Any]]]:
-    return [(prompt.question, prompt.extra) for prompt in load_prompts(path, reader, **options)]
+def load(path: Path, reader: Reader = HH) -> list[tuple[str, dict[str, Any]]]:
+    return [(prompt.question, prompt.extra) for prompt in load_prompts(path, reader)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_ids_name_task_position_and_text_and_do_not_depend_on_the_range(tmp_path
     everything = load_prompts(path, HH)
     digests = ["ca978112", "3e23e816", "3e23e816"]  # of sha256("a") and sha256("b")
     assert [prompt.id for prompt in everything] == [f"hh-{i:05d}-{digest}" for i, digest in enumerate(digests)]
-    assert load_prompts(path, HH, start=1, end=2) == everything[1:2]
+    assert select_prompts(everything, path, HH, start=1, end=2) == everything[1:2]
     assert prompt_id("hh", 7, "\ud800").startswith("hh-00007-")
 
 
@@ -244,12 +244,10 @@ def test_lists_of_different_length_are_refused(tmp_path: Path) -> None:
         (1, 4, "--e is 4, but data.jsonl has 3 prompts"),
     ],
 )
-def test_a_range_outside_the_data_set_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int, end: int | None, fault: str
-) -> None:
-    lines(tmp_path, *({"question": text} for text in "abc"))
-    monkeypatch.chdir(tmp_path)
-    assert refusal("data.jsonl", HH, start, end) == fault
+def test_a_range_outside_the_data_set_is_refused(start: int, end: int | None, fault: str) -> None:
+    prompts = [Prompt(text, text) for text in "abc"]
+    with pytest.raises(RainError, match=f"^{fault}$"):
+        select_prompts(prompts, "data.jsonl", HH, start, end)
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> list[tuple[object, ...]]:
@@ -284,7 +282,7 @@ def test_hh_is_the_shuffled_red_team_set_with_prompts_below_512_tokens(monkeypat
         counted.append(len(text.split()))
         return counted[-1]
 
-    prompts = load_prompts("hh", HH, end=2, count_tokens=count)
+    prompts = select_prompts(load_prompts("hh", HH), "hh", HH, end=2, count_tokens=count)
     assert calls == [("Anthropic/hh-rlhf", None, "red-team-attempts", "train"), ("shuffle", 42)]
     assert [len(prompt.question.split()) for prompt in prompts] == [511, 3]
     assert [prompt.id[:8] for prompt in prompts] == ["hh-00000", "hh-00002"]
