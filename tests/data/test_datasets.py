@@ -14,7 +14,7 @@ from support.pipes import unread
 
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id, select_prompts
-from rain.data.readers import ADV, HH, TRUTH, first_human_turn, imdb
+from rain.data.readers import ADV, HH, IMDB, TRUTH, first_human_turn
 from rain.data.rows import BadRow
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -145,8 +145,7 @@ def test_truthfulqa_rows_carry_source_and_answers_from_csv_and_lists(tmp_path: P
 def test_reviews_are_cut_to_their_first_words(tmp_path: Path) -> None:
     review = "A  film<br /><br />of two hours that I shall never forget, alas."
     path = lines(tmp_path, {"text": review, "label": 0}, {"question": "This film"})
-    assert load(path, imdb()) == [("A film of two hours that I shall", {}), ("This film", {})]
-    assert load(path, imdb(words=2))[0] == ("A film", {})
+    assert load(path, IMDB) == [("A film of two hours that I shall", {}), ("This film", {})]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_reviews_are_cut_to_their_first_words(tmp_path: Path) -> None:
         (ADV, {"goal": "x", "controls": {}}, "field 'controls' must be text, not an object"),
         (TRUTH, {"Best Answer": "x"}, "field 'question' is missing"),
         (TRUTH, {"question": "x", "correct_answers": [1]}, "field 'correct_answers' must be a list of texts only"),
-        (imdb(), {"text": " <br />"}, "field 'text' has no words"),
+        (IMDB, {"text": " <br />"}, "field 'text' has no words"),
     ],
 )
 def test_a_broken_row_is_refused_with_its_line_and_field(
@@ -292,7 +291,7 @@ def test_hh_is_the_shuffled_red_team_set_with_prompts_below_512_tokens(monkeypat
 def test_other_hub_sources_and_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_hub(monkeypatch, [{"question": "Q?", "best_answer": "B", "correct_answers": ["B"], "text": "a b"}])
     assert load_prompts("truthful_qa", TRUTH)[0].extra == {"best_answer": "B", "correct_answers": ["B"]}
-    assert isinstance(load_prompts("imdb", imdb())[0], Prompt)
+    assert isinstance(load_prompts("imdb", IMDB)[0], Prompt)
     truth, reviews = (
         ("truthfulqa/truthful_qa", "generation", None, "validation"),
         ("stanfordnlp/imdb", None, None, "test"),
@@ -302,7 +301,7 @@ def test_other_hub_sources_and_a_hub_that_cannot_be_reached(monkeypatch: pytest.
     with pytest.raises(
         RainError, match=r"cannot load stanfordnlp/imdb from the hub \(ConnectionError: no route\); give a"
     ):
-        load_prompts("imdb", imdb())
+        load_prompts("imdb", IMDB)
 
 
 @needs_shared

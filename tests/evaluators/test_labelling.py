@@ -82,12 +82,12 @@ def test_own_texts_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert own(tmp_path, "c.jsonl", "--seed", "1") != first
 
 
-def test_own_texts_are_answers_to_the_prompts_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["preflight", "--engine", "toy", "--own", "2", "--prompts", "hh", "--out", str(tmp_path / "own.jsonl")]
-    assert main(command) == 2
-    assert "hh" in capsys.readouterr().err
-
-
-def test_labels_are_not_overwritten_by_new_texts(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["preflight", "--engine", "toy", "--own", "2", "--prompts", str(path), "--out", str(path)]) == 2
-    assert "there already" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("prompts", "out", "named"), [("hh", "new.jsonl", "hh"), ("own.jsonl", "own.jsonl", "there already")]
+)
+def test_own_texts_need_a_file_of_prompts_and_overwrite_no_labels(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prompts: str, out: str, named: str
+) -> None:
+    monkeypatch.chdir(path.parent)
+    assert main(["preflight", "--engine", "toy", "--own", "2", "--prompts", prompts, "--out", out]) == 2
+    assert named in capsys.readouterr().err
