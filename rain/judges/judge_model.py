@@ -44,8 +44,7 @@ class JudgeModel:
             prompt = self._label_prompts[template] = SelfEvalPrompt(template, self.adapter)
             if prompt.shared_prefix:
                 await self.engine.cache_prefix(prompt.shared_prefix)
-        context = prompt.context(question)
-        tokens = self.adapter.encode_after((question + template.middle)[-1:] or ".", response)
+        context, tokens = prompt.context(question), prompt.encode_response(question, response)
         longest = max(len(label.tail) for label in prompt.label_prompts)
         async with self.session(len(context) + len(tokens) + longest) as session:
             return await prompt.read(session, context, tokens)
