@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -88,15 +89,8 @@ def test_rows_are_skipped_when_nobody_reads_about_it_any_more(tmp_path: Path) ->
 
 
 def test_texts_come_through_unchanged(tmp_path: Path) -> None:
-    texts = [
-        "",
-        " lead",
-        "\u2028\u0085\x00",
-        "Human: x\n\nAssistant: y",
-        "<|im_end|></s>{question}",
-        "\ud800",
-        "\U0001f600",
-    ]
+    texts = ["", " lead", "\u2028\u0085\x00", "\ud800", "\U0001f600"]
+    texts += ["Human: x\n\nAssistant: y", "<|im_end|></s>{question}"]
     path = lines(tmp_path, *({"question": text} for text in texts))
     assert [question for question, _ in load(path)] == texts
 
@@ -249,7 +243,7 @@ def test_a_range_outside_the_data_set_is_refused(start: int, end: int | None, fa
         select_prompts(prompts, "data.jsonl", HH, start, end)
 
 
-def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> list[tuple[object, ...]]:
+def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: Sequence[dict[str, object]]) -> list[tuple[object, ...]]:
     """Let the package `datasets` serve these rows; returns the list that its calls are noted in."""
     calls: list[tuple[object, ...]] = []
 
@@ -272,9 +266,8 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> 
 
 def test_hh_is_the_shuffled_red_team_set_with_prompts_below_512_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [511, 512, 3, 600, 4]
-    calls = fake_hub(
-        monkeypatch, [{"transcript": f"\n\nHuman: {'x ' * n}\n\nAssistant: no"} for n in reversed(lengths)]
-    )
+    rows = [{"transcript": f"\n\nHuman: {'x ' * n}\n\nAssistant: no"} for n in reversed(lengths)]
+    calls = fake_hub(monkeypatch, rows)
     counted: list[int] = []
 
     def count(text: str) -> int:
@@ -292,15 +285,11 @@ def test_other_hub_sources_and_a_hub_that_cannot_be_reached(monkeypatch: pytest.
     calls = fake_hub(monkeypatch, [{"question": "Q?", "best_answer": "B", "correct_answers": ["B"], "text": "a b"}])
     assert load_prompts("truthful_qa", TRUTH)[0].extra == {"best_answer": "B", "correct_answers": ["B"]}
     assert isinstance(load_prompts("imdb", IMDB)[0], Prompt)
-    truth, reviews = (
-        ("truthfulqa/truthful_qa", "generation", None, "validation"),
-        ("stanfordnlp/imdb", None, None, "test"),
-    )
-    assert calls == [truth, reviews, ("shuffle", 42)]
+    truth = ("truthfulqa/truthful_qa", "generation", None, "validation")
+    assert calls == [truth, ("stanfordnlp/imdb", None, None, "test"), ("shuffle", 42)]
     fake_hub(monkeypatch, [])
-    with pytest.raises(
-        RainError, match=r"cannot load stanfordnlp/imdb from the hub \(ConnectionError: no route\); give a"
-    ):
+    said = r"cannot load stanfordnlp/imdb from the hub \(ConnectionError: no route\); give a"
+    with pytest.raises(RainError, match=said):
         load_prompts("imdb", IMDB)
 
 

@@ -366,11 +366,3 @@ def test_a_read_out_of_the_request_costs_nothing_and_stays_when_that_of_the_text
     before, after = (ReadOutFile.load(str(file), str(model)) for file in (both, made))
     assert after.request == before.request
     assert after.measured["calibrated"]["scale"] == pytest.approx(after.weights[0] / before.weights[0])
-
-
-def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):
-    _, _, path = learnt
-    file = ReadOutFile.load(str(path), "any")
-    path.with_name("toy.json").write_bytes(ReadOutFile(**{**vars(file), "model": "toy", "fingerprint": ""}).as_json())
-    with pytest.raises(RainError, match="hidden states"):
-        Rain(engine="toy", task="hh", evaluator=(f"readout:{path.with_name('toy.json')}",))

@@ -40,15 +40,8 @@ def test_a_verdict_is_stored_in_the_published_format(tmp_path: Path) -> None:
         score_at(outdir, server)
     line = stored(outdir)[0]
     assert len(line.pop("hash")) == 16
-    assert line == {
-        "id": "r0",
-        "answer": "raina",
-        "ask": "sentiment",
-        "version": "sentiment-2",
-        "judge": "openai:m",
-        "verdict": True,
-        "reply": "Positive.",
-    }
+    asked = {"id": "r0", "answer": "raina", "ask": "sentiment", "version": "sentiment-2"}
+    assert line == {**asked, "judge": "openai:m", "verdict": True, "reply": "Positive."}
 
 
 def test_only_a_changed_answer_is_asked_again(tmp_path: Path) -> None:
