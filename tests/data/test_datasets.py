@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.pipes import unread
+from support.rows import save_rows
 
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id, select_prompts
@@ -29,7 +30,7 @@ def saved(folder: Path, name: str, content: object) -> Path:
 
 
 def lines(folder: Path, *rows: object) -> Path:
-    return saved(folder, "data.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    return save_rows(folder / "data.jsonl", *rows)
 
 
 def refusal(path: Path, reader: Reader = HH) -> str:

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from support.rows import save_rows
 from support.tiny_models import save_tiny_model
 
 from rain import Budget, Rain
@@ -249,20 +250,19 @@ def learnt(tmp_path_factory):
     Beside it is one, both.json, that reads requests, too: those that begin with "q" are harmful, with "p" safe.
     """
     folder = tmp_path_factory.mktemp("learn")
-    model, labelled = save_tiny_model(folder / "tiny", 8192), folder / "texts.jsonl"
+    model = save_tiny_model(folder / "tiny", 8192)
     rows = [
         {"question": f"q {i}", "response": letter * (3 + i % 4), "label": letter == "a"}
         for i in range(30)
         for letter in "az"
     ]
-    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labelled = save_rows(folder / "texts.jsonl", *rows)
     path, flags = folder / "kind.json", ["--modelname", str(model), "--dtype", "float32", "--name", "kind"]
     code = main(["preflight", "--labelled", str(labelled), "--learn", str(path), *flags])
     asked = [{**row, "question": row["question"].replace("q", "p" * (3 + i % 3)), "prompt_is_safe": True}
              for i, row in enumerate(rows)] + [{**row, "prompt_is_safe": False} for row in rows]
-    (folder / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    texts = ["--labelled", str(folder / "requests.jsonl"), "--learn", str(folder / "both.json"), "--request"]
-    assert main(["preflight", *texts, *flags]) == 0
+    texts = ["--labelled", str(save_rows(folder / "requests.jsonl", *asked))]
+    assert main(["preflight", *texts, "--learn", str(folder / "both.json"), "--request", *flags]) == 0
     return code, model, path
 
 

@@ -1,12 +1,12 @@
 """How far judges agree with labels of people, by hand arithmetic."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.judge_server import asked, judge_server
+from support.rows import save_rows
 from test_similarity import judge as similarity_judge
 
 from rain.core.errors import RainError
@@ -16,10 +16,8 @@ from rain.judges.registry import open_judge
 from rain.judges.scoring import Summary
 
 
-def labelled(folder: Path, *rows: dict[str, Any]) -> Path:
-    path = folder / "labelled.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
+def labelled(folder: Path, *rows: object) -> Path:
+    return save_rows(folder / "labelled.jsonl", *rows)
 
 
 def check(judge: Any, path: Path, wanted: str = "", questions: Path | None = None) -> dict[str, str]:
