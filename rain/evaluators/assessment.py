@@ -135,19 +135,10 @@ def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
     """Compare what was said with the labels: as it is, and calibrated by the texts to other prompts."""
     scores, good = [each.score for each in readings], [item.good for item in texts]
     evidence = [each.evidence[WHOLE] for each in readings]
-    others = held_out(evidence, good, [item.question for item in texts])
-
-    def rank(length: str, source: str = "") -> dict[str, Any] | None:
-        found = [i for i, item in enumerate(texts) if length in readings[i].evidence and source in ("", item.source)]
-        values = [readings[i].evidence[length] for i in found]
-        called = [value > others[i].offset for value, i in zip(values, found, strict=True)]
-        return ranking(values, called, [texts[i] for i in found])
-
-    lengths = {name: rank(name) for name in (*map(str, LENGTHS), WHOLE)}
-    sources = {name: rank(WHOLE, name) for name in sorted({item.source for item in texts} - {""})}
-    by_length, by_source = ({name: row for name, row in rows.items() if row} for rows in (lengths, sources))
+    offsets = [each.offset for each in held_out(evidence, good, [item.question for item in texts])]
+    by_length, by_source = _rankings(readings, texts, offsets)
     right = [score != 0 and (score > 0) == label for score, label in zip(scores, good, strict=True)]
-    held = [(value > each.offset) == label for value, each, label in zip(evidence, others, good, strict=True)]
+    held = [(value > turn) == label for value, turn, label in zip(evidence, offsets, good, strict=True)]
     by_label = [[yes for yes, label in zip(right, good, strict=True) if label is kind] for kind in KINDS]
     labels = [each.labels for each in readings if each.labels]
     biases = [abs(each.log_odds[0] - each.log_odds[1]) / 2 for each in labels if len(each.log_odds) == 2]
@@ -173,6 +164,22 @@ def assess(readings: Sequence[Reading], texts: Sequence[Labelled]) -> Preflight:
         right_by_label=tuple(sum(each) / len(each) for each in by_label),
         prompts_by_label=prompts_by_label(texts),
     )
+
+
+def _rankings(
+    readings: Sequence[Reading], texts: Sequence[Labelled], offsets: Sequence[float]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return ``ranking`` of the texts by length and by source; of texts of one class there is none."""
+
+    def rank(length: str, source: str = "") -> dict[str, Any] | None:
+        found = [i for i, item in enumerate(texts) if length in readings[i].evidence and source in ("", item.source)]
+        values = [readings[i].evidence[length] for i in found]
+        called = [value > offsets[i] for value, i in zip(values, found, strict=True)]
+        return ranking(values, called, [texts[i] for i in found])
+
+    lengths = {name: row for name in (*map(str, LENGTHS), WHOLE) if (row := rank(name))}
+    sources = {name: row for name in sorted({item.source for item in texts} - {""}) if (row := rank(WHOLE, name))}
+    return lengths, sources
 
 
 def read_preflight(path: Path) -> tuple[dict[str, Any], Preflight]:
