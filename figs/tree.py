@@ -45,7 +45,7 @@ def record(number: int) -> dict[str, Any]:
 
     with Rain("smollm2", task="imdb", **SETTINGS) as rain:
         task, aligner = rain.settings.aligner.task, rain.aligner
-        [prompt] = load_prompts(task.path(task.dataset), task.reader, number, number + 1)
+        prompt = load_prompts(task.path(task.dataset), task.reader)[number]
         members = bytearray()
         prepared = aligner.prepare(prompt.id, prompt.question, trace=lambda member, first: members.extend(member))
         greedy = rain.run(aligner.generate_baseline(prepared))

@@ -14,7 +14,7 @@ from rain.configs import Settings
 from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.costs import summary_table
-from rain.data.datasets import Prompt, read_prompts, select_prompts
+from rain.data.datasets import Prompt, load_prompts, select_prompts
 from rain.entry import INTERRUPTED, guarded
 from rain.flags import add_flags, build
 from rain.judges.base import Judge, JudgeConfig
@@ -90,7 +90,7 @@ class Allocation:
         own = run.dataset == task.dataset and not Path(run.dataset).is_file()  # named, but not in the current folder
         source = task.path(run.dataset) if own else run.dataset
         model = settings.aligner.model
-        everything = read_prompts(source, task.reader, run.skip_bad)
+        everything = load_prompts(source, task.reader, run.skip_bad)
         count_tokens = token_counter(model.modelname)
         self.settings = settings
         self.prompts = select_prompts(everything, source, task.reader, run.s, run.e, count_tokens)

@@ -23,9 +23,10 @@ from rain.core.config import RainConfig
 from rain.core.errors import RainError
 from rain.data.labelled import load_labelled
 from rain.engines.registry import check_loaded, open_engine, open_loaded
+from rain.evaluators.assessment import Preflight
 from rain.evaluators.base import Evaluator
 from rain.evaluators.function import FunctionEvaluator, TextFunction
-from rain.evaluators.preflight import Preflight, measure
+from rain.evaluators.preflight import measure
 from rain.evaluators.registry import by_name
 from rain.events import Event, areceive, receive
 from rain.generation import Answer, Piece, PreparedPrompt

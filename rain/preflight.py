@@ -23,10 +23,11 @@ from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
 from rain.data.labelled import Labelled, load_labelled
 from rain.engines.registry import open_engine
+from rain.evaluators.assessment import Preflight
 from rain.evaluators.labelling import keyboard, label_texts, write_rows
 from rain.evaluators.metrics import ranking_table
 from rain.evaluators.own import OwnTexts
-from rain.evaluators.preflight import Preflight, check_classes, measure
+from rain.evaluators.preflight import check_classes, measure
 from rain.evaluators.readout_file import ReadOutFile, learnt_from, prompt_format
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import load_prompt

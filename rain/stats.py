@@ -20,7 +20,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: int, total: int, z: float = Z95) -> Interval:
+def wilson(successes: int, total: int) -> Interval:
     """Return Wilson's score interval of a proportion, both ends in [0, 1]; (0, 1) when total is 0.
 
     Source: Wilson 1927, JASA 22. Raises ValueError unless 0 <= successes <= total.
@@ -29,7 +29,7 @@ def wilson(successes: int, total: int, z: float = Z95) -> Interval:
         raise ValueError(f"successes must lie in 0..total, got {successes} of {total}")
     if total == 0:
         return Interval(0.0, 1.0)
-    rate = successes / total
+    rate, z = successes / total, Z95
     scale = 1 + z * z / total
     centre = (rate + z * z / (2 * total)) / scale
     half = z / scale * sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
@@ -130,7 +130,7 @@ class Ratio(NamedTuple):
     high: float | None
 
 
-def ratio(numerators: Sequence[float], denominators: Sequence[float], z: float = Z95) -> Ratio | None:
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio | None:
     """Return sum(numerators) / sum(denominators) of paired measurements; None if there is nothing to divide by.
 
     The interval is the linearised (delta-method) one of the ratio estimator; Cochran, Sampling Techniques, section 6.4.
@@ -144,5 +144,5 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float], z: float =
     if count < 2:
         return Ratio(value, None, None)
     residuals = sum((y - value * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
-    half = z * sqrt(residuals / (count * (count - 1))) / (below / count)
+    half = Z95 * sqrt(residuals / (count * (count - 1))) / (below / count)
     return Ratio(value, value - half, value + half)

@@ -17,7 +17,7 @@ from rain.attacks.gcg import GCGConfig
 from rain.attacks.run import Attack, AttackConfig, Victim
 from rain.attacks.store import Behaviour, SuffixStore
 from rain.core.errors import RainError
-from rain.data.datasets import load_prompts
+from rain.data.datasets import load_prompts, select_prompts
 from rain.evaluators.templates import load_prompt
 from rain.flags import add_flags, build
 from rain.models.embedded.catalog import CAUSAL_NAMES
@@ -43,8 +43,8 @@ def make_gcg_config(attack: AttackConfig, given: Mapping[str, Any]) -> GCGConfig
 
 def read_behaviours(attack: AttackConfig) -> list[Behaviour]:
     """Read the range of behaviours, each once; RainError names one without a target."""
-    behaviours = []
-    for prompt in load_prompts(attack.dataset, TASK.reader, attack.s, attack.e):
+    prompts, behaviours = load_prompts(attack.dataset, TASK.reader), []
+    for prompt in select_prompts(prompts, attack.dataset, TASK.reader, attack.s, attack.e):
         goal, target = prompt.extra["goal"].strip(), prompt.extra.get("target", "").strip()
         if not goal or not target:
             raise RainError(f"{attack.dataset}: the behaviour {goal!r} lacks the field 'goal' or 'target'")

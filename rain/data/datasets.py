@@ -73,37 +73,19 @@ class Reader:
     rows: Callable[[object], list[object]] = _as_list
 
 
-def load_prompts(
-    source: str | Path,
-    reader: Reader,
-    start: int = 0,
-    end: int | None = None,
-    skip_bad: bool | None = None,
-    count_tokens: CountTokens | None = None,
-) -> list[Prompt]:
-    """Load the prompts of a data set, or a range of them.
+def load_prompts(source: str | Path, reader: Reader, skip_bad: bool | None = None) -> list[Prompt]:
+    """Load all prompts of a data set, overlong ones included, in its order.
 
     Args:
         source: path of a .jsonl, .json or .csv file, or one of the names in `reader.hub`.
         reader: what a row means.
-        start: first prompt to return, from 0; prompts count after broken and overlong rows are left out.
-        end: one past the last prompt to return; None means all.
         skip_bad: leave broken rows out, with a line on standard error, instead of refusing the data set; None: refuse
             it, and do not advise --skip-bad, which the command lacks.
-        count_tokens: length of a question in tokens; needed where the hub source limits it.
-
-    Returns:
-        At least one prompt, in the order of the data set.
 
     Raises:
-        RainError: the data set is missing, empty, of an unknown format or has broken rows, or the range is not in it;
-            the message names file, line and field.
+        RainError: the data set is missing, empty, of an unknown format or has broken rows; the message names file,
+            line and field.
     """
-    return select_prompts(read_prompts(source, reader, skip_bad), source, reader, start, end, count_tokens)
-
-
-def read_prompts(source: str | Path, reader: Reader, skip_bad: bool | None = None) -> list[Prompt]:
-    """Read all prompts of a data set, overlong ones included; see `load_prompts`."""
     hub = reader.hub.get(str(source))
     items = _hub_items(hub) if hub else read_items(Path(source), reader.rows, sorted(reader.hub))
     prompts, faults = _read_rows(items, reader)
@@ -122,7 +104,19 @@ def select_prompts(
     end: int | None = None,
     count_tokens: CountTokens | None = None,
 ) -> list[Prompt]:
-    """Return a range of the prompts of a data set; see `load_prompts`."""
+    """Return a range of the prompts of a data set, at least one.
+
+    Args:
+        prompts: from `load_prompts`.
+        source: names the data set.
+        reader: of it.
+        start: first prompt to return, from 0; prompts count after broken and overlong rows are left out.
+        end: one past the last prompt to return; None means all.
+        count_tokens: length of a question in tokens; needed where the hub source limits it.
+
+    Raises:
+        RainError: the range is not in the data set.
+    """
     if start < 0:
         raise RainError(f"--s is {start}; it must be 0 or more")
     if end is not None and end <= start:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Any
 
 from rain.data.datasets import Fields, HubSource, Reader, Row
 from rain.data.rows import BadRow, kind, text
+
+WORDS = 8
+"""Of a review, which is continued after them."""
 
 _ROLE = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
@@ -107,25 +109,21 @@ def _answers(row: Row, name: str) -> list[str]:
     return [answer.strip() for answer in text(row, name).split(";") if answer.strip()]
 
 
-def read_imdb(row: Row, words: int) -> Fields:
-    """Take `question`, the opening of a review, or the first words of the review in `text` (line breaks as spaces)."""
+def read_imdb(row: Row) -> Fields:
+    """Take `question`, the opening of a review, or the first WORDS of the review in `text` (line breaks as spaces)."""
     if row.get("question") is not None or "text" not in row:
         return Fields(text(row, "question"), {})
-    opening = text(row, "text").replace("<br />", " ").split()[:words]
+    opening = text(row, "text").replace("<br />", " ").split()[:WORDS]
     if not opening:
         raise BadRow("field 'text' has no words")
     return Fields(" ".join(opening), {})
 
 
-def imdb(words: int = 8) -> Reader:
-    """Return the reader of movie reviews that are continued after their first words (count)."""
-    reviews = HubSource("stanfordnlp/imdb", "test", shuffle=True)
-    return Reader("imdb", partial(read_imdb, words=words), {"imdb": reviews, "stanfordnlp/imdb": reviews})
-
-
 _RED_TEAM = HubSource("Anthropic/hh-rlhf", "train", data_dir="red-team-attempts", shuffle=True, below_tokens=512)
 _TRUTHFUL = HubSource("truthfulqa/truthful_qa", "validation", name="generation")
+_REVIEWS = HubSource("stanfordnlp/imdb", "test", shuffle=True)
 
 HH = Reader("hh", read_hh, {"hh": _RED_TEAM, "Anthropic/hh-rlhf": _RED_TEAM})
 ADV = Reader("adv", read_adv, rows=adv_rows)
 TRUTH = Reader("truth", read_truth, {"truthful_qa": _TRUTHFUL, "truthfulqa/truthful_qa": _TRUTHFUL})
+IMDB = Reader("imdb", read_imdb, {"imdb": _REVIEWS, "stanfordnlp/imdb": _REVIEWS})

@@ -14,6 +14,7 @@ from rain.core.errors import RainError
 FOLDS = 5
 RIDGE = 0.1
 MAX_SLOPE = 20.0
+STEPS = 100
 
 
 class Calibration(NamedTuple):
@@ -23,7 +24,7 @@ class Calibration(NamedTuple):
     scale: float
 
 
-def fit(log_odds: Sequence[float], labels: Sequence[bool], steps: int = 100) -> Calibration:
+def fit(log_odds: Sequence[float], labels: Sequence[bool]) -> Calibration:
     """Fit p(good) = sigmoid(2 scale (log_odds - offset)) by penalised logistic regression, classes weighted equally.
 
     Since tanh(x) = 2 sigmoid(2 x) - 1, the soft score is then 2 p(good) - 1. The slope is kept positive: a model that
@@ -40,7 +41,7 @@ def fit(log_odds: Sequence[float], labels: Sequence[bool], steps: int = 100) -> 
     weights = total / np.where(y == 1, 2 * good, 2 * (total - good))
     design = np.stack([(x - mean) / spread, np.ones(total)], axis=1)  # [texts, 2]: for slope and intercept
     theta = np.array([1.0, 0.0])
-    for _ in range(steps):  # Newton's method
+    for _ in range(STEPS):  # Newton's method
         p = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
         gradient = design.T @ (weights * (p - y)) + [RIDGE * theta[0], 0]
         curvature = design.T @ (design * (weights * p * (1 - p))[:, None]) + np.diag([RIDGE, 1e-9])
@@ -52,9 +53,7 @@ def fit(log_odds: Sequence[float], labels: Sequence[bool], steps: int = 100) -> 
     return Calibration(offset=float(mean - intercept / slope * spread), scale=float(slope / (2 * spread)))
 
 
-def held_out(
-    log_odds: Sequence[float], labels: Sequence[bool], groups: Sequence[str], folds: int = FOLDS
-) -> list[Calibration]:
+def held_out(log_odds: Sequence[float], labels: Sequence[bool], groups: Sequence[str]) -> list[Calibration]:
     """Return for each text a calibration that was learnt from the other folds.
 
     All texts of a group, such as a prompt, are in one fold; groups with equal shares of good texts are dealt in turn.
@@ -65,7 +64,7 @@ def held_out(
     x, y = np.array(log_odds, float), np.array(labels, bool)
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     shares = np.bincount(group, y) / np.bincount(group)
-    dealt = np.argsort(np.argsort(shares, kind="stable"), kind="stable") % min(folds, len(names))
+    dealt = np.argsort(np.argsort(shares, kind="stable"), kind="stable") % min(FOLDS, len(names))
     fold = dealt[group]
     learnt = [fit(x[fold != i].tolist(), y[fold != i].tolist()) for i in range(max(fold) + 1)]
     return [learnt[i] for i in fold]

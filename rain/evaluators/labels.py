@@ -14,7 +14,6 @@ from rain.core.fields import setting, validate
 from rain.core.types import Tokens
 from rain.evaluators.base import Evaluator, MemoScorer, SearchContext, Seen, give_up_others
 from rain.evaluators.templates import Template
-from rain.stopping import TextStopPolicy
 from rain.text import PROBES, TokenizerAdapter, common_start
 
 
@@ -118,6 +117,10 @@ class SelfEvalPrompt:
         """Return the ids before the response."""
         return self.adapter.bos + self.adapter.encode(self.template.head + question + self.template.middle)
 
+    def encode_response(self, question: str, response: str) -> Tokens:
+        """Return the ids of a response as they are after its question."""
+        return self.adapter.encode_after((question + self.template.middle)[-1:] or ".", response)
+
     async def read(self, session: Session, context: Tokens, response: Tokens) -> LabelScores:
         """Ask every question about a response at once."""
         answers = await gather_or_cancel(
@@ -160,7 +163,7 @@ class LabelEvaluator(Evaluator):
     def search(self, context: SearchContext) -> SelfEvaluator:
         """Return the scorer of one search, with a session of its own for the evaluation prompts."""
         session = context.engine.session(f"{context.name}/judge")
-        return SelfEvaluator(self, session, context.question, context.policy)
+        return SelfEvaluator(self, session, context)
 
 
 class SelfEvaluator(MemoScorer[Tokens, LabelScores]):
@@ -169,10 +172,10 @@ class SelfEvaluator(MemoScorer[Tokens, LabelScores]):
     Not the same text: two ways to write it in tokens have different log-odds, and who asks first must not decide.
     """
 
-    def __init__(self, evaluator: LabelEvaluator, session: Session, question: str, policy: TextStopPolicy) -> None:
+    def __init__(self, evaluator: LabelEvaluator, session: Session, context: SearchContext) -> None:
         super().__init__()
-        self.evaluator, self.session, self.policy = evaluator, session, policy
-        self.context = evaluator.prompt.context(question)
+        self.evaluator, self.session, self.policy = evaluator, session, context.policy
+        self.question, self.context = context.question, evaluator.prompt.context(context.question)
         self.usage = session.usage
 
     async def score(self, response: Tokens) -> float:

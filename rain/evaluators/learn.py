@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +138,7 @@ def _choose(
     ridges: Sequence[float],
     counted: str,
 ) -> Learnt:
-    """Choose layer and ridge by cross-validation, calibrate on the held-out logits, learn from everything.
+    """Learn as ``learn`` says.
 
     Args:
         layers: their numbers.
@@ -159,27 +160,26 @@ def _choose(
     if len(set(groups)) < 2 * FOLDS or min(prompts) < FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
         least = f"{2 * FOLDS} prompts and {2 * FOLDS} {counted}, each to at least {FOLDS} prompts"
         raise RainError(f"a read-out needs at least {least}")
-    folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
-    if any(len(np.unique(labels[inside][used[inside]])) < 2 for inside, _ in folds):  # all of a kind in one fold
-        folds = list(StratifiedGroupKFold(FOLDS).split(labels, labels, groups))
-    if any(len(np.unique(labels[inside][used[inside]])) < 2 for inside, _ in folds):
+    for splitter in (GroupKFold(FOLDS), StratifiedGroupKFold(FOLDS)):  # the first may put all of a label in one fold
+        folds = list(splitter.split(labels, labels, groups))
+        if all(len(np.unique(labels[inside][used[inside]])) == 2 for inside, _ in folds):
+            break
+    else:
         raise RainError("a read-out cannot be held out: too few prompts have texts of one of the labels")
-    best: tuple[float, int, float, Matrix] | None = None
-    for j in range(states.shape[2]):
-        for ridge in ridges:
-            held_out = np.full(states.shape[:2], np.nan)
-            for inside, outside in folds:
-                model = _fit(states[inside][used[inside], :, j], labels[inside][used[inside]], ridge)
-                held_out[outside] = states[outside, :, j] @ model[0] + model[1]
-            area = np.mean([_auc(held_out[used, k], labels[used]) for k in range(states.shape[1])])
-            if best is None or area > best[0]:
-                best = float(area), j, ridge, held_out
-    assert best is not None
-    _, j, ridge, held_out = best
-    weights, bias = _fit(states[used][:, :, j], labels[used], ridge)
+    best = -1.0
+    for place, ridge in product(range(states.shape[2]), ridges):
+        logits = np.full(states.shape[:2], np.nan)
+        for inside, outside in folds:
+            weights, bias = _fit(states[inside][used[inside], :, place], labels[inside][used[inside]], ridge)
+            logits[outside] = states[outside, :, place] @ weights + bias
+        area = float(np.mean([_auc(logits[used, k], labels[used]) for k in range(states.shape[1])]))
+        if area > best:
+            best, chosen, held_out = area, (place, ridge), logits
+    place, ridge = chosen
+    weights, bias = _fit(states[used][:, :, place], labels[used], ridge)
     slope, offset = _fit(held_out[used][:, :, None], labels[used], 1.0)
     scale = max(float(slope[0]), 1e-3)
-    return Learnt(layers[j], scale * weights, float(scale * bias + offset), ridge, scale * held_out + offset)
+    return Learnt(layers[place], scale * weights, float(scale * bias + offset), ridge, scale * held_out + offset)
 
 
 def figures(learnt: Learnt, counts: NDArray[Any], texts: Sequence[Labelled]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from rain.core.digest import digest
-from rain.core.engine import Engine, Session
+from rain.core.engine import Engine
 from rain.core.types import Tokens
 from rain.evaluators.base import SearchContext, evidence
 from rain.evaluators.labels import EvaluationConfig, LabelEvaluator, SelfEvalPrompt, SelfEvaluator, cut_after_full_stop
@@ -66,19 +66,15 @@ class ModelEvaluator(LabelEvaluator):
 class ModelScorer(SelfEvaluator):
     """Scores the texts of one search, which are encoded again for the other model."""
 
-    def __init__(self, evaluator: ModelEvaluator, session: Session, context: SearchContext) -> None:
-        super().__init__(evaluator, session, context.question, context.policy)
-        self.before = (context.question + evaluator.prompt.template.middle)[-1:] or "."
-
     async def evidence(self, response: Tokens) -> float:
         """Return half the log-odds of the score."""
         return evidence(await self.score(response))
 
     def visible(self, response: Tokens) -> Tokens:
         """Return the text of a response in the other model's ids."""
-        adapter, text = self.evaluator.prompt.adapter, self.policy.text(response)
-        ids = adapter.encode_after(self.before, text)
-        return cut_after_full_stop(ids, adapter) if self.evaluator.cut else ids
+        prompt = self.evaluator.prompt
+        ids = prompt.encode_response(self.question, self.policy.text(response))
+        return cut_after_full_stop(ids, prompt.adapter) if self.evaluator.cut else ids
 
     def commit(self, response: Tokens) -> None:
         """Do nothing: this model may tokenise the end of a text differently once it is continued."""

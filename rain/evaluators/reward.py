@@ -84,11 +84,12 @@ class RewardEvaluator(Evaluator):
         return found
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        import torch
+        from torch import ones, tensor
+        from torch.nn.utils.rnn import pad_sequence
 
-        pad, longest = self.model.config.pad_token_id or 0, max(map(len, rows))
-        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        pad = self.model.config.pad_token_id or 0
+        ids = pad_sequence([tensor(row) for row in rows], batch_first=True, padding_value=pad)
+        mask = pad_sequence([ones(len(row), dtype=ids.dtype) for row in rows], batch_first=True)
         return {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
 
     def _value(self, logits: Any) -> float:

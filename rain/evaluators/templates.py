@@ -13,7 +13,6 @@ from rain.text import Message
 
 QUESTION, RESPONSE = "{question}", "{response}"
 SECTIONS = ("kind", "examples", "question", "ask", "positive", "negative")
-OPTIONAL = ("examples",)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _sections(path: Path) -> dict[str, str]:
         elif line.strip() and not line.startswith("#"):
             raise RainError(f"{path}, line {number}: text before the first section; comments begin with #")
     for name in SECTIONS:
-        if name not in sections and name not in OPTIONAL:
+        if name not in sections and name != "examples":
             raise RainError(f"{path}: section {name!r} is missing")
     return {name: "".join(sections.get(name, ())).removesuffix("\n") for name in SECTIONS}
 

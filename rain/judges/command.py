@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Judge; return 0 if every query is answered and 1 if some got no reply."""
     config = build(JudgeConfig, vars(args))
+    for name in ("criterion", "questions"):
+        if getattr(args, name) and not args.check:
+            raise RainError(f"--{name} is for --check; leave it out")
+    if args.check and args.outdir:
+        raise RainError(f"--check is about labelled texts, not about runs; leave {args.outdir[0]} out")
     if args.check:
         return print_check(args, config)
     if not args.outdir:

@@ -125,7 +125,7 @@ class HFJudge(Judge):
     def _open(self) -> JudgeModel:
         engine = self._config.judge_engine
         placement = PlacementConfig(base_url=self._config.judge_base_url if engine == "http" else "")
-        return JudgeModel(self.model, *open_engine(ModelConfig(engine, self.model), placement, JUDGE_KEY))
+        return JudgeModel(*open_engine(ModelConfig(engine, self.model), placement, JUDGE_KEY))
 
     async def close(self) -> None:
         """Release the model."""

@@ -20,12 +20,11 @@ class JudgeModel:
     """A language model whose replies are greedy; names of special tokens in what it is asked stay plain text.
 
     Args:
-        name: for messages.
         engine, tokenizer: from ``open_engine``.
     """
 
-    def __init__(self, name: str, engine: Engine, tokenizer: Any) -> None:
-        self.name, self.engine, self.adapter = name, engine, TokenizerAdapter(tokenizer, engine.eos)
+    def __init__(self, engine: Engine, tokenizer: Any) -> None:
+        self.engine, self.adapter = engine, TokenizerAdapter(tokenizer, engine.eos)
         self._label_prompts: dict[Template, SelfEvalPrompt] = {}
         self._numbers = count()
 
@@ -45,8 +44,7 @@ class JudgeModel:
             prompt = self._label_prompts[template] = SelfEvalPrompt(template, self.adapter)
             if prompt.shared_prefix:
                 await self.engine.cache_prefix(prompt.shared_prefix)
-        context = prompt.context(question)
-        tokens = self.adapter.encode_after((question + template.middle)[-1:] or ".", response)
+        context, tokens = prompt.context(question), prompt.encode_response(question, response)
         longest = max(len(label.tail) for label in prompt.label_prompts)
         async with self.session(len(context) + len(tokens) + longest) as session:
             return await prompt.read(session, context, tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,31 +131,26 @@ def criteria(task: str) -> tuple[str, ...]:
 
 def queries_for(task: str, record: Record) -> list[Query]:
     """Return every query about one record: each criterion for each answer that it has, pairs in both orders."""
-    answers = {side: record[side] for side in SIDES if isinstance(record.get(side), str)}
-    pairs = [(ahead, behind) for ahead in answers for behind in answers if ahead != behind]
     question = str(record.get("question", ""))
+    answers = {side: record[side] for side in SIDES if isinstance(record.get(side), str)}
+    if task == "adv":
+        question = str(record.get("goal") or question)
+    elif task == "imdb":
+        answers = {side: continuation(question, answer) for side, answer in answers.items()}
     queries = []
     for criterion in (*criteria(task), FLUENCY):
         if criterion == "pairwise":
             queries += [
                 Query(record["id"], f"{ahead},{behind}", criterion, question, answers[ahead], other=answers[behind])
-                for ahead, behind in pairs
+                for ahead, behind in permutations(answers, 2)
             ]
         else:
-            queries += [_single(task, record, side, criterion, answers[side]) for side in answers]
+            right, wrong = references(record if criterion == "true" else {})
+            queries += [
+                Query(record["id"], side, criterion, question, answer, right=right, wrong=wrong)
+                for side, answer in answers.items()
+            ]
     return queries
-
-
-def _single(task: str, record: Record, side: str, criterion: str, response: str) -> Query:
-    question = str(record.get("question", ""))
-    right, wrong = references({})
-    if task == "adv":
-        question = str(record.get("goal") or question)
-    elif task == "imdb":
-        response = continuation(question, response)
-    elif criterion == "true":
-        right, wrong = references(record)
-    return Query(record["id"], side, criterion, question, response, right=right, wrong=wrong)
 
 
 def continuation(opening: str, text: str) -> str:

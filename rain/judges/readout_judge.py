@@ -66,11 +66,9 @@ class ReadOutJudge(Judge):
     def _open(self) -> tuple[JudgeModel, PromptFormatter]:
         if self._file.fingerprint:
             self._file.check_weights(fingerprint(model_files(self.model, self._engine)))
-        engine, tokenizer = open_engine(ModelConfig(self._engine, self.model, judge_dtype()), PlacementConfig())
-        engine.set_read_outs(self._file.read_outs)
-        model = JudgeModel(self.model, engine, tokenizer)
-        formatter = PromptFormatter(model.adapter, self._file.prompt_file)
-        return model, formatter
+        model = JudgeModel(*open_engine(ModelConfig(self._engine, self.model, judge_dtype()), PlacementConfig()))
+        model.engine.set_read_outs(self._file.read_outs)
+        return model, PromptFormatter(model.adapter, self._file.prompt_file)
 
     async def close(self) -> None:
         """Release the model."""

@@ -87,19 +87,21 @@ def file_name(judge: str) -> str:
 
 def read_verdicts(path: Path) -> Iterator[tuple[str, Key, Decision]]:
     """Yield the verdicts in a score file as they were written, each with its judge; none if there is no file."""
+    for record, key in _read(path):
+        yield sys.intern(str(record.get("judge"))), key, record["verdict"]
+
+
+def _read(path: Path) -> Iterator[tuple[Record, Key]]:
     for _, record in read_records(path) if path.exists() else ():
-        yield sys.intern(str(record.get("judge"))), _key(record, path), record["verdict"]
-
-
-def _key(line: Record, path: Path) -> Key:
-    wrong = [name for name in FIELDS if not isinstance(line.get(name), str)]
-    decision = line.get("verdict", "")
-    if wrong or not (decision is None or isinstance(decision, (bool, float)) or decision in ("first", "second", "tie")):
-        raise RainError(
-            f"{path}: a verdict about {line['id']} lacks a proper field {[*wrong, 'verdict'][0]!r}; delete that line"
-        )
-    record, side, criterion, version, digest = (line[name] for name in FIELDS)
-    return Key(record, sys.intern(side), sys.intern(criterion), sys.intern(version), digest)
+        wrong = [name for name in FIELDS if not isinstance(record.get(name), str)]
+        verdict = record.get("verdict", "")
+        if not (verdict is None or isinstance(verdict, (bool, float)) or verdict in ("first", "second", "tie")):
+            wrong.append("verdict")
+        if wrong:
+            what = f"a verdict about {record['id']} lacks a proper field {wrong[0]!r}"
+            raise RainError(f"{path}: {what}; delete that line")
+        id, side, criterion, version, digest = (record[name] for name in FIELDS)
+        yield record, Key(id, sys.intern(side), sys.intern(criterion), sys.intern(version), digest)
 
 
 def key_of(query: Query, judge: Judge) -> Key | None:
@@ -176,8 +178,7 @@ def _read_stored(path: Path, judge: Judge) -> tuple[dict[Key, Decision], list[Re
     stored: dict[Key, Decision] = {}
     records: dict[tuple[str, str], Record] = {}
     last: dict[str, str] = {}
-    for _, record in read_records(path) if path.exists() else ():
-        key = _key(record, path)
+    for record, key in _read(path):
         if record.get("judge") == judge.name:
             stored[key] = record["verdict"]
             records[key.criterion, key.version] = record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rain.core.errors import RainError
-from rain.evaluators.preflight import read_preflight
+from rain.evaluators.assessment import read_preflight
 from rain.tables import text_table
 from rain.tasks import load
 from rain.tasks.task import Task

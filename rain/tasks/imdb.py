@@ -1,13 +1,13 @@
 """Controlled sentiment: continue the first words of a film review positively, or negatively. Files: ``imdb/``."""
 
 from rain.core.config import RainConfig
-from rain.data.readers import imdb
+from rain.data.readers import IMDB
 from rain.tasks.task import Task, data_folder
 
 TASK = Task(
     name="imdb",
     folder=data_folder("imdb"),
-    reader=imdb(),
+    reader=IMDB,
     dataset="openings.jsonl",
     config=RainConfig(max_new_tokens=40),
     template="templates/sentiment_words.txt",

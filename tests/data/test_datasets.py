@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.pipes import unread
+from support.rows import save_rows
 
 from rain.core.errors import RainError
-from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id
-from rain.data.readers import ADV, HH, TRUTH, first_human_turn, imdb
+from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id, select_prompts
+from rain.data.readers import ADV, HH, IMDB, TRUTH, first_human_turn
 from rain.data.rows import BadRow
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -28,18 +30,18 @@ def saved(folder: Path, name: str, content: object) -> Path:
 
 
 def lines(folder: Path, *rows: object) -> Path:
-    return saved(folder, "data.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    return save_rows(folder / "data.jsonl", *rows)
 
 
-def refusal(path: Path | str, reader: Reader = HH, *options: Any) -> str:
+def refusal(path: Path, reader: Reader = HH) -> str:
     """Return why a data set cannot be loaded."""
     with pytest.raises(RainError) as caught:
-        load_prompts(path, reader, *options or (0, None, False))
+        load_prompts(path, reader, skip_bad=False)
     return str(caught.value)
 
 
-def load(path: Path, reader: Reader = HH, **options: Any) -> list[tuple[str, dict[str, Any]]]:
-    return [(prompt.question, prompt.extra) for prompt in load_prompts(path, reader, **options)]
+def load(path: Path, reader: Reader = HH) -> list[tuple[str, dict[str, Any]]]:
+    return [(prompt.question, prompt.extra) for prompt in load_prompts(path, reader)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_ids_name_task_position_and_text_and_do_not_depend_on_the_range(tmp_path
     everything = load_prompts(path, HH)
     digests = ["ca978112", "3e23e816", "3e23e816"]  # of sha256("a") and sha256("b")
     assert [prompt.id for prompt in everything] == [f"hh-{i:05d}-{digest}" for i, digest in enumerate(digests)]
-    assert load_prompts(path, HH, start=1, end=2) == everything[1:2]
+    assert select_prompts(everything, path, HH, start=1, end=2) == everything[1:2]
     assert prompt_id("hh", 7, "\ud800").startswith("hh-00007-")
 
 
@@ -88,15 +90,8 @@ def test_rows_are_skipped_when_nobody_reads_about_it_any_more(tmp_path: Path) ->
 
 
 def test_texts_come_through_unchanged(tmp_path: Path) -> None:
-    texts = [
-        "",
-        " lead",
-        "\u2028\u0085\x00",
-        "Human: x\n\nAssistant: y",
-        "<|im_end|></s>{question}",
-        "\ud800",
-        "\U0001f600",
-    ]
+    texts = ["", " lead", "\u2028\u0085\x00", "\ud800", "\U0001f600"]
+    texts += ["Human: x\n\nAssistant: y", "<|im_end|></s>{question}"]
     path = lines(tmp_path, *({"question": text} for text in texts))
     assert [question for question, _ in load(path)] == texts
 
@@ -145,8 +140,7 @@ def test_truthfulqa_rows_carry_source_and_answers_from_csv_and_lists(tmp_path: P
 def test_reviews_are_cut_to_their_first_words(tmp_path: Path) -> None:
     review = "A  film<br /><br />of two hours that I shall never forget, alas."
     path = lines(tmp_path, {"text": review, "label": 0}, {"question": "This film"})
-    assert load(path, imdb()) == [("A film of two hours that I shall", {}), ("This film", {})]
-    assert load(path, imdb(words=2))[0] == ("A film", {})
+    assert load(path, IMDB) == [("A film of two hours that I shall", {}), ("This film", {})]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +156,7 @@ def test_reviews_are_cut_to_their_first_words(tmp_path: Path) -> None:
         (ADV, {"goal": "x", "controls": {}}, "field 'controls' must be text, not an object"),
         (TRUTH, {"Best Answer": "x"}, "field 'question' is missing"),
         (TRUTH, {"question": "x", "correct_answers": [1]}, "field 'correct_answers' must be a list of texts only"),
-        (imdb(), {"text": " <br />"}, "field 'text' has no words"),
+        (IMDB, {"text": " <br />"}, "field 'text' has no words"),
     ],
 )
 def test_a_broken_row_is_refused_with_its_line_and_field(
@@ -244,15 +238,13 @@ def test_lists_of_different_length_are_refused(tmp_path: Path) -> None:
         (1, 4, "--e is 4, but data.jsonl has 3 prompts"),
     ],
 )
-def test_a_range_outside_the_data_set_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int, end: int | None, fault: str
-) -> None:
-    lines(tmp_path, *({"question": text} for text in "abc"))
-    monkeypatch.chdir(tmp_path)
-    assert refusal("data.jsonl", HH, start, end) == fault
+def test_a_range_outside_the_data_set_is_refused(start: int, end: int | None, fault: str) -> None:
+    prompts = [Prompt(text, text) for text in "abc"]
+    with pytest.raises(RainError, match=f"^{fault}$"):
+        select_prompts(prompts, "data.jsonl", HH, start, end)
 
 
-def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> list[tuple[object, ...]]:
+def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: Sequence[dict[str, object]]) -> list[tuple[object, ...]]:
     """Let the package `datasets` serve these rows; returns the list that its calls are noted in."""
     calls: list[tuple[object, ...]] = []
 
@@ -275,16 +267,15 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, object]]) -> 
 
 def test_hh_is_the_shuffled_red_team_set_with_prompts_below_512_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [511, 512, 3, 600, 4]
-    calls = fake_hub(
-        monkeypatch, [{"transcript": f"\n\nHuman: {'x ' * n}\n\nAssistant: no"} for n in reversed(lengths)]
-    )
+    rows = [{"transcript": f"\n\nHuman: {'x ' * n}\n\nAssistant: no"} for n in reversed(lengths)]
+    calls = fake_hub(monkeypatch, rows)
     counted: list[int] = []
 
     def count(text: str) -> int:
         counted.append(len(text.split()))
         return counted[-1]
 
-    prompts = load_prompts("hh", HH, end=2, count_tokens=count)
+    prompts = select_prompts(load_prompts("hh", HH), "hh", HH, end=2, count_tokens=count)
     assert calls == [("Anthropic/hh-rlhf", None, "red-team-attempts", "train"), ("shuffle", 42)]
     assert [len(prompt.question.split()) for prompt in prompts] == [511, 3]
     assert [prompt.id[:8] for prompt in prompts] == ["hh-00000", "hh-00002"]
@@ -294,17 +285,13 @@ def test_hh_is_the_shuffled_red_team_set_with_prompts_below_512_tokens(monkeypat
 def test_other_hub_sources_and_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_hub(monkeypatch, [{"question": "Q?", "best_answer": "B", "correct_answers": ["B"], "text": "a b"}])
     assert load_prompts("truthful_qa", TRUTH)[0].extra == {"best_answer": "B", "correct_answers": ["B"]}
-    assert isinstance(load_prompts("imdb", imdb())[0], Prompt)
-    truth, reviews = (
-        ("truthfulqa/truthful_qa", "generation", None, "validation"),
-        ("stanfordnlp/imdb", None, None, "test"),
-    )
-    assert calls == [truth, reviews, ("shuffle", 42)]
+    assert isinstance(load_prompts("imdb", IMDB)[0], Prompt)
+    truth = ("truthfulqa/truthful_qa", "generation", None, "validation")
+    assert calls == [truth, ("stanfordnlp/imdb", None, None, "test"), ("shuffle", 42)]
     fake_hub(monkeypatch, [])
-    with pytest.raises(
-        RainError, match=r"cannot load stanfordnlp/imdb from the hub \(ConnectionError: no route\); give a"
-    ):
-        load_prompts("imdb", imdb())
+    said = r"cannot load stanfordnlp/imdb from the hub \(ConnectionError: no route\); give a"
+    with pytest.raises(RainError, match=said):
+        load_prompts("imdb", IMDB)
 
 
 @needs_shared

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.rows import save_rows
 
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled, load_labelled
@@ -15,9 +15,7 @@ GOOD, BAD = {"question": "q", "response": "yes", "label": 1}, {"question": "q", 
 
 
 def saved(folder: Path, *rows: object) -> Path:
-    path = folder / "labelled.jsonl"
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
+    return save_rows(folder / "labelled.jsonl", *rows)
 
 
 def test_a_jailbroken_answer_is_a_bad_one_and_fields_have_two_names(tmp_path: Path) -> None:

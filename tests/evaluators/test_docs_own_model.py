@@ -9,10 +9,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.rows import save_rows
 from support.tiny_models import save_tiny_model
 
 from rain.cli import main
-from rain.evaluators.preflight import VERDICTS
+from rain.evaluators.assessment import VERDICTS
 from rain.evaluators.readout_file import ReadOutFile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8")
@@ -34,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows = [{"question": f"How do I get even, part {i}?"} for i in questions]
         if name == "labelled":
             rows = [{**row, "response": text, "label": int(text == GOOD)} for row in rows for text in (GOOD, BAD)]
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        save_rows(Path(f"{name}.jsonl"), *rows)
     return tmp_path
 
 

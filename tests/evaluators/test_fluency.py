@@ -7,7 +7,7 @@ import math
 import pytest
 from support.judge import score_texts
 
-from rain.engines.toy import ToyEngine, log_distribution
+from rain.engines.toy import ToySession, log_distribution
 from rain.evaluators.fluency import FluencyEvaluator, fluency
 
 WORDS = tuple(range(20))
@@ -26,22 +26,15 @@ def test_repetition_and_symbols_are_bad_however_likely_they_are():
     assert fluency([-0.1] * 20, WORDS, "\u4f60\u597d, caf\xe9: 2 + 2 = 4!") > 0.9
 
 
-def test_each_token_is_asked_for_once_behind_the_prompt():
-    asked = []
+def test_each_token_is_asked_for_once_behind_the_prompt(monkeypatch):
+    asked, plain = [], ToySession.next_logprobs
 
-    class Watched(ToyEngine):
-        def session(self, name):
-            found = super().session(name)
-            plain = found.next_logprobs
+    async def watched(self, prefix, *, top=0, ids=()):
+        asked.append((tuple(prefix), tuple(ids)))
+        return await plain(self, prefix, top=top, ids=ids)
 
-            async def watched(prefix, *, top=0, ids=()):
-                asked.append((tuple(prefix), tuple(ids)))
-                return await plain(prefix, top=top, ids=ids)
-
-            found.next_logprobs = watched
-            return found
-
-    [first, longer, same], scorer = score_texts(FluencyEvaluator(), ["ab", "abc", "ab"], "Q", engine=Watched())
+    monkeypatch.setattr(ToySession, "next_logprobs", watched)
+    [first, longer, same], scorer = score_texts(FluencyEvaluator(), ["ab", "abc", "ab"], "Q")
     assert sorted(asked) == [((81,), (97,)), ((81, 97), (98,)), ((81, 97, 98), (99,))]
     logprobs = [log_distribution([81])[97], log_distribution([81, 97])[98]]
     assert first == same == fluency(logprobs, (97, 98), "ab") != longer

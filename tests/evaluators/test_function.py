@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -20,18 +21,6 @@ def by_length(prompt, continuations, params):
     return [len(text) / 10 for text in continuations]
 
 
-def broken(prompt, continuations, params):
-    raise ZeroDivisionError("by zero")
-
-
-def short(prompt, continuations, params):
-    return [0.5]
-
-
-def nan(prompt, continuations, params):
-    return [float("nan")] * len(continuations)
-
-
 def evaluator(function):
     return PythonEvaluator(f"{__name__}:{function.__name__}")
 
@@ -44,12 +33,17 @@ def test_texts_that_wait_at_once_are_one_call_in_a_thread_and_equal_ones_are_ask
     assert scorer.evaluations == 2
 
 
-@pytest.mark.parametrize(
-    ("function", "named"), [(broken, "ZeroDivisionError"), (short, "1 scores for 2 texts"), (nan, "nan")]
-)
-def test_what_goes_wrong_in_a_function_is_an_error(function, named, capfd):
+FAULTS = {"ZeroDivisionError": lambda: 1 / 0, "1 scores for 2 texts": lambda: [0.5], "nan": lambda: [0.5, math.nan]}
+
+
+def faulty(prompt, continuations, params):
+    return FAULTS[prompt]()
+
+
+@pytest.mark.parametrize("named", FAULTS)
+def test_what_goes_wrong_in_a_function_is_an_error(named, capfd):
     with pytest.raises(RainError, match=named):
-        score_texts(evaluator(function), ["a", "b"])
+        score_texts(evaluator(faulty), ["a", "b"], named)
     assert "Traceback" in capfd.readouterr().err
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.rows import save_rows
 
 from rain.cli import main
 from rain.data.labelled import load_labelled
@@ -16,9 +17,7 @@ ROWS = [{"question": f"q{i}", "response": f"r{i}"} for i in range(4)]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "own.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
+    return save_rows(tmp_path / "own.jsonl", *ROWS)
 
 
 def press(keys: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -42,7 +41,7 @@ def test_undo_takes_back_the_last_labels_also_those_of_before(path: Path, monkey
 def test_a_text_cannot_steer_the_terminal(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path.write_text(json.dumps({"question": "q", "response": "\x1b[2J gone"}) + "\n")
+    save_rows(path, {"question": "q", "response": "\x1b[2J gone"})
     press("q", path, monkeypatch)
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -50,15 +49,14 @@ def test_a_text_cannot_steer_the_terminal(
 
 
 def test_a_row_without_a_text_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path.write_text(json.dumps(ROWS[0]) + '\n{"question": "q"}\n')
+    save_rows(path, ROWS[0], {"question": "q"})
     assert main(["preflight", "--label", str(path)]) == 2
     assert "line 2: field 'response' is missing" in capsys.readouterr().err
 
 
 def own(folder: Path, name: str, *flags: str) -> list[dict[str, str]]:
     """Draw 12 texts of the toy model to three prompts."""
-    prompts, out = folder / "prompts.jsonl", folder / name
-    prompts.write_text("".join(json.dumps({"question": f"q{i}"}) + "\n" for i in range(3)))
+    prompts, out = save_rows(folder / "prompts.jsonl", *({"question": f"q{i}"} for i in range(3))), folder / name
     command = ["preflight", "--engine", "toy", "--own", "12", "--prompts", str(prompts), "--out", str(out), *flags]
     assert main(command) == 0
     return [json.loads(line) for line in out.read_text().splitlines()]
@@ -82,12 +80,12 @@ def test_own_texts_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert own(tmp_path, "c.jsonl", "--seed", "1") != first
 
 
-def test_own_texts_are_answers_to_the_prompts_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["preflight", "--engine", "toy", "--own", "2", "--prompts", "hh", "--out", str(tmp_path / "own.jsonl")]
-    assert main(command) == 2
-    assert "hh" in capsys.readouterr().err
-
-
-def test_labels_are_not_overwritten_by_new_texts(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["preflight", "--engine", "toy", "--own", "2", "--prompts", str(path), "--out", str(path)]) == 2
-    assert "there already" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("prompts", "out", "named"), [("hh", "new.jsonl", "hh"), ("own.jsonl", "own.jsonl", "there already")]
+)
+def test_own_texts_need_a_file_of_prompts_and_overwrite_no_labels(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prompts: str, out: str, named: str
+) -> None:
+    monkeypatch.chdir(path.parent)
+    assert main(["preflight", "--engine", "toy", "--own", "2", "--prompts", prompts, "--out", out]) == 2
+    assert named in capsys.readouterr().err

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
+from support.rows import save_rows
 
 import rain.preflight
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
-from rain.evaluators.assessment import WHOLE, Reading
+from rain.evaluators.assessment import WHOLE, Preflight, Reading, assess, read_preflight
 from rain.evaluators.calibration import fit, read_calibration
 from rain.evaluators.labels import LabelScores
-from rain.evaluators.preflight import Preflight, assess, read_preflight
 from rain.stats import Interval, wilson
 
 # (log-odds with either order of the options, label): right, abstention, right, wrong
@@ -137,14 +136,13 @@ def test_what_has_no_effect_is_refused(capsys: pytest.CaptureFixture[str], unuse
 @pytest.mark.parametrize("flags", [["--part", "1/2"], ["--evaluator", "random"]], ids=["part", "random"])
 def test_half_a_character_in_a_question_is_no_obstacle(tmp_path: Path, flags: list[str]) -> None:
     rows = [{"question": f"q{i} \ud800", "response": "b", "label": i % 2} for i in range(30)]
-    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(["preflight", "--engine", "toy", "--labelled", str(tmp_path / "odd.jsonl"), *flags]) == 0
+    path = save_rows(tmp_path / "odd.jsonl", *rows)
+    assert main(["preflight", "--engine", "toy", "--labelled", str(path), *flags]) == 0
 
 
 def test_too_few_texts_of_a_class_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question": "a", "response": "b", "label": label} for label in (0, 0, 1)]
-    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(["preflight", "--engine", "toy", "--labelled", str(tmp_path / "few.jsonl")]) == 2
+    assert main(["preflight", "--engine", "toy", "--labelled", str(save_rows(tmp_path / "few.jsonl", *rows))]) == 2
     assert "good texts to at least two prompts" in capsys.readouterr().err
 
 

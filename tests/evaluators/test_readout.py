@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from support.rows import save_rows
 from support.tiny_models import save_tiny_model
 
 from rain import Budget, Rain
@@ -17,9 +18,9 @@ from rain.core.errors import RainError, UnclearFault
 from rain.data.labelled import Labelled
 from rain.engines.toy import ToyEngine
 from rain.evaluators import readout
+from rain.evaluators.assessment import read_preflight
 from rain.evaluators.base import SearchContext
 from rain.evaluators.learn import States, figures, learn, learn_request
-from rain.evaluators.preflight import read_preflight
 from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import CHAT, ReadOutFile, RequestReadOut
 from rain.models.loading import load_tokenizer
@@ -249,20 +250,19 @@ def learnt(tmp_path_factory):
     Beside it is one, both.json, that reads requests, too: those that begin with "q" are harmful, with "p" safe.
     """
     folder = tmp_path_factory.mktemp("learn")
-    model, labelled = save_tiny_model(folder / "tiny", 8192), folder / "texts.jsonl"
+    model = save_tiny_model(folder / "tiny", 8192)
     rows = [
         {"question": f"q {i}", "response": letter * (3 + i % 4), "label": letter == "a"}
         for i in range(30)
         for letter in "az"
     ]
-    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labelled = save_rows(folder / "texts.jsonl", *rows)
     path, flags = folder / "kind.json", ["--modelname", str(model), "--dtype", "float32", "--name", "kind"]
     code = main(["preflight", "--labelled", str(labelled), "--learn", str(path), *flags])
     asked = [{**row, "question": row["question"].replace("q", "p" * (3 + i % 3)), "prompt_is_safe": True}
              for i, row in enumerate(rows)] + [{**row, "prompt_is_safe": False} for row in rows]
-    (folder / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    texts = ["--labelled", str(folder / "requests.jsonl"), "--learn", str(folder / "both.json"), "--request"]
-    assert main(["preflight", *texts, *flags]) == 0
+    texts = ["--labelled", str(save_rows(folder / "requests.jsonl", *asked))]
+    assert main(["preflight", *texts, "--learn", str(folder / "both.json"), "--request", *flags]) == 0
     return code, model, path
 
 
@@ -328,38 +328,36 @@ def test_texts_that_were_learnt_from_are_pointed_out_unless_their_prompts_are_ot
     assert shared_file({**known, "part": "odd"}, {"data": [], "part": ""}) is None
 
 
+def searches(model, file, *questions):
+    """Return answers on the engines hf and reference that a read-out has guided, which are the same."""
+    found = []
+    for engine in ("hf", "reference"):
+        options = {"engine": engine, "dtype": "float32", "preset": "none", "evaluator": (f"readout:{file}",)}
+        with Rain(model, task="hh", max_new_tokens=6, max_simulations=6, extra_simulations=2, **options) as rain:
+            found.append([rain.generate(question, budget=Budget(simulations=12)) for question in questions])
+    for hf, reference in zip(*found, strict=True):
+        assert hf.text == reference.text
+        assert [commit.value for commit in hf.commits] == pytest.approx([c.value for c in reference.commits], abs=1e-4)
+        assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
+    return found
+
+
 def test_a_search_is_guided_by_a_read_out_alike_on_both_engines_and_computes_little_for_it(learnt):
     _, model, path = learnt
-    answers = []
-    for engine in ("hf", "reference"):
-        options = {"engine": engine, "dtype": "float32", "preset": "none", "evaluator": (f"readout:{path}",)}
-        with Rain(model, task="hh", max_new_tokens=6, max_simulations=6, extra_simulations=2, **options) as rain:
-            answers.append(rain.generate("q 1", budget=Budget(simulations=12)))
-    hf, reference = answers
-    assert hf.text == reference.text
-    assert [commit.value for commit in hf.commits] == pytest.approx([c.value for c in reference.commits], abs=1e-4)
+    [hf], [reference] = searches(model, path, "q 1")
     assert len({commit.value for commit in hf.commits}) > 1
     assert hf.cost["tokens_computed"] < reference.cost["tokens_computed"] / 5
-    for answer in answers:
-        own = answer.cost["evaluation"]
-        assert 0 < own["tokens_computed"] < answer.cost["tokens_computed"]
-    assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
+    for answer in (hf, reference):
+        assert 0 < answer.cost["evaluation"]["tokens_computed"] < answer.cost["tokens_computed"]
 
 
 def test_a_read_out_of_the_request_costs_nothing_and_stays_when_that_of_the_text_is_calibrated(learnt, monkeypatch):
     _, model, path = learnt
     monkeypatch.setattr(readout, "is_language", lambda tokens, text: True)  # a model with random weights writes symbols
-    both, answers = path.with_name("both.json"), []
+    both = path.with_name("both.json")
     assert ReadOutFile.load(str(both), str(model)).measured["request"]["auc"] > 0.9
-    for engine in ("hf", "reference"):
-        options = {"engine": engine, "dtype": "float32", "preset": "none", "evaluator": (f"readout:{both}",)}
-        with Rain(model, task="hh", max_new_tokens=6, max_simulations=6, extra_simulations=2, **options) as rain:
-            answers.append([rain.generate(f"{letter} 1", budget=Budget(simulations=12)) for letter in ("q", "pppp")])
-    for hf, reference in zip(*answers, strict=True):
-        assert hf.text == reference.text
-        assert [commit.value for commit in hf.commits] == pytest.approx([c.value for c in reference.commits], abs=1e-4)
-        assert hf.cost["evaluation"]["tokens_computed"] <= hf.cost["evaluations"], "at most the last token of each text"
-    harmful, safe = ([commit.value for commit in answer.commits] for answer in answers[0])
+    answers, _ = searches(model, both, "q 1", "pppp 1")
+    harmful, safe = ([commit.value for commit in answer.commits] for answer in answers)
     assert min(safe) > max(0.5, min(harmful)), "nothing that answers a safe request is bad"
     flags = ["--modelname", str(model), "--dtype", "float32", "--preset", "none", "--evaluator", f"readout:{both}"]
     texts = ["--labelled", str(path.with_name("requests.jsonl"))]
@@ -368,11 +366,3 @@ def test_a_read_out_of_the_request_costs_nothing_and_stays_when_that_of_the_text
     before, after = (ReadOutFile.load(str(file), str(model)) for file in (both, made))
     assert after.request == before.request
     assert after.measured["calibrated"]["scale"] == pytest.approx(after.weights[0] / before.weights[0])
-
-
-def test_an_engine_that_cannot_read_hidden_states_says_so(learnt):
-    _, _, path = learnt
-    file = ReadOutFile.load(str(path), "any")
-    path.with_name("toy.json").write_bytes(ReadOutFile(**{**vars(file), "model": "toy", "fingerprint": ""}).as_json())
-    with pytest.raises(RainError, match="hidden states"):
-        Rain(engine="toy", task="hh", evaluator=(f"readout:{path.with_name('toy.json')}",))

@@ -51,14 +51,11 @@ def test_another_model_is_recorded_with_what_it_is_asked_and_not_with_its_server
     assert describe(spec) != describe(ModelSpec("guard", Template(**{**vars(WORDS), "ask": "\nanswer:"})))
 
 
-def test_an_oracle_says_what_its_judge_says():
-    scores, _ = score_texts(OracleEvaluator("keywords:modern"), ["I'm sorry, but I cannot help.", "Sure, here it is"])
-    assert scores == [0.95, -0.95]
-
-
-def test_an_oracle_can_be_turned_around():
-    scores, _ = score_texts(OracleEvaluator("keywords:modern", invert=True), ["I'm sorry, but I cannot help.", "Sure"])
-    assert scores == [-0.95, 0.95]
+@pytest.mark.parametrize("invert", [False, True])
+def test_an_oracle_says_what_its_judge_says_and_can_be_turned_around(invert):
+    texts = ["I'm sorry, but I cannot help.", "Sure, here it is"]
+    scores, _ = score_texts(OracleEvaluator("keywords:modern", invert), texts)
+    assert scores == ([-0.95, 0.95] if invert else [0.95, -0.95])
 
 
 def test_an_oracle_asks_what_its_task_is_about():
@@ -107,17 +104,14 @@ def test_an_offset_is_not_used_the_wrong_way_round():
             make_settings(load("imdb"), {**given, "target": target})
 
 
-@pytest.mark.parametrize("spec", ["random", "fluency"])
-def test_what_knows_nothing_of_a_target_takes_every_one(spec):
-    given = {"engine": "toy", "target": "negative", "evaluator": (spec,)}
-    assert make_settings(load("imdb"), given).aligner.evaluators == (spec,)
-
-
-@pytest.mark.parametrize("spec", ["reward:some/model", "python:a.b:c"])
-def test_what_says_itself_what_is_good_has_no_second_target(spec):
-    make_settings(load("imdb"), {"engine": "toy", "target": "positive", "evaluator": (spec,)})
-    with pytest.raises(RainError, match="--target"):
-        make_settings(load("imdb"), {"engine": "toy", "target": "negative", "evaluator": (spec,)})
+@pytest.mark.parametrize(
+    ("spec", "one_way"), [("reward:a/b", True), ("python:a.b:c", True), ("random", False), ("fluency", False)]
+)
+def test_what_says_itself_what_is_good_has_no_second_target(spec, one_way):
+    for target in ("positive", "negative"):
+        with pytest.raises(RainError, match="--target") if one_way and target == "negative" else nullcontext():
+            given = {"engine": "toy", "target": target, "evaluator": (spec,)}
+            assert make_settings(load("imdb"), given).aligner.evaluators == (spec,)
 
 
 def test_random_scores_depend_on_seed_question_and_text_alone():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 
 import pytest
@@ -69,29 +68,31 @@ def test_the_score_is_twice_the_mean_vote_minus_one(answer, expected, tmp_path):
 
 def test_both_orders_are_asked_about_the_whole_text_in_its_place(tmp_path):
     scorer, judge = evaluator(tmp_path, honest)
-    score(scorer, " Because.")
+    log_odds, mass = asyncio.run(scorer.read(TOY.encode(" Because.")))
     start = "Is it kind?\nHuman: Why?\n\nAssistant: Because.\n"
     ends = ("(A) kind\n(B) unkind\nThe answer is: (", "(A) unkind\n(B) kind\nThe answer is: (")
     assert asked(judge) == [start + end for end in ends]
+    assert (log_odds, mass) == (pytest.approx((math.log(7), math.log(7))), pytest.approx(0.8))
 
 
-def test_soft_votes_are_tanh_of_the_scaled_mean_log_odds_beyond_the_offset(tmp_path):
-    config = EvaluationConfig(votes="soft", offset=0.5, scale=2.0)
-    assert config.score([2.0, 1.0]) == pytest.approx(math.tanh(2.0 * (1.5 - 0.5)), abs=1e-12)
+@pytest.mark.parametrize(
+    ("settings", "log_odds", "expected"),
+    [
+        ({"offset": 0.4}, [0.5, 0.3], 0.0),
+        ({"offset": 0.6}, [0.5, 0.3], -1.0),
+        ({"offset": -0.6}, [-0.5, -0.3], 1.0),
+        ({"invert": True}, [0.5, 1.0], -1.0),
+        ({"votes": "soft", "offset": 0.5, "scale": 2.0}, [2.0, 1.0], math.tanh(2.0 * (1.5 - 0.5))),
+        ({"votes": "soft", "invert": True}, [0.5, 1.0], -math.tanh(0.75)),
+    ],
+)
+def test_votes_are_hard_or_tanh_of_the_scaled_mean_log_odds_beyond_the_offset(settings, log_odds, expected):
+    assert EvaluationConfig(**settings).score(log_odds) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_scorer_follows_its_settings(tmp_path):
     scorer, _ = evaluator(tmp_path, honest, votes="soft", scale=0.1)
     assert score(scorer, "x") == pytest.approx(math.tanh(0.1 * math.log(7)), abs=1e-12)
-
-
-def test_an_offset_moves_the_point_at_which_hard_votes_turn():
-    assert EvaluationConfig(offset=0.4).score([0.5, 0.3]) == 0.0
-    assert EvaluationConfig(offset=0.6).score([0.5, 0.3]) == -1.0
-    assert EvaluationConfig(offset=-0.6).score([-0.5, -0.3]) == 1.0
-
-
-@pytest.mark.parametrize("votes", ["hard", "soft"])
-def test_an_inverted_goal_turns_the_score_around(votes):
-    plain, turned = (EvaluationConfig(votes=votes, invert=invert).score([0.5, 1.0]) for invert in (False, True))
-    assert plain == -turned != 0
 
 
 def test_words_are_asked_once_and_the_best_label_of_each_side_counts(tmp_path):
@@ -99,17 +100,9 @@ def test_words_are_asked_once_and_the_best_label_of_each_side_counts(tmp_path):
     text = WORDS.replace('" yes"\nyes', "y\nY").replace('" no"', "n\nN")
     scorer, judge = evaluator(tmp_path, lambda text, letter: math.log(chances[letter]), text)
     assert score(scorer, "x") == 1.0
-    assert len(judge.asked) == 1
-    reading = asyncio.run(scorer.evaluator.prompt.read(judge, scorer.context, TOY.encode("x")))
-    assert reading.log_odds == pytest.approx((math.log(0.3 / 0.25),))
-    assert reading.mass == pytest.approx(0.85)
-
-
-def test_the_mass_is_the_mean_probability_of_all_labels(tmp_path):
-    scorer, judge = evaluator(tmp_path, honest)
-    reading = asyncio.run(scorer.evaluator.prompt.read(judge, scorer.context, ()))
-    assert reading.mass == pytest.approx(0.8)
-    assert reading.log_odds == pytest.approx((math.log(7), math.log(7)))
+    log_odds, mass = asyncio.run(scorer.evaluator.prompt.read(judge, scorer.context, TOY.encode("x")))
+    assert (log_odds, mass) == (pytest.approx((math.log(0.3 / 0.25),)), pytest.approx(0.85))
+    assert len(judge.asked) == 2, "one for each of the calls"
 
 
 def test_a_text_is_judged_once_even_if_it_is_asked_for_twice_at_once(tmp_path):
@@ -209,12 +202,6 @@ def test_a_label_that_is_not_a_single_distinguishing_token_is_refused(negative, 
 def test_settings_outside_their_range_are_refused(name, value):
     with pytest.raises(RainError, match=f"--{name}"):
         EvaluationConfig(**{name: value})
-
-
-def test_a_calibration_is_read(tmp_path):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps({"offset": -0.5, "scale": 2, "auc": 0.7}))
-    assert read_calibration(path) == {"offset": -0.5, "scale": 2.0}
 
 
 @pytest.mark.parametrize(

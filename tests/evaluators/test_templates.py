@@ -78,8 +78,9 @@ def test_a_file_that_is_missing_or_not_text_is_named(name, content, tmp_path):
             read(tmp_path / name)
 
 
-def test_a_prompt_file_is_split_at_its_question_and_loses_one_newline(tmp_path):
-    path = saved(tmp_path, "Be kind.\n\nHuman: {question}\n\nAssistant:\n", "prompt.txt")
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_prompt_file_is_split_at_its_question_and_loses_one_newline_and_a_byte_order_mark(mark, tmp_path):
+    path = saved(tmp_path, f"{mark}Be kind.\n\nHuman: {{question}}\n\nAssistant:\n", "prompt.txt")
     assert load_prompt(path) == ("Be kind.\n\nHuman: ", "\n\nAssistant:")
     for broken in ("no place", "{question} {question}"):
         with pytest.raises(RainError, match=r"prompt\.txt.*\{question\}"):

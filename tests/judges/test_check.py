@@ -1,12 +1,12 @@
 """How far judges agree with labels of people, by hand arithmetic."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.judge_server import asked, judge_server
+from support.rows import save_rows
 from test_similarity import judge as similarity_judge
 
 from rain.core.errors import RainError
@@ -16,10 +16,8 @@ from rain.judges.registry import open_judge
 from rain.judges.scoring import Summary
 
 
-def labelled(folder: Path, *rows: dict[str, Any]) -> Path:
-    path = folder / "labelled.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
+def labelled(folder: Path, *rows: object) -> Path:
+    return save_rows(folder / "labelled.jsonl", *rows)
 
 
 def check(judge: Any, path: Path, wanted: str = "", questions: Path | None = None) -> dict[str, str]:
@@ -35,12 +33,20 @@ def test_agreement_kappa_and_counts_by_hand() -> None:
     assert check_cells([(True, True)])[3] == "-"
 
 
-def test_jailbroken_responses_are_successful_attacks(tmp_path: Path) -> None:
-    rows = [("Sure!", True), ("Sure!", False), ("I cannot", True), ("I cannot", False), ("", False)]
-    path = labelled(tmp_path, *({"response": text, "jailbroken": label} for text, label in rows))
+@pytest.mark.parametrize(
+    ("field", "rows", "counts"),
+    [
+        ("jailbroken", [("Sure!", 1), ("Sure!", 0), ("I cannot", 1), ("I cannot", 0), ("", 0)], ["1", "1", "1", "2"]),
+        ("label", [("Sorry", 1), ("Sure", 0)], ["1", "0", "0", "1"]),
+    ],
+)
+def test_jailbroken_responses_are_successful_attacks_and_good_ones_are_not(
+    tmp_path: Path, field: str, rows: list[tuple[str, int]], counts: list[str]
+) -> None:
+    path = labelled(tmp_path, *({"response": text, field: label} for text, label in rows))
     found = check(open_judge("keywords:llm-attacks", JudgeConfig()), path)
-    assert (found["criterion"], found["n"]) == ("attack", "5")
-    assert [found[name] for name in HEAD[-4:]] == ["1", "1", "1", "2"]
+    assert (found["criterion"], found["n"]) == ("attack", str(len(rows)))
+    assert [found[name] for name in HEAD[-4:]] == counts
 
 
 def test_a_review_is_judged_with_the_space_that_it_has_in_a_run(tmp_path: Path) -> None:
@@ -49,12 +55,6 @@ def test_a_review_is_judged_with_the_space_that_it_has_in_a_run(tmp_path: Path) 
         judge = open_judge("openai:m", JudgeConfig(judge_base_url=server.url))
         assert check(judge, path, "sentiment")["agreement"] == "0.500"
     assert server.requests
-
-
-def test_a_good_text_is_not_a_successful_attack(tmp_path: Path) -> None:
-    path = labelled(tmp_path, {"question": "q", "response": "Sorry", "label": 1}, {"response": "Sure", "label": 0})
-    found = check(open_judge("keywords:llm-attacks", JudgeConfig()), path)
-    assert [found[name] for name in HEAD[-4:]] == ["1", "0", "0", "1"]
 
 
 @pytest.mark.parametrize("correct", ["t; t2", ""], ids=["correct", "best"])

@@ -66,9 +66,12 @@ def test_judges_are_checked_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
         (["RUN", "--judge", "gpt-4"], "'gpt-4'"),
         (["RUN", "--judge", "keywords:"], "'keywords:'"),
         (["RUN", "--judge", "keywords:modern"], "task imdb"),
-        (["RUN", "--judge", "hf:writer-7b"], "wrote the answers"),
+        (["RUN", "--judge", "fluency:writer-7b"], "wrote the answers"),
         (["RUN", "--judge", "openai:m", "--judge-concurrency", "0"], "--judge-concurrency"),
         (["RUN", "--judge", "openai:m", "--judge-timeout", "0"], "--judge-timeout"),
+        (["RUN", "--judge", "keywords:modern", "--criterion", "attack"], "--criterion is for --check"),
+        (["RUN", "--judge", "keywords:modern", "--questions", "nofile"], "--questions is for --check"),
+        (["RUN", "--judge", "keywords:modern", "--check", "nofile"], "leave .*run out"),
         (["--check", "nofile"], "--judge"),
         (["--judge", "keywords:modern", "--check", "nofile"], "nofile"),
     ],
@@ -95,19 +98,14 @@ def test_records_of_prompts_that_left_the_data_set_are_left_out_and_said(
     assert {line["id"] for line in stored(outdir, "keywords:modern")} == {"r1", "r3"}
 
 
-def test_judging_continues_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+def test_judging_and_checks_continue_when_nobody_reads_their_output_any_more(tmp_path: Path) -> None:
     outdirs = [write_run(tmp_path / name, "adv", [record(1, "a", "b")], tail="{") for name in "AB"]
     (outdirs[0] / "prompts.json").write_text('{"r2": ""}')
-    with unread() as stream, redirect_stdout(stream):
-        assert command(*outdirs, "--judge", "keywords:modern") == 0
+    (tmp_path / "labelled.jsonl").write_text('{"response": "Sure", "jailbroken": true}\n')
+    for words in (outdirs, ["--check", tmp_path / "labelled.jsonl"]):
+        with unread() as stream, redirect_stdout(stream):
+            assert command(*words, "--judge", "keywords:modern") == 0
     assert len(stored(outdirs[1], "keywords:modern")) == 2
-
-
-def test_a_check_of_judges_continues_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
-    path = tmp_path / "labelled.jsonl"
-    path.write_text('{"response": "Sure", "jailbroken": true}\n')
-    with unread() as stream, redirect_stdout(stream):
-        assert command("--judge", "keywords:modern", "--check", path) == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "[" * 200_000])
@@ -116,14 +114,6 @@ def test_a_damaged_list_of_prompts_is_named(tmp_path: Path, text: str) -> None:
     (outdir / "prompts.json").write_text(text)
     with pytest.raises(RainError, match="prompts.json"):
         command(outdir)
-
-
-def test_a_lone_surrogate_in_a_labelled_text_is_checked(tmp_path: Path) -> None:
-    path = tmp_path / "labelled.jsonl"
-    path.write_text('{"question": "\\ud800", "response": "\\udfff", "label": true}\n')
-    with judge_server(lambda request: "harmless") as server:
-        words = ["--judge", "openai:m", "--base-url", server.url, "--check", path, "--criterion", "harmless"]
-        assert command(*words) == 0
 
 
 def test_an_error_that_quotes_a_file_cannot_steer_the_terminal(

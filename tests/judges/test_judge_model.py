@@ -25,7 +25,7 @@ def ask(work: Callable[[JudgeModel], Coroutine[Any, Any, Any]]) -> Any:
     async def go() -> Any:
         engine, tokenizer = open_engine(ModelConfig("hf", "smollm2", "float32"), PlacementConfig())
         try:
-            return await work(JudgeModel("smollm2", engine, tokenizer))
+            return await work(JudgeModel(engine, tokenizer))
         finally:
             await engine.close()
 
@@ -73,5 +73,5 @@ def test_a_text_that_is_too_long_is_skipped() -> None:
     engine = ToyEngine()
     engine.context = 8
     with pytest.raises(NoReply, match="context of 8") as caught:
-        asyncio.run(JudgeModel("m", engine, engine.tokenizer).complete("one two three", 1))
+        asyncio.run(JudgeModel(engine, engine.tokenizer).complete("one two three", 1))
     assert caught.value.refused

@@ -10,25 +10,27 @@ from rain.core.errors import RainError
 from rain.judges.command import add_judge_arguments, describe
 from rain.judges.keywords import LISTS, refusal_list
 
-
-@pytest.mark.parametrize(
-    ("answer", "refuses"), [("Well, I cannot do that", True), ("It is illegal.", True), ("i cannot", False)]
-)
-def test_the_published_list_is_matched_as_its_authors_do(answer: str, refuses: bool) -> None:
-    assert len(refusal_list("llm-attacks").phrases) == 29
-    assert refusal_list("llm-attacks").refuses(answer) is refuses
+ODD = ("\u2028", "\x85", "\x0b", "\x0c", "\ufeff")
+"""Separators that hide no refusal."""
 
 
 @pytest.mark.parametrize(
-    ("answer", "refuses"),
+    ("name", "answer", "refuses"),
     [
-        ("I can\u2019t\n help with that.", True),
-        ("SORRY, BUT no", True),
-        ("Sure, here is the plan. " * 40 + "I can't say more.", False),
+        ("llm-attacks", "Well, I cannot do that", True),
+        ("llm-attacks", "It is illegal.", True),
+        ("llm-attacks", "i cannot", False),
+        ("modern", "I can\u2019t\n help with that.", True),
+        ("modern", "SORRY, BUT no", True),
+        ("modern", "Sure, here is the plan. " * 40 + "I can't say more.", False),
+        *(("modern", f"{separator}I can't help with that.", True) for separator in ODD),
+        *(("llm-attacks", f"Well{separator}I cannot do that", True) for separator in ODD),
     ],
 )
-def test_the_modern_list_folds_case_and_apostrophes_and_looks_at_the_opening(answer: str, refuses: bool) -> None:
-    assert refusal_list("modern").refuses(answer) is refuses
+def test_the_published_list_is_matched_as_written_and_the_modern_one_folded_in_the_opening(
+    name: str, answer: str, refuses: bool
+) -> None:
+    assert refusal_list(name).refuses(answer) is refuses
 
 
 def test_an_empty_answer_is_not_a_successful_attack(tmp_path: Path) -> None:
@@ -43,15 +45,9 @@ def test_an_unknown_list_is_refused_with_the_known_ones() -> None:
         refusal_list("old")
 
 
-def test_lists_of_phrases_have_no_blank_lines_which_every_answer_contains() -> None:
-    for known in LISTS:
-        assert all(phrase.strip() for phrase in known.phrases)
-
-
-@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x0c", "\ufeff"])
-def test_odd_separators_in_an_answer_do_not_hide_a_refusal(separator: str) -> None:
-    assert refusal_list("modern").refuses(f"{separator}I can't help with that.")
-    assert refusal_list("llm-attacks").refuses(f"Well{separator}I cannot do that")
+def test_lists_of_phrases_are_whole_and_have_no_blank_lines_which_every_answer_contains() -> None:
+    assert len(refusal_list("llm-attacks").phrases) == 29, "as many as the authors have"
+    assert all(phrase.strip() for known in LISTS for phrase in known.phrases)
 
 
 def test_the_weakness_on_nonsense_is_stated_with_the_verdicts_and_in_the_help(tmp_path: Path) -> None:

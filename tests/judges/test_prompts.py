@@ -10,14 +10,18 @@ from rain.judges.base import Query
 from rain.judges.prompts import SYSTEM, load_prompts, messages, read_reply, tag_mark
 
 
-@pytest.mark.parametrize("reply", [" Harmless.\n", '"HARMLESS"', "**harmless**", "<think>a</think> harmless"])
-def test_a_single_word_is_read_in_any_dress(reply: str) -> None:
-    assert read_reply(reply, "harmless") is True
-
-
-@pytest.mark.parametrize("reply", ["", "The answer is harmless.", "harmless or harmful", "safe", "harmless harmless"])
-def test_anything_but_the_single_word_is_not_a_verdict(reply: str) -> None:
-    assert read_reply(reply, "harmless") is None
+@pytest.mark.parametrize(
+    ("replies", "decision"),
+    [
+        ((" Harmless.\n", '"HARMLESS"', "**harmless**", "<think>a</think> harmless"), True),
+        (("", "The answer is harmless.", "harmless or harmful", "safe", "harmless harmless"), None),
+    ],
+    ids=["the word", "anything else"],
+)
+def test_a_single_word_is_read_in_any_dress_and_anything_else_is_not_a_verdict(
+    replies: tuple[str, ...], decision: bool | None
+) -> None:
+    assert {read_reply(reply, "harmless") for reply in replies} == {decision}
 
 
 def shown(query: Query) -> str:

@@ -24,14 +24,9 @@ def test_every_answer_of_every_task_can_be_asked_for_its_fluency() -> None:
 
 def test_hh_asks_two_questions_about_each_answer_and_compares_them_in_both_orders() -> None:
     queries = asked("hh", record(1, "R", "P"))
-    assert [(query.criterion, query.side) for query in queries] == [
-        ("harmless", "raina"),
-        ("harmless", "pa"),
-        ("helpful", "raina"),
-        ("helpful", "pa"),
-        ("pairwise", "raina,pa"),
-        ("pairwise", "pa,raina"),
-    ]
+    single = [(criterion, side) for criterion in ("harmless", "helpful") for side in ("raina", "pa")]
+    pairs = [("pairwise", "raina,pa"), ("pairwise", "pa,raina")]
+    assert [(query.criterion, query.side) for query in queries] == single + pairs
     assert (queries[-1].response, queries[-1].other) == ("P", "R")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.judge_server import record, score, write_run
+from support.rows import save_rows
 
 from rain.core.errors import RainError
 from rain.judges.base import JudgeConfig, Query
@@ -63,8 +64,7 @@ def test_a_faulty_file_is_named_with_its_line(file: Path, text: str, named: str)
 def test_a_pair_that_was_rated_in_one_order_counts_for_both(tmp_path: Path, order: str) -> None:
     verdicts = {"a": "first", "b": "second", "c": "tie", "d": None}
     rows = [{"id": id, "answer": order, "ask": "pairwise", "verdict": verdict} for id, verdict in verdicts.items()]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    judge = open_judge(f"ratings:{tmp_path / 'pairs.jsonl'}", JudgeConfig())
+    judge = open_judge(f"ratings:{save_rows(tmp_path / 'pairs.jsonl', *rows)}", JudgeConfig())
 
     def decisions(side: str) -> list[object]:
         queries = [Query(id, side, "pairwise", "q", "r", other="s") for id in verdicts]
@@ -77,10 +77,9 @@ def test_a_pair_that_was_rated_in_one_order_counts_for_both(tmp_path: Path, orde
 def test_the_ratings_that_were_asked_for_last_count_though_they_are_stored_already(tmp_path: Path) -> None:
     outdir, files = write_run(tmp_path / "run", "hh", [record(1, "r", "p")]), []
     for folder, verdict in (("one", True), ("two", False)):
-        files.append(tmp_path / folder / "ann.jsonl")
-        files[-1].parent.mkdir()
+        (tmp_path / folder).mkdir()
         rows = [{"id": "r1", "answer": side, "ask": "harmless", "verdict": verdict} for side in ("raina", "pa")]
-        files[-1].write_text("\n".join(map(json.dumps, rows)))
+        files.append(save_rows(tmp_path / folder / "ann.jsonl", *rows))
 
     def harmless(file: Path) -> list[int]:
         score(outdir, f"ratings:{file}")

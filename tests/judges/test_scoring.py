@@ -40,15 +40,8 @@ def test_a_verdict_is_stored_in_the_published_format(tmp_path: Path) -> None:
         score_at(outdir, server)
     line = stored(outdir)[0]
     assert len(line.pop("hash")) == 16
-    assert line == {
-        "id": "r0",
-        "answer": "raina",
-        "ask": "sentiment",
-        "version": "sentiment-2",
-        "judge": "openai:m",
-        "verdict": True,
-        "reply": "Positive.",
-    }
+    asked = {"id": "r0", "answer": "raina", "ask": "sentiment", "version": "sentiment-2"}
+    assert line == {**asked, "judge": "openai:m", "verdict": True, "reply": "Positive."}
 
 
 def test_only_a_changed_answer_is_asked_again(tmp_path: Path) -> None:
@@ -86,23 +79,23 @@ def test_an_incomplete_score_line_is_dropped_and_its_query_asked_again(tmp_path:
 LINE = {"id": "r1", "answer": "pa", "ask": "true", "version": "v", "hash": "h", "judge": "j", "verdict": True}
 
 
+DAMAGED = (("answer", None), ("verdict", "maybe"), ("verdict", []), ("hash", ["x"]), ("version", 1))
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("answer", None), ("verdict", "maybe"), ("verdict", []), ("hash", ["x"]), ("version", 1)]
+    ("line", "named"),
+    [
+        *(({**LINE, field: value}, f": .*r1 lacks a proper field '{field}'") for field, value in DAMAGED),
+        *(({name: LINE[name] for name in LINE if name != field}, f": .*'{field}'") for field, _ in DAMAGED),
+        (f"{json.dumps(LINE)[:-1]}, ?}}", ", line 1 is not a result record"),
+        ("[" * 200_000, ", line 1"),
+    ],
+    ids=range(12),
 )
-def test_a_damaged_verdict_is_named(tmp_path: Path, field: str, value: object) -> None:
+def test_a_damaged_verdict_is_named(tmp_path: Path, line: object, named: str) -> None:
     path = tmp_path / "scores.jsonl"
-    path.write_text(json.dumps({**LINE, field: value}) + "\n")
-    with pytest.raises(RainError, match=f"scores.jsonl: .*r1 lacks a proper field '{field}'"):
-        list(read_verdicts(path))
-    path.write_text(json.dumps({name: known for name, known in LINE.items() if name != field}) + "\n")
-    with pytest.raises(RainError, match=f"'{field}'"):
-        list(read_verdicts(path))
-
-
-def test_a_verdict_that_only_looks_whole_is_one_sentence(tmp_path: Path) -> None:
-    path, line = tmp_path / "scores.jsonl", json.dumps(LINE)
-    path.write_text(f"{line[:-1]}, ?}}\n{line}\n")
-    with pytest.raises(RainError, match="scores.jsonl, line 1 is not a result record"):
+    path.write_text(f"{line if isinstance(line, str) else json.dumps(line)}\n{json.dumps(LINE)}\n")
+    with pytest.raises(RainError, match=f"scores.jsonl{named}"):
         list(read_verdicts(path))
 
 
@@ -110,13 +103,6 @@ def test_a_score_file_may_have_a_mark_in_front_blank_lines_and_odd_separators(tm
     path, odd = tmp_path / "scores.jsonl", "a\u2028\x85\x0b\x0cb"
     path.write_text("\ufeff" + json.dumps({**LINE, "id": odd}, ensure_ascii=False) + "\r\n\n \n", encoding="utf-8")
     assert [key.record for _, key, _ in read_verdicts(path)] == [odd]
-
-
-def test_deep_json_in_a_score_file_is_one_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "scores.jsonl"
-    path.write_text("[" * 200_000 + "\n" + json.dumps(LINE) + "\n")
-    with pytest.raises(RainError, match="scores.jsonl, line 1"):
-        list(read_verdicts(path))
 
 
 def test_file_names_are_safe_and_judges_that_share_one_stay_apart(tmp_path: Path) -> None:

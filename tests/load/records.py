@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rain.data.datasets import read_prompts
+from rain.data.datasets import load_prompts
 from rain.tasks import load
 
 RAIN = (sys.executable, "-m", "rain.cli")
@@ -38,7 +38,7 @@ def write_records(folder: Path, dataset: Path) -> None:
     file = folder / "res_0.jsonl"
     first = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
     with file.open("a", encoding="utf-8") as out:
-        for prompt in read_prompts(dataset, load("adv").reader):
+        for prompt in load_prompts(dataset, load("adv").reader):
             if prompt.id != first["id"]:
                 record = {**first, "id": prompt.id, "question": prompt.question, **prompt.extra}
                 record["raina"] += " word" * max(0, (LENGTH - len(json.dumps(record))) // 5)

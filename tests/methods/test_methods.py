@@ -8,6 +8,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+from support.commands import QUICK, allocate
 from support.tiny_task import decisions, make_task, prompts, records
 from support.watched import WatchedEngine
 
@@ -19,6 +20,7 @@ from rain.evaluators.function import FunctionEvaluator
 from rain.methods.config import METHODS
 from rain.methods.whole_answers import WHOLE_ANSWERS
 from rain.plain import PIECE
+from rain.results.run_dir import iter_results, read_config
 from rain.settings import make_settings
 
 OTHERS = [name for name in METHODS if name != "rain"]
@@ -309,3 +311,15 @@ def test_a_conversation_is_reminded_in_the_users_last_message(tmp_path):
 
 def test_every_method_is_either_the_search_or_writes_whole_answers():
     assert {"rain", *WHOLE_ANSWERS} == set(METHODS)
+
+
+def test_records_table_and_configuration_name_the_method(tmp_path):
+    done = allocate(*QUICK, "--e", 2, "--method", "best-of-n", "--n", 4, "--outdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "best-of-n/greedy" in done.stdout and "per commit" not in done.stdout
+    config = read_config(tmp_path)
+    assert config["method"] == {"method": "best-of-n", "n": 4, "n_top_k": None, "rounds": 1, "budget": ""}
+    for record in iter_results(tmp_path):
+        assert (record["method"], len(record["drafts"])) == ("best-of-n", 4)
+        assert record["config"] == config["hash"]
+        assert set(record["drafts"][0]) == {"text", "value", "finish", "tokens_computed", "seconds"}

@@ -42,18 +42,18 @@ def open_scorer(prompt, judge, question="Why?", stop=(), cut=False, **config):
     return LabelEvaluator(prompt, EvaluationConfig(**config), cut).search(context)
 
 
-def text_context(question="Why?", engine=None, name="p", **fields):
+def text_context(question="Why?", **fields):
     """Return what an evaluator learns of a search of the toy model (one token a byte)."""
-    engine = engine or ToyEngine()
+    engine = ToyEngine()
     policy = TextStopPolicy(TokenizerAdapter(engine.tokenizer))
-    return SearchContext(engine, engine.session(name), name, tuple(question.encode()), question, policy, fields)
+    return SearchContext(engine, engine.session("p"), "p", tuple(question.encode()), question, policy, fields)
 
 
-def score_texts(evaluator, texts, question="Why?", **options):
+def score_texts(evaluator, texts, question="Why?", **fields):
     """Return the scores of texts that wait at the same time, and the scorer."""
 
     async def run():
-        scorer = evaluator.search(text_context(question, **options))
+        scorer = evaluator.search(text_context(question, **fields))
         scores = await asyncio.gather(*(scorer.score(tuple(text.encode())) for text in texts))
         await scorer.close()
         return scores, scorer

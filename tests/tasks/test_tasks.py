@@ -12,7 +12,7 @@ import pytest
 
 from rain.cli import main
 from rain.core.errors import RainError
-from rain.evaluators.preflight import read_preflight
+from rain.evaluators.assessment import read_preflight
 from rain.evaluators.registry import describe
 from rain.evaluators.templates import Template, load_prompt
 from rain.settings import make_settings
@@ -28,28 +28,16 @@ PREFLIGHT = "preflight_smollm2.json"
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_file_that_a_task_names_is_in_its_folder_and_can_be_read(name: str) -> None:
+def test_every_file_that_a_task_and_its_preset_name_is_in_its_folder_and_can_be_read(name: str) -> None:
     task = load(name)
-    assert task.name == name
-    assert task.folder == ROOT / FOLDERS[name]
+    assert (task.name, task.folder) == (name, ROOT / FOLDERS[name])
     assert task.path(task.dataset).is_file()
     assert load_prompt(task.path(task.prompt))
     Template.from_file(task.path(task.template))
-
-
-def test_a_byte_order_mark_is_no_part_of_a_prompt_file(tmp_path: Path) -> None:
-    (tmp_path / "prompt.txt").write_text("\ufeffHuman: {question}\n\nAssistant:\n", encoding="utf-8")
-    assert load_prompt(tmp_path / "prompt.txt") == ("Human: ", "\n\nAssistant:")
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_a_preset_is_calibrated_with_the_template_that_it_uses(name: str) -> None:
-    task = load(name)
     preset = task.presets["smollm2"]
     origin, _ = read_preflight(task.path(preset["calibration"]))
-    assert origin["task"] == name
-    assert origin["model"] == "smollm2"
-    assert origin["template"] == Path(preset.get("templates", task.template)).name
+    template = Path(preset.get("templates", task.template)).name
+    assert (origin["task"], origin["model"], origin["template"]) == (name, "smollm2", template)
     assert (task.folder / origin["labelled"]).is_file()
 
 
