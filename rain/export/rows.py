@@ -14,7 +14,7 @@ from rain.core.errors import RainError
 from rain.core.types import Json
 from rain.export.siblings import sibling_pairs
 from rain.judges.queries import SIDES, Run, continuation
-from rain.report.measures import pair_result, questions
+from rain.report.measures import pair_results, questions
 from rain.report.table import Outcome, Table
 from rain.results.jsonl import Record
 from rain.trace.record import TRACES, trace_file
@@ -59,9 +59,8 @@ def judged(run: Run, name: str, criterion: str) -> Options:
         RainError: there are no such verdicts, or verdicts on several things.
     """
     table = Table(run)
-    found = table.judged()
-    asked = {(one.judge, one.metric): one.sides for one in questions(table, found)}
-    pairs = {(one.judge, "pairwise"): one for one in found if one.criterion == "pairwise"}
+    asked = {(one.judge, one.metric): one.sides for one in questions(table)}
+    pairs = {(one.judge, "pairwise"): one for one in table.judged if one.criterion == "pairwise"}
     known = sorted(asked.keys() | pairs.keys())
     fitting = [key for key in known if name in (key[0], key[0].partition(",")[0]) and criterion in ("", key[1])]
     if len(fitting) != 1:
@@ -73,8 +72,7 @@ def judged(run: Run, name: str, criterion: str) -> Options:
     [key] = fitting
     ids, options = list(table.rows), Options(run.outdir, name=", ".join(key))
     if key in pairs:
-        orders = (table.decisions(pairs[key], order) for order in ("raina,pa", "pa,raina"))
-        results = zip(ids, map(pair_result, *orders), strict=True)
+        results = zip(ids, pair_results(table, pairs[key]), strict=True)
         return options._replace(judge=({}, {id: {"win": 1, "lose": -1}.get(result, 0) for id, result in results}))
     bad = key[1] == "attack"
     good = {

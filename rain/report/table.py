@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from math import isnan, nan
@@ -67,6 +68,8 @@ class Table:
         priced: number of records that say what they cost.
         costs: columns of counters by side; NaN where a record has none.
         texts: columns of `words` and `repetition` by side; NaN where there is no answer, or it is too short.
+        judged: the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion; of several
+            wordings of a question only the one asked last counts.
     """
 
     def __init__(self, run: Run) -> None:
@@ -77,6 +80,7 @@ class Table:
         self._digests: dict[tuple[str, str], array[int]] = {}
         for row, record in enumerate(islice(run.records, len(run.records))):  # of a run in progress there may be more
             self._add(row, record)
+        self.judged = [one for path in sorted(run.outdir.glob("scores_*.jsonl")) for one in self._read(path)]
 
     def _add(self, row: int, record: Record) -> None:
         self.rows[record["id"]] = row
@@ -116,24 +120,16 @@ class Table:
             return None
         return row if digests[row] == int(key.digest, 16) else None
 
-    def judged(self) -> list[Judged]:
-        """Return the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion.
-
-        Of several wordings of a question only the one asked last counts.
-        """
-        return [one for path in sorted(self.run.outdir.glob("scores_*.jsonl")) for one in self._read(path)]
-
     def _read(self, path: Path) -> list[Judged]:
         columns: dict[tuple[str, str, str], dict[str, list[Decision | Outcome]]] = {}
         last: dict[tuple[str, str], str] = {}
-        words = {word: word for word in ("first", "second", "tie")}
         for judge, key, decision in read_verdicts(path):
             last[judge, key.criterion] = key.version
             sides = columns.setdefault((judge, key.criterion, key.version), {})
             if (row := self.place(key)) is not None:
                 if key.side not in sides:
                     sides[key.side] = [Outcome.OPEN] * len(self.rows)
-                sides[key.side][row] = words[decision] if isinstance(decision, str) else decision
+                sides[key.side][row] = sys.intern(decision) if isinstance(decision, str) else decision
         found = []
         for (judge, criterion), version in last.items():
             others = [sides for key, sides in columns.items() if key[:2] == (judge, criterion) and key[2] != version]
@@ -159,5 +155,10 @@ def repetition(words: Sequence[str]) -> float:
 
 def mean(column: Sequence[float] | None) -> float | None:
     """Return the mean of what is known, None if nothing is."""
-    known = [value for value in column or () if not isnan(value)]
-    return sum(known) / len(known) if known else None
+    found = without_nan(column or ())
+    return sum(found) / len(found) if found else None
+
+
+def without_nan(column: Iterable[float]) -> list[float]:
+    """Return the values of a column without its NaN."""
+    return [value for value in column if not isnan(value)]
