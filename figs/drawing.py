@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-RAIN, PLAIN = "#c0392b", "#2c6da4"
+from rain.report.figure import PLAIN, RAIN
+
 PALE = {RAIN: "#f0c4be", PLAIN: "#c3d8ea"}
 SIDES = (("plain", PLAIN), ("rain", RAIN))
 

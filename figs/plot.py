@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cost import cost, load_growth
-from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_figure, finish
+from drawing import SIDES, Bar, Group, bar_figure, finish
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rain.core.errors import RainError
+from rain.core.types import Json
+from rain.report.figure import PLAIN, RAIN
 from rain.report.paper import load_paper, model_size
-
-Json = Mapping[str, Any]
 
 MARKS = ("D", "^", "v", "P", "X", "*")
 """Markers of measured points, one for each run and judge."""

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drawing import PLAIN as GREEDY
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,6 +23,7 @@ from tree_drawing import GREY, INK, colour, draw_tree, tree_size
 from rain.core.errors import RainError
 from rain.core.tree import Node
 from rain.core.types import Tokens
+from rain.report.figure import PLAIN as GREEDY
 from rain.report.paper import load_paper
 from rain.stats import wilson
 from rain.trace.read import Event

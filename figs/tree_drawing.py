@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from drawing import PLAIN as GREEDY
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
+
+from rain.report.figure import PLAIN as GREEDY
 
 SHOWN = (3, 3, 3, 2)
 """Children drawn at each commit, the committed one included."""
