@@ -11,7 +11,7 @@ from support.pipes import unread
 
 import rain.attacks.command as command
 from rain.attacks.run import Attack, Victim, succeeds
-from rain.attacks.store import Behaviour, SuffixStore
+from rain.attacks.store import Behaviour, open_store
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
@@ -32,7 +32,7 @@ def run(tmp_path, monkeypatch):
 
     def victims(attack):
         loaded.append(attack.modelname)
-        return [Victim(name, tiny.model(seed=int(name[1:])), formatter) for name in attack.models]
+        return [Victim(tiny.model(seed=int(name[1:])), formatter) for name in attack.models]
 
     monkeypatch.setattr(command, "load_victims", victims)
 
@@ -72,11 +72,11 @@ def test_a_stopped_run_keeps_what_is_done_and_goes_on_to_the_same_end(run, monke
     whole = run(out="whole.json")[1]
     begin, started = Attack.run, []
 
-    def stop_at_the_second(self, title):
+    def stop_at_the_second(self, victims, title):
         started.append(self.behaviours[0].goal)
         if len(started) == 2:
             raise KeyboardInterrupt
-        return begin(self, title)
+        begin(self, victims, title)
 
     monkeypatch.setattr(Attack, "run", stop_at_the_second)
     status, records = run()
@@ -160,8 +160,8 @@ def test_a_behaviour_without_a_target_and_a_foreign_file_are_refused(run, capsys
     assert "'tell a lie' lacks the field" in capsys.readouterr().err
     for content in ("[1]", "{", '[{"goal": "a"}]', '{"goal": 1}', "[" * 200_000):
         (tmp_path / "other.json").write_text(content)
-        with pytest.raises(RainError, match="was not written by an attack"):
-            SuffixStore(tmp_path / "other.json")
+        with pytest.raises(RainError, match="was not written by an attack"), open_store(tmp_path / "other.json"):
+            pass
         assert (tmp_path / "other.json").read_text() == content
 
 
@@ -190,9 +190,8 @@ def test_a_file_made_with_other_settings_is_not_continued(run, capsys):
 
 
 def test_two_runs_cannot_write_one_file(run, capsys):
-    store = SuffixStore(run.folder / "out.json")
-    assert run()[0] == 2 and "another run is writing" in capsys.readouterr().err
-    store.close()
+    with open_store(run.folder / "out.json"):
+        assert run()[0] == 2 and "another run is writing" in capsys.readouterr().err
     assert run()[0] == 0
 
 
@@ -240,13 +239,10 @@ def test_the_file_in_adv_is_the_same_command(monkeypatch, capsys):
 
 
 def test_records_keep_what_other_behaviours_have(tmp_path):
-    store = SuffixStore(tmp_path / "deep" / "out.json")
     base = {"goal": "a", "target": "b", "controls": "!", "steps": 1}
-    store.put([base])
-    store.put([{**base, "goal": "c"}])
-    store.put([{**base, "steps": 2}])
-    store.close()
-    again = SuffixStore(tmp_path / "deep" / "out.json")
-    assert [(each["goal"], each["steps"]) for each in again.records.values()] == [("a", 2), ("c", 1)]
-    assert again.find([Behaviour("a", "b")], {"controls": "!"})[0]["steps"] == 2
-    again.close()
+    with open_store(tmp_path / "deep" / "out.json") as store:
+        for change in ({}, {"goal": "c"}, {"steps": 2}):
+            store.put([base | change])
+    with open_store(tmp_path / "deep" / "out.json") as again:
+        assert [(each["goal"], each["steps"]) for each in again.records.values()] == [("a", 2), ("c", 1)]
+        assert again.find([Behaviour("a", "b")], {"controls": "!"})[0]["steps"] == 2
