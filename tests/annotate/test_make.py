@@ -7,18 +7,12 @@ from collections import Counter
 
 import pytest
 from support.judge_server import record, write_run
-from support.raters import page_data, pairs_run
+from support.raters import page_data, pairs_run, study
 
 from rain.annotate.items import equal_form
-from rain.annotate.make import make
 from rain.cli import main
 from rain.core.errors import RainError
-from rain.judges.queries import load_run
 from rain.methods.config import METHODS
-
-
-def study(folder, *runs, question="preferred", **options):
-    return make([load_run(run) for run in runs], question, folder, **{"key": "k", **options})
 
 
 @pytest.mark.parametrize("question", ["preferred", "harmless", "helpful", "truthful"])
