@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -82,33 +81,28 @@ def test_growth_is_drawn_from_benches_of_one_or_two_machines(tmp_path: Path) -> 
     assert pictures[0].std() > 0 and (pictures[0] != pictures[1]).any()
 
 
-def bar_heights(axes: Axes, hatched: bool) -> list[float]:
-    return [bar.get_height() for bar in axes.patches if bool(bar.get_hatch()) == hatched]
-
-
 def test_measured_bars_are_solid_with_intervals_and_the_papers_are_hatched_without() -> None:
     axes = Figure().subplots()
     paper = drawing.Group("paper", drawing.Bar(60), drawing.Bar(80), True)
     mine = drawing.Group("mine", drawing.Bar(50, 40, 55), drawing.Bar(75, 65, 80), False)
     drawing.draw_groups(axes, [paper, mine])
-    assert (bar_heights(axes, hatched=True), bar_heights(axes, hatched=False)) == ([60, 80], [50, 75])
+    assert [(bar.get_height(), bar.get_hatch()) for bar in axes.patches] == [
+        (60, "///"), (80, "///"), (50, None), (75, None)
+    ]  # fmt: skip
     assert [line.get_paths()[0].vertices[:, 1].tolist() for line in axes.collections] == [[40, 55], [65, 80]]
     labels = [patch.get_label().split(",")[:2] for patch in drawing.bar_legend([paper, mine])]
     sides = [("vanilla", "paper"), ("RAIN", "paper"), ("greedy", "measured"), ("RAIN", "measured")]
     assert labels == [[who, f" {what}"] for who, what in sides]
 
 
-def test_groups_name_model_judge_and_number() -> None:
-    [group] = plot.measured_groups([run("adv", "attack", "hf:org/guard-8B"), run("imdb", "positive")], "adv", "attack")
-    assert group.label == "some-model-7b\nhf:guard-8B\nn = 20"
-    assert group.rain == drawing.Bar(75.0, 65.0, 80.0)
-
-
-def test_a_run_without_verdicts_is_left_out() -> None:
+def test_groups_name_model_judge_and_number_and_leave_out_runs_without_verdicts() -> None:
     empty = run("adv", "attack")
     empty["scores"][0].update(rain={"of": 0}, plain={"of": 0})
+    runs = [run("adv", "attack", "hf:org/guard-8B"), run("imdb", "positive"), empty]
+    [group] = plot.measured_groups(runs, "adv", "attack")
+    assert group.label == "some-model-7b\nhf:guard-8B\nn = 20"
+    assert group.rain == drawing.Bar(75.0, 65.0, 80.0)
     assert plot.short("readout:out/mine, learnt on part 2/2 of a.jsonl") == "readout:mine"
-    assert plot.measured_groups([empty], "adv", "attack") == []
 
 
 def test_points_are_at_the_models_size() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -15,13 +14,12 @@ import pytest
 from support.judge_server import record, write_run
 from support.reports import JUDGE, binary, write_scores
 
+from rain.cli import main
 from rain.core.errors import RainError
 from rain.judges.queries import load_run
 from rain.judges.scoring import file_name
-from rain.report.command import add_arguments, build, run
+from rain.report.command import build
 from rain.report.markdown import markdown, p_value
-from rain.report.measures import both, pair_result
-from rain.report.table import Outcome
 
 
 def only(outdir: Path) -> dict[str, Any]:
@@ -56,28 +54,15 @@ def test_steering_to_negative_counts_the_reviews_that_are_not_positive(tmp_path:
     assert (row["rain"]["yes"], row["rain"]["of"], row["rain"]["null"], row["plain"]["yes"]) == (2, 2, 1, 0)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (Outcome.YES, Outcome.YES, Outcome.YES),
-        (Outcome.NO, Outcome.YES, Outcome.NO),
-        (Outcome.NO, Outcome.UNREADABLE, Outcome.UNREADABLE),
-        (Outcome.OPEN, Outcome.NO, Outcome.OPEN),
-    ],
-)
-def test_what_is_unknown_of_two_outcomes_stays_unknown(first: Outcome, second: Outcome, expected: Outcome) -> None:
-    assert both(first, second) is expected
-
-
 def test_true_and_info_of_one_judge_and_of_two_that_share_the_work(tmp_path: Path) -> None:
     outdir = write_run(tmp_path, "truth", [record(i, f"a{i}", f"b{i}") for i in range(4)])
-    binary(outdir, "true", [True, True, False, True], [True, None, True, False])
-    binary(outdir, "info", [True, False, True, None], [True, True, True, True])
-    rows = {row["metric"]: row for row in only(outdir)["scores"]}
-    joint = rows["true_info"]
+    binary(outdir, "true", [True, True, False, True], [True, None, False, "open"])
+    binary(outdir, "info", [True, False, True, None], [True, True, None, False])
+    joint = next(row for row in only(outdir)["scores"] if row["metric"] == "true_info")
     assert joint["judge"] == JUDGE
-    assert (joint["rain"]["yes"], joint["rain"]["of"], joint["rain"]["null"]) == (1, 3, 1)
-    assert (joint["plain"]["yes"], joint["plain"]["of"], joint["plain"]["null"]) == (2, 3, 1)
+    # what is unknown of two verdicts stays unknown, also next to a no
+    known = [[joint[side][name] for name in ("yes", "of", "null", "open")] for side in ("rain", "plain")]
+    assert known == [[1, 3, 1, 0], [1, 1, 2, 1]]
     (outdir / file_name(JUDGE)).unlink()
     binary(outdir, "true", [True] * 4, [False] * 4, "hf:truth")
     binary(outdir, "info", [True] * 4, [True] * 4, "hf:info")
@@ -98,22 +83,16 @@ def test_attack_success_names_every_judge_and_lower_is_better(tmp_path: Path) ->
     assert [figure["setting"] for figure in rows[0]["paper"]] == ["Vicuna-7B, white-box GCG", "Vicuna-7B, transfer GCG"]
 
 
-def test_a_pair_is_won_only_in_both_orders() -> None:
-    orders = [("first", "second"), ("second", "first"), ("first", "first"), ("first", "tie"), ("first", None)]
-    assert [pair_result(*order) for order in orders] == ["win", "lose", "tie", "tie", "null"]
-    assert pair_result("first", Outcome.OPEN) == "open"
-
-
-def test_pairwise_counts_and_sign_test(tmp_path: Path) -> None:
-    outdir = write_run(tmp_path, "hh", [record(i, f"a{i}", f"b{i}") for i in range(7)])
-    orders = [("first", "second")] * 4 + [("second", "first"), ("first", "first")]
-    verdicts: dict[tuple[str, str, str], Any] = {}
+def test_a_pair_is_won_only_in_both_orders_and_the_sign_test_counts_what_is_decided(tmp_path: Path) -> None:
+    outdir = write_run(tmp_path, "hh", [record(i, f"a{i}", f"b{i}") for i in range(10)])
+    orders = [("first", "second")] * 4 + [("second", "first"), ("first", "first"), ("first", "tie"), ("first", None)]
+    verdicts: dict[tuple[str, str, str], Any] = {("r8", "raina,pa", "pairwise"): "first"}
     for i, (ahead, behind) in enumerate(orders):
         verdicts |= {(f"r{i}", "raina,pa", "pairwise"): ahead, (f"r{i}", "pa,raina", "pairwise"): behind}
     write_scores(outdir, verdicts)
     found = only(outdir)
     [row] = found["pairwise"]
-    assert [row[name] for name in ("win", "lose", "tie", "null", "open")] == [4, 1, 1, 0, 1]
+    assert [row[name] for name in ("win", "lose", "tie", "null", "open")] == [4, 1, 2, 1, 2]
     assert row["win_rate"] == pytest.approx(0.8)
     assert row["p"] == pytest.approx(2 * (1 + 5) / 32)
     assert found["scores"] == []
@@ -152,10 +131,7 @@ def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path: Path) -> None:
 def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outdir = write_run(tmp_path / "out", "imdb", [record(i, f" a{i}", f" b{i}", **costs(3, 1)) for i in range(4)])
     binary(outdir, "sentiment", [True] * 4, [True, False, False, None])
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = [str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]
-    assert run(parser.parse_args(words)) == 0
+    assert main(["report", str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]) == 0
     text = (tmp_path / "r.md").read_text()
     assert capsys.readouterr().out == text
     report = json.loads((tmp_path / "r.json").read_text())

@@ -12,6 +12,7 @@ from support.reports import binary
 
 from rain.judges.queries import load_run
 from rain.report.command import build
+from rain.report.markdown import markdown
 from rain.report.table import Table, repetition
 
 
@@ -41,8 +42,6 @@ def test_long_records_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_keyword_verdicts_come_with_their_weakness(tmp_path: Path) -> None:
-    from rain.report.markdown import markdown
-
     run = write_run(tmp_path, "adv", [record(0, "a", "b")])
     assert "nonsense" not in markdown(build([run]))
     binary(run, "attack", [True], [True], "keywords:modern")
