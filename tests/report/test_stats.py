@@ -9,21 +9,13 @@ import pytest
 from rain.stats import auc, auc_interval, kappa, mcnemar, paired_difference, ratio, wilson
 
 
-def test_wilson_interval_of_half_of_four() -> None:
+def test_wilsons_interval_which_says_nothing_about_nothing() -> None:
     # z^2 = 3.841459; centre (0.5 + 3.841459/8) / (1 + 3.841459/4) = 0.5; half-width
     # 1.959964/1.960365 * sqrt(0.25/4 + 3.841459/64) = 0.999796 * sqrt(0.1225228) = 0.349961
-    low, high = wilson(2, 4)
-    assert low == pytest.approx(0.150039, abs=1e-5)
-    assert high == pytest.approx(0.849961, abs=1e-5)
-
-
-def test_wilson_interval_of_none_of_ten_reaches_z2_over_n_plus_z2() -> None:
+    assert wilson(2, 4) == pytest.approx((0.150039, 0.849961), abs=1e-5)
     # at rate 0 the upper end is z^2 / (n + z^2) = 3.841459 / 13.841459
     assert wilson(0, 10) == (0.0, pytest.approx(0.2775328, abs=1e-6))
-    assert wilson(10, 10) == (pytest.approx(1 - 0.2775328, abs=1e-6), pytest.approx(1.0))
-
-
-def test_wilson_interval_says_nothing_about_nothing_and_refuses_more_than_all() -> None:
+    assert wilson(10, 10) == pytest.approx((1 - 0.2775328, 1.0), abs=1e-6)
     assert wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="0..total"):
         wilson(3, 2)
@@ -47,12 +39,9 @@ def test_mcnemar_stays_exact_for_large_counts() -> None:
         mcnemar(-1, 2)
 
 
-def test_kappa_corrects_agreement_for_chance() -> None:
+def test_kappa_corrects_agreement_for_chance_and_is_undefined_for_constants() -> None:
     # 20 + 15 of 50 agree: 0.7; chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5; kappa (0.7 - 0.5) / 0.5 = 0.4
     assert kappa(20, 5, 10, 15) == pytest.approx(0.4)
-
-
-def test_kappa_is_minus_one_for_opposites_and_undefined_for_constants() -> None:
     assert kappa(0, 1, 1, 0) == pytest.approx(-1.0)
     assert kappa(2, 0, 0, 0) is None
 
