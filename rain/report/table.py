@@ -121,20 +121,20 @@ class Table:
         return row if digests[row] == int(key.digest, 16) else None
 
     def _read(self, path: Path) -> list[Judged]:
-        columns: dict[tuple[str, str, str], dict[str, list[Decision | Outcome]]] = {}
-        last: dict[tuple[str, str], str] = {}
+        columns: dict[tuple[str, str], dict[str, dict[str, list[Decision | Outcome]]]] = {}
         for judge, key, decision in read_verdicts(path):
-            last[judge, key.criterion] = key.version
-            sides = columns.setdefault((judge, key.criterion, key.version), {})
+            versions = columns.setdefault((judge, key.criterion), {})
+            sides = versions[key.version] = versions.pop(key.version, {})  # what was asked last comes last
             if (row := self.place(key)) is not None:
                 if key.side not in sides:
                     sides[key.side] = [Outcome.OPEN] * len(self.rows)
                 sides[key.side][row] = sys.intern(decision) if isinstance(decision, str) else decision
         found = []
-        for (judge, criterion), version in last.items():
-            others = [sides for key, sides in columns.items() if key[:2] == (judge, criterion) and key[2] != version]
-            count = sum(cell is not Outcome.OPEN for sides in others for column in sides.values() for cell in column)
-            found.append(Judged(judge, criterion, version, columns[judge, criterion, version], count))
+        for (judge, criterion), versions in columns.items():
+            *others, (version, sides) = versions.items()
+            cells = (cell for _, other in others for column in other.values() for cell in column)
+            count = sum(cell is not Outcome.OPEN for cell in cells)
+            found.append(Judged(judge, criterion, version, sides, count))
         return found
 
     def decisions(self, judged: Judged, side: str) -> Sequence[Decision | Outcome]:
