@@ -73,7 +73,7 @@ def judge_rows(secret: Json, found: Human, run: int, own: str) -> Iterator[Json]
     for path in sorted(Path(secret["runs"][run]).glob("scores_*.jsonl")):
         for judge, key, decision in read_verdicts(path):
             versions = stored.setdefault((judge, key.criterion), {})
-            decisions = versions[key.version] = versions.pop(key.version, {})  # what was asked last comes last
+            decisions = versions[key.version] = versions.pop(key.version, {})  # asked last: comes last
             if secret["hashes"][run].get(key.record, {}).get(key.side) == key.digest:
                 decisions[key.record, key.side] = decision
     for (judge, criterion), versions in stored.items():

@@ -68,7 +68,7 @@ def stored_verdicts(run: Run, name: str, criterion: str) -> Verdicts:
         )
     [key] = fitting
     if key in pairs:
-        results = zip(table.rows, pair_results(table, pairs[key]), strict=True)
+        results = zip(table.rows, pair_results(pairs[key]), strict=True)
         won = {id: result == "win" for id, result in results if result in ("win", "lose")}
         preferred = {(id, side): won[id] is (side == SIDES[0]) for id in won for side in SIDES}
         return Verdicts(", ".join(key), {}, preferred)

@@ -156,7 +156,7 @@ def pairwise_rows(table: Table) -> list[Json]:
     """
     rows = []
     for one in (one for one in table.judged if one.criterion == "pairwise"):
-        results = Counter(pair_results(table, one))
+        results = Counter(pair_results(one))
         win, lose = results["win"], results["lose"]
         row: Json = {"judge": one.judge, "version": one.version, "win_rate": win / (win + lose) if win + lose else None}
         row |= {name: results[name] for name in ("win", "lose", "tie", "null", "open")}
@@ -165,9 +165,9 @@ def pairwise_rows(table: Table) -> list[Json]:
     return rows
 
 
-def pair_results(table: Table, judged: Judged) -> list[str]:
+def pair_results(judged: Judged) -> list[str]:
     """Return `pair_result` for each row of the table."""
-    return list(map(pair_result, *(table.decisions(judged, order) for order in ("raina,pa", "pa,raina"))))
+    return list(map(pair_result, judged.decisions["raina,pa"], judged.decisions["pa,raina"]))
 
 
 def pair_result(ahead: Decision | Outcome, behind: Decision | Outcome) -> str:
@@ -189,7 +189,7 @@ def text_rows(table: Table) -> Json:
         name: {
             **{what: mean(table.texts[side].get(what)) for what in ("words", "repetition")},
             "fluency": {
-                one.judge: mean([cell for cell in table.decisions(one, side) if isinstance(cell, float)])
+                one.judge: mean([cell for cell in one.decisions[side] if isinstance(cell, float)])
                 for one in fluencies
             },
         }

@@ -112,13 +112,14 @@ class Table:
         return row if row is not None and digests and f"{digests[row]:016x}" == key.digest else None
 
     def _read(self, path: Path) -> list[Judged]:
+        def unasked() -> list[Decision | Outcome]:
+            return [Outcome.OPEN] * len(self.rows)
+
         columns: dict[tuple[str, str], dict[str, dict[str, list[Decision | Outcome]]]] = {}
         for judge, key, decision in read_verdicts(path):
             versions = columns.setdefault((judge, key.criterion), {})
-            sides = versions[key.version] = versions.pop(key.version, {})  # what was asked last comes last
+            sides = versions[key.version] = versions.pop(key.version, defaultdict(unasked))  # asked last: comes last
             if (row := self._place(key)) is not None:
-                if key.side not in sides:
-                    sides[key.side] = [Outcome.OPEN] * len(self.rows)
                 sides[key.side][row] = sys.intern(decision) if isinstance(decision, str) else decision
         found = []
         for (judge, criterion), versions in columns.items():
@@ -128,13 +129,9 @@ class Table:
             found.append(Judged(judge, criterion, version, sides, count))
         return found
 
-    def decisions(self, judged: Judged, side: str) -> Sequence[Decision | Outcome]:
-        """Return one decision for each row."""
-        return judged.decisions.get(side) or [Outcome.OPEN] * len(self.rows)
-
     def outcomes(self, judged: Judged, side: str) -> list[Outcome]:
         """Return one outcome of a yes/no question for each row."""
-        cells = zip(self.decisions(judged, side), self._digests[side, judged.criterion], strict=False)
+        cells = zip(judged.decisions[side], self._digests[side, judged.criterion], strict=False)
         return [OUTCOMES[cell] if digest else Outcome.ABSENT for cell, digest in cells]
 
 
