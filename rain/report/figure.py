@@ -47,9 +47,9 @@ def panels(runs: Sequence[Json]) -> dict[tuple[str, str, str], dict[str, list[Po
         sides = [(title, run, row, "rain") for title, run, row in members]
         most = max(members, key=lambda member: member[2]["plain"]["of"])
         sides.append((GREEDY, *most[1:], "plain"))
-        counters = {counter: [point for side in sides if (point := _point(counter, *side))] for counter in COSTS}
+        counters = {counter: sorted(filter(None, [_point(counter, *side) for side in sides])) for counter in COSTS}
         if any(counters.values()):
-            found[key] = {counter: sorted(points) for counter, points in counters.items()}
+            found[key] = counters
     return found
 
 
