@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def panels(runs: Sequence[Json]) -> dict[tuple[str, str, str], dict[str, list[Po
     return found
 
 
-def colours(methods: Iterable[str]) -> dict[str, str]:
+def colours(methods: Collection[str]) -> dict[str, str]:
     """Return the colour of each method; of several searches, which evaluators tell apart, the first is RAIN's."""
     searches, others = [method for method in methods if method.startswith("RAIN")], cycle(OTHERS)
     named = {GREEDY: PLAIN} | dict.fromkeys(searches[:1], RAIN)
