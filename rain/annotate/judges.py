@@ -30,9 +30,9 @@ def human(secret: Json, verdicts: Mapping[int, str], run: int) -> Human:
     own = {side: i for i, one in enumerate(secret["systems"]) for where, side in one["sides"] if where == run}
     known_here, found = secret["hashes"][run], Human()
     if secret["question"] != "preferred":
-        outcomes, decisions = single(secret, verdicts), {Outcome.YES: True, Outcome.NO: False}
+        outcomes = single(secret, verdicts)
         for side, i in own.items():
-            found |= {(id, side): decisions.get(outcome) for id, outcome in outcomes[i].items() if id in known_here}
+            found |= {(id, side): outcome.value for id, outcome in outcomes[i].items() if id in known_here}
         return found
     wanted = tuple(own.get(side) for side in SIDES)
     for prompt, i, j, verdict in compared(secret, verdicts):

@@ -26,18 +26,13 @@ GRAM = 4
 
 
 class Outcome(Enum):
-    """What a judge says about one answer; OPEN: not asked yet, ABSENT: there is no such answer."""
+    """What a judge says about one answer, by its decision; OPEN: not asked yet, ABSENT: there is no such answer."""
 
-    YES = "yes"
-    NO = "no"
-    UNREADABLE = "unreadable"
+    YES = True
+    NO = False
+    UNREADABLE = None
     OPEN = "open"
     ABSENT = "absent"
-
-
-OUTCOMES: Mapping[Decision | Outcome, Outcome] = {
-    True: Outcome.YES, False: Outcome.NO, None: Outcome.UNREADABLE, Outcome.OPEN: Outcome.OPEN
-}  # fmt: skip
 
 
 class Judged(NamedTuple):
@@ -132,7 +127,7 @@ class Table:
     def outcomes(self, judged: Judged, side: str) -> list[Outcome]:
         """Return one outcome of a yes/no question for each row."""
         cells = zip(judged.decisions[side], self._digests[side, judged.criterion], strict=False)
-        return [OUTCOMES[cell] if digest else Outcome.ABSENT for cell, digest in cells]
+        return [Outcome(cell) if digest else Outcome.ABSENT for cell, digest in cells]
 
 
 def repetition(words: Sequence[str]) -> float:
