@@ -10,9 +10,6 @@ from importlib.resources import files
 from math import log
 from typing import Any, NamedTuple
 
-EMBEDDED_SIZES = {"smollm2": 0.135, "gemma3-270m": 0.27}
-"""Billions of parameters of the models that come with the package."""
-
 
 class PaperFigure(NamedTuple):
     """One setting of the paper; shares in [0, 1], rates only where the paper has them; read off a figure if approx."""
@@ -33,8 +30,8 @@ def load_paper() -> Mapping[str, Any]:
 def model_size(name: str) -> float | None:
     """Return a model's size in billions of parameters by its name or folder (7b, 135M), None if they do not say."""
     name = name.rstrip("/").rsplit("/", 1)[-1]
-    if name in EMBEDDED_SIZES:
-        return EMBEDDED_SIZES[name]
+    if name == "smollm2":
+        return 0.135
     found = re.findall(r"(?<![a-z0-9.])(?:\d+x)?(\d+(?:\.\d+)?)([bm])(?![a-z])", name.casefold())
     if not found:
         return None

@@ -13,6 +13,7 @@ from rain.report.paper import model_size, nearest_size, paper_figures
         ("Qwen/Qwen2.5-0.5B", 0.5),
         ("/models/llama-70b/", 70.0),
         ("smollm2", 0.135),
+        ("gemma3-270m", 0.27),
         ("gpt2", None),
     ],
 )
