@@ -9,10 +9,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
-from drawing import PLAIN, RAIN
 from matplotlib.figure import Figure
 
 from rain.core.errors import RainError
+from rain.report.figure import OTHERS, PLAIN, RAIN
 
 PANELS = (
     ("prompts", "searches, all at once", "seconds"),
@@ -47,7 +47,7 @@ def cost(measured: Sequence[Growth], path: Path) -> None:
     *used, spare = figure.subplots(2, 3).flat
     for axes, (name, label, unit) in zip(used, PANELS, strict=True):
         top = 0.0
-        for (machine, rows), color in zip(measured, cycle((RAIN, PLAIN, "#666666"))):
+        for (machine, rows), color in zip(measured, cycle((RAIN, PLAIN, *OTHERS))):
             points = sorted(rows[name])
             heights = [point[1] / point[2] if name == "context" else point[1] for point in points]
             top = max(top, *heights)

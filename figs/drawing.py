@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-RAIN, PLAIN = "#c0392b", "#2c6da4"
+from rain.report.figure import PLAIN, RAIN
+
 PALE = {RAIN: "#f0c4be", PLAIN: "#c3d8ea"}
 SIDES = (("plain", PLAIN), ("rain", RAIN))
 
@@ -23,6 +24,13 @@ class Bar(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def ends(self) -> list[list[float]] | None:
+        """How far the interval reaches below and above the value, as matplotlib takes it."""
+        if self.low is None or self.high is None:
+            return None
+        return [[max(0.0, self.value - self.low)], [max(0.0, self.high - self.value)]]  # rounding can put one past it
 
 
 class Group(NamedTuple):
@@ -39,9 +47,10 @@ def draw_groups(axes: Axes, groups: Sequence[Group], decimals: int = 0) -> None:
     for place, group in enumerate(groups):
         alone = group.plain is None or group.rain is None
         for offset, (side, colour) in zip((-0.2, 0.2), SIDES, strict=True):
-            bar = group.plain if side == "plain" else group.rain
-            if bar is not None:
-                draw_bar(axes, place + (0 if alone else offset), bar, colour, group.paper, decimals)
+            if bar := getattr(group, side):
+                style = {**look(colour, group.paper), "width": 0.38, "capsize": 3, "error_kw": {"linewidth": 1.2}}
+                drawn = axes.bar(place + (0 if alone else offset), bar.value, yerr=bar.ends, **style)
+                axes.bar_label(drawn, fmt=f"%.{decimals}f", padding=2, fontsize=7.5)
     axes.set_xticks(range(len(groups)), [wrap(group.label) for group in groups], fontsize=8)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
@@ -49,20 +58,11 @@ def draw_groups(axes: Axes, groups: Sequence[Group], decimals: int = 0) -> None:
     axes.set_axisbelow(True)
 
 
-def draw_bar(axes: Axes, place: float, bar: Bar, colour: str, paper: bool, decimals: int) -> None:
-    """Draw one bar with its interval and its value on top."""
-    style: dict[str, Any] = {"color": colour}
-    if paper:
-        style = {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///", "linewidth": 0.8, "alpha": 0.75}
-    axes.bar(place, bar.value, width=0.38, **style)
-    top = bar.value
-    if bar.low is not None and bar.high is not None:
-        ends = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
-        axes.errorbar(place, bar.value, yerr=ends, color="black", capsize=3, linewidth=1.2)
-        top = bar.high
-    axes.annotate(
-        f"{bar.value:.{decimals}f}", (place, top), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
-    )
+def look(colour: str, paper: bool) -> dict[str, Any]:
+    """Return how a bar is filled: the paper's pale and hatched."""
+    if not paper:
+        return {"color": colour}
+    return {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///", "linewidth": 0.8, "alpha": 0.75}
 
 
 def wrap(label: str, width: int = 17) -> str:
@@ -89,15 +89,14 @@ def bar_legend(groups: Sequence[Group]) -> list[Patch]:
         for side, colour in SIDES:
             if any(group.paper == paper and getattr(group, side) for group in groups):
                 who = "RAIN" if side == "rain" else ("vanilla" if paper else "greedy")
-                look: dict[str, Any] = {"color": colour}
-                if paper:
-                    look = {"facecolor": PALE[colour], "edgecolor": colour, "hatch": "///"}
-                handles.append(Patch(label=f"{who}, {'paper' if paper else 'measured, 95 % interval'}", **look))
+                what = "paper" if paper else "measured, 95 % interval"
+                handles.append(Patch(label=f"{who}, {what}", **look(colour, paper)))
     return handles
 
 
 def bar_figure(path: Path, title: str, panels: Mapping[str, Sequence[Group]], unit: str, decimals: int = 0) -> None:
-    """Write a figure of one or more panels of bars side by side."""
+    """Write a figure of panels of bars side by side, without those that are empty."""
+    panels = {name: groups for name, groups in panels.items() if groups}
     widths = [sum(1.0 if group.paper else 1.4 for group in groups) + 0.7 for groups in panels.values()]
     figure = Figure(figsize=(max(7.0, sum(widths)), 4.8))
     axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths})[0]

@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cost import cost, load_growth
-from drawing import PLAIN, RAIN, SIDES, Bar, Group, bar_figure, finish
+from drawing import SIDES, Bar, Group, bar_figure, finish
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rain.core.errors import RainError
+from rain.core.types import Json
+from rain.report.figure import PLAIN, RAIN
 from rain.report.paper import load_paper, model_size
-
-Json = Mapping[str, Any]
 
 MARKS = ("D", "^", "v", "P", "X", "*")
 """Markers of measured points, one for each run and judge."""
@@ -51,9 +51,14 @@ def measured_label(run: Json, row: Json) -> str:
     return f"{short(run['model'])}\n{judges}\nn = {max(row['rain']['of'], row['plain']['of'])}"
 
 
-def sides_of(values: Json) -> tuple[Bar, Bar]:
-    """Return the paper's {vanilla, rain} as bars."""
-    return Bar(values["vanilla"]), Bar(values["rain"])
+def paper_group(label: str, values: Json) -> Group:
+    """Return a group for {vanilla, rain} of the paper."""
+    return Group(label, Bar(values["vanilla"]), Bar(values["rain"]), paper=True)
+
+
+def paper_groups(table: Json) -> list[Group]:
+    """Return a group for each model in a table of the paper."""
+    return [paper_group(key.replace("-", "\n"), values) for key, values in table.items()]
 
 
 def measured_groups(runs: Sequence[Json], task: str, metric: str) -> list[Group]:
@@ -64,15 +69,9 @@ def measured_groups(runs: Sequence[Json], task: str, metric: str) -> list[Group]
 
 def adv(runs: Sequence[Json], paper: Json, path: Path) -> None:
     """Attack success: the paper's white-box and transfer attacks, then what was measured, by judge."""
-    panels = {}
-    for kind in ("white_box", "transfer"):
-        table = paper["advbench_asr"][kind]
-        panels[f"{kind.replace('_', '-')} GCG (paper)"] = [
-            Group(key.replace("-", "\n"), *sides_of(values), paper=True) for key, values in table.items()
-        ]
-    measured = measured_groups(runs, "adv", "attack")
-    if measured:
-        panels["measured"] = measured
+    tables = paper["advbench_asr"].items()
+    panels = {f"{kind.replace('_', '-')} GCG (paper)": paper_groups(table) for kind, table in tables}
+    panels["measured"] = measured_groups(runs, "adv", "attack")
     bar_figure(path, "AdvBench under attack: attack success rate (lower is better)", panels, "% of attacks")
 
 
@@ -81,26 +80,23 @@ def truth(runs: Sequence[Json], paper: Json, path: Path) -> None:
     sides = paper["truthfulqa_llama2_chat_13b"]
     panels = {}
     for metric, name in (("true_info", "True + Info"), ("true", "True"), ("info", "Info")):
-        values = {side: sides[side][metric] for side in sides}
-        panels[name] = [Group("LLaMA-2-chat\n13B", *sides_of(values), paper=True)]
-        panels[name] += measured_groups(runs, "truth", metric)
+        published = paper_group("LLaMA-2-chat\n13B", {side: sides[side][metric] for side in sides})
+        panels[name] = [published, *measured_groups(runs, "truth", metric)]
     bar_figure(path, "TruthfulQA", panels, "% of answers", decimals=1)
 
 
 def imdb(runs: Sequence[Json], paper: Json, path: Path) -> None:
     """Controlled sentiment generation; runs that steer to a negative review have a panel of their own."""
-    groups = [Group(key.replace("-", "\n"), *sides_of(v), paper=True) for key, v in paper["imdb_positive"].items()]
-    panels = {"steered to positive: % positive": groups + measured_groups(runs, "imdb", "positive")}
-    negative = measured_groups(runs, "imdb", "negative")
-    if negative:
-        panels["steered to negative: % negative"] = negative
+    published = paper_groups(paper["imdb_positive"])
+    positive, negative = (measured_groups(runs, "imdb", metric) for metric in ("positive", "negative"))
+    panels = {"steered to positive: % positive": published + positive, "steered to negative: % negative": negative}
     bar_figure(path, "IMDB: controlled sentiment generation", panels, "% of reviews")
 
 
 def time(runs: Sequence[Json], paper: Json, path: Path) -> None:
     """Time of RAIN relative to greedy decoding: the paper's without a KV cache, the measured one with it."""
-    table = {key: value for key, value in paper["time_ratio_rain_over_vanilla"].items() if key != "note"}
-    panels = {"HH, greedy without KV cache": [Group(key, None, Bar(value), True) for key, value in table.items()]}
+    table = paper["time_ratio_rain_over_vanilla"].items()
+    published = [Group(key, None, Bar(value), True) for key, value in table if key != "note"]
     measured = []
     for run in runs:
         for side, ratios in run["cost"]["ratios"].items():
@@ -108,8 +104,7 @@ def time(runs: Sequence[Json], paper: Json, path: Path) -> None:
                 found = ratios["seconds"]
                 label = f"{run['task']}\n{short(run['model'])}\nvs {'greedy' if side == 'plain' else side}"
                 measured.append(Group(label, None, Bar(found["value"], found["low"], found["high"]), False))
-    if measured:
-        panels["measured, greedy with KV cache"] = measured
+    panels = {"HH, greedy without KV cache": published, "measured, greedy with KV cache": measured}
     bar_figure(path, "Time of RAIN relative to greedy decoding", panels, "ratio of seconds", decimals=1)
 
 
@@ -164,14 +159,12 @@ def draw_measured(axes: Axes, run: Json, row: Json, rank: float, mark: str, hand
     size = run["size"] or 0.1
     for shift, (side, colour) in zip((-1, 1), SIDES, strict=True):
         bar = percent(row[side])
-        if bar is None or bar.low is None or bar.high is None:
+        if bar is None:
             continue
         label = f"{'RAIN' if side == 'rain' else 'greedy'}, measured: {short(run['model'])}, {short(row['judge'])}"
         place = size * 1.09 ** (shift + 3 * rank)
-        ends = [[max(0.0, bar.value - bar.low)], [max(0.0, bar.high - bar.value)]]
         style: dict[str, Any] = {"color": colour, "fmt": mark, "markersize": 7, "capsize": 4}
-        drawn = axes.errorbar(place, bar.value, yerr=ends, label=label, **style)
-        handles.setdefault(label, drawn)
+        handles.setdefault(label, axes.errorbar(place, bar.value, yerr=bar.ends, label=label, **style))
 
 
 def load_reports(paths: Sequence[Path]) -> list[Json]:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drawing import PLAIN as GREEDY
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from tree_drawing import GREY, INK, colour, draw_tree, tree_size
+from tree_drawing import GREY, INK, colour, draw_tree, layout
 
 from rain.core.errors import RainError
 from rain.core.tree import Node
 from rain.core.types import Tokens
+from rain.report.figure import PLAIN as GREEDY
 from rain.report.paper import load_paper
 from rain.stats import wilson
 from rain.trace.read import Event
@@ -128,11 +128,11 @@ def legend(figure: Figure, y: float) -> None:
 
 def draw(tree: Mapping[str, Any], path: Path, paper: Mapping[str, Any] | None) -> None:
     """Write a figure of the tree; with the paper's numbers, the results on imdb stand next to it."""
-    (width, height), margin, below, above = tree_size(tree), 0.15, 1.0, 0.45
+    (root, width, height), margin, below, above = layout(tree), 0.15, 1.0, 0.45
     side = 3.6 if paper else 0.0
     whole, high = width + 2 * margin + side, height + below + above
     figure = Figure(figsize=(whole, high))
-    draw_tree(figure.add_axes((margin / whole, below / high, width / whole, height / high)), tree)
+    draw_tree(figure.add_axes((margin / whole, below / high, width / whole, height / high)), root, width, height)
     bold = {"fontsize": 12, "weight": "bold", "color": INK, "va": "top"}
     top = 1 - 0.12 / high
     figure.text(margin / whole, top, "One answer: RAIN searches, judges its own text, rewinds, commits", **bold)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from drawing import PLAIN as GREEDY
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
+
+from rain.report.figure import PLAIN as GREEDY
 
 SHOWN = (3, 3, 3, 2)
 """Children drawn at each commit, the committed one included."""
@@ -151,18 +152,16 @@ def draw_branch(axes: Axes, box: Box) -> None:
         draw_branch(axes, child)
 
 
-def tree_size(tree: Mapping[str, Any]) -> tuple[float, float]:
-    """Return width and height of the drawn tree (inches)."""
-    return left_edge(len(COLUMNS)) - GAP + 0.35, place(make_boxes(tree)) + 0.35
-
-
-def draw_tree(axes: Axes, tree: Mapping[str, Any]) -> None:
-    """Draw the tree with a heading over each column, into axes of its size; one unit is one inch."""
+def layout(tree: Mapping[str, Any]) -> tuple[Box, float, float]:
+    """Return the boxes of a tree in their places, and width and height of what is drawn (inches)."""
     root = make_boxes(tree)
-    place(root)
+    return root, left_edge(len(COLUMNS)) - GAP + 0.35, place(root) + 0.35
+
+
+def draw_tree(axes: Axes, root: Box, width: float, height: float) -> None:
+    """Draw the tree with a heading over each column, into axes of its size; one unit is one inch."""
     for depth, name in enumerate(("opening", "1 token", "2 tokens", "4 tokens", "10 tokens")):
         axes.text(left_edge(depth), 0.1, name, color=GREY, fontsize=9, va="bottom")
     draw_branch(axes, root)
-    width, height = tree_size(tree)
     axes.set(xlim=(-0.05, width - 0.05), ylim=(0.32 - height, 0.32))
     axes.set_axis_off()

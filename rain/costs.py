@@ -65,27 +65,26 @@ def summary_table(records: Iterable[Record]) -> str:
             failed += 1
             continue
         counts[str(record.get("finish"))] += 1
-        method = one_line(method_title(str(record.get("method", "rain"))))
+        method = method_title(str(record.get("method", "rain")))
         commits += len(record.get("moves") or ())
         rain.update(cost_of(record, "rain"))
         baseline.update(cost_of(record, "plain"))
     answered = sum(counts.values())
     finishes = ", ".join(f"{one_line(name)} {count}" for name, count in counts.most_common())
-    first = f"{answered} prompts answered, {failed} failed" + (f"; ended by: {finishes}" if answered else "")
+    first = f"{answered} prompts answered, {failed} failed"
     if not answered:
         return first
     rows = [["", method, "greedy", f"{method}/greedy"]]
     for name in SHOWN:
-        below = baseline.get(name, 0)
-        compared = [f"{below:,.0f}", f"{ratio(rain.get(name, 0), below):.1f}"] if below else []
-        rows.append([name.replace("_", " "), f"{rain.get(name, 0):,.0f}", *compared])
-    computed, reused, simulations = (rain.get(name, 0) for name in ("tokens_computed", "tokens_reused", "simulations"))
+        compared = [f"{baseline[name]:,.0f}", f"{rain[name] / baseline[name]:.1f}"] if baseline[name] else []
+        rows.append([name.replace("_", " "), f"{rain[name]:,.0f}", *compared])
+    computed, reused, simulations = (rain[name] for name in ("tokens_computed", "tokens_reused", "simulations"))
     lines = [
-        first,
+        f"{first}; ended by: {finishes}",
         text_table(rows),
         f"per simulation: {ratio(computed, simulations):.0f} tokens computed; "
         f"{ratio(reused, computed + reused):.0%} of the tokens of all requests came from the cache",
-        *([f"per commit: {ratio(simulations, commits):.1f} simulations"] if commits else []),
+        *([f"per commit: {simulations / commits:.1f} simulations"] if commits else []),
         "seconds are summed over prompts that ran at the same time; model seconds split each pass by its tokens",
     ]
     return "\n".join(lines)

@@ -59,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> str:
-    runs = [load_run(outdir) for outdir in args.outdir]
     options = {name: getattr(args, name) for name in ("raters", "repeat", "gold", "prompts")}
-    secret = make(runs, args.question, args.out, **options)
+    secret = make(list(map(load_run, args.outdir)), args.question, args.out, **options)
     items, seen = len(secret["items"]), len(secret["raters"]["1"]["showings"])
     gold = sum(bool(right) for *_, right in secret["items"])
     ties = f"{len(secret['ties'])} pairs of identical answers, which are ties that nobody is asked about\n"

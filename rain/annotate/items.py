@@ -17,8 +17,13 @@ from rain.judges.prompts import load_prompts as judge_prompts
 from rain.judges.queries import FLUENCY, SIDES, Run, criteria, queries_for
 from rain.methods.config import method_title
 
-QUESTIONS = {"preferred": "pairwise", "harmless": "harmless", "helpful": "helpful", "truthful": "true"}
-"""What raters can be asked, and the judges' criterion whose wording they read."""
+QUESTIONS = {
+    "preferred": ("pairwise",),
+    "harmless": ("harmless", "attack"),
+    "helpful": ("helpful",),
+    "truthful": ("true",),
+}
+"""What raters can be asked: the judges' criterion whose wording they read, and one that means the opposite."""
 
 TURN = re.compile(r"\s*(?:(?:^|\n)\s*(?:Human|Assistant|User)|USER|ASSISTANT):")
 """Where a model begins to speak for somebody else."""
@@ -66,7 +71,7 @@ class Answers(NamedTuple):
 
 def wording(question: str) -> JudgePrompt:
     """Return what raters are asked: the same words as chat judges, their version, and what the verdicts are called."""
-    prompt = judge_prompts()[QUESTIONS[question]]
+    prompt = judge_prompts()[QUESTIONS[question][0]]
     *_, asked, _ = prompt.text.replace("{references}", "").split("\n\n")
     return prompt._replace(text=asked)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rain.annotate.items import QUESTIONS
 from rain.annotate.score import agreed, compared, settled, single
 from rain.annotate.statistics import cohen, known
 from rain.core.types import Json
@@ -18,9 +19,6 @@ from rain.results.jsonl import encode_json
 GOOD = {"harmless": True, "attack": False, "helpful": True, "true": True}
 """Judges' criteria of single answers, and which verdict is the good one."""
 
-SAME = {"preferred": ("pairwise",), "harmless": ("harmless", "attack"), "helpful": ("helpful",), "truthful": ("true",)}
-"""The judges' criteria that mean what raters were asked, or its opposite."""
-
 PAIR, SWAPPED = ",".join(SIDES), ",".join(reversed(SIDES))
 
 Human = dict[tuple[str, str], Decision]
@@ -32,9 +30,9 @@ def human(secret: Json, verdicts: Mapping[int, str], run: int) -> Human:
     own = {side: i for i, one in enumerate(secret["systems"]) for where, side in one["sides"] if where == run}
     known_here, found = secret["hashes"][run], Human()
     if secret["question"] != "preferred":
-        outcomes, decisions = single(secret, verdicts), {Outcome.YES: True, Outcome.NO: False}
+        outcomes = single(secret, verdicts)
         for side, i in own.items():
-            found |= {(id, side): decisions.get(outcome) for id, outcome in outcomes[i].items() if id in known_here}
+            found |= {(id, side): outcome.value for id, outcome in outcomes[i].items() if id in known_here}
         return found
     wanted = tuple(own.get(side) for side in SIDES)
     for prompt, i, j, verdict in compared(secret, verdicts):
@@ -48,7 +46,7 @@ def ratings_file(secret: Json, found: Human, run: int, raters: int) -> bytes | N
 
     Each row has the digest of what was rated, so that it never counts for other texts.
     """
-    criterion = next((name for name in SAME[secret["question"]] if name in criteria(secret["task"])), None)
+    criterion = next((name for name in QUESTIONS[secret["question"]] if name in criteria(secret["task"])), None)
     if criterion is None or not found:
         return None
     rows: list[Json] = [{"rater": f"{raters} blind rater{'s' if raters > 1 else ''}, {secret['version']}"}]
@@ -71,15 +69,15 @@ def judge_rows(secret: Json, found: Human, run: int, own: str) -> Iterator[Json]
         run: its number.
         own: what the judge is called that has these very ratings; it is left out.
     """
-    stored: dict[tuple[str, str, str], Human] = {}
-    last: dict[tuple[str, str], str] = {}
+    stored: dict[tuple[str, str], dict[str, Human]] = {}
     for path in sorted(Path(secret["runs"][run]).glob("scores_*.jsonl")):
         for judge, key, decision in read_verdicts(path):
-            last[judge, key.criterion] = key.version
+            versions = stored.setdefault((judge, key.criterion), {})
+            decisions = versions[key.version] = versions.pop(key.version, {})  # asked last: comes last
             if secret["hashes"][run].get(key.record, {}).get(key.side) == key.digest:
-                stored.setdefault((judge, key.criterion, key.version), {})[key.record, key.side] = decision
-    for (judge, criterion), version in last.items():
-        asked = _as_asked(secret["question"], criterion, stored.get((judge, criterion, version), {}))
+                decisions[key.record, key.side] = decision
+    for (judge, criterion), versions in stored.items():
+        asked = _as_asked(secret["question"], criterion, list(versions.values())[-1])
         both = [(str(found[key]), str(asked[key])) for key in sorted(found.keys() & asked.keys())
                 if found[key] not in (None, "identical") and asked[key] is not None]  # fmt: skip
         if both and judge.partition(",")[0] != own:
@@ -92,7 +90,7 @@ def _as_asked(question: str, criterion: str, decisions: Human) -> Human:
     """Return a judge's verdicts as those of raters; a judge of single answers prefers the only one that is good."""
     good = {key: None if one is None else one is GOOD[criterion] for key, one in decisions.items() if criterion in GOOD}
     if question != "preferred":
-        return {**good} if criterion in SAME[question] else {}
+        return {**good} if criterion in QUESTIONS[question] else {}
     found = Human()
     for prompt in {prompt for prompt, _ in decisions}:
         if criterion == "pairwise":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from rain.annotate.items import Answers, Item, items_of, load_answers, load_gold, wording
+from rain.annotate.items import Item, items_of, load_answers, load_gold, wording
 from rain.core.errors import RainError
 from rain.core.types import Json
 from rain.judges.queries import Run
@@ -66,7 +66,10 @@ def make(
     if len(tasks := sorted({run.task for run in runs})) > 1:
         raise RainError(f"the runs are of several tasks ({', '.join(tasks)}); give runs of one")
     key = key or secrets.token_hex(32)
-    found = _drawn(load_answers(runs), key, prompts)
+    found = load_answers(runs)
+    if prompts:
+        for id in sorted(found.questions, key=lambda id: sign(key, "prompt", id))[prompts:]:
+            del found.questions[id]
     items, ties = items_of(found, question)
     if not items:
         raise RainError(f"there is nothing to rate: no prompt has {'two different answers' if ties else 'an answer'}")
@@ -93,13 +96,6 @@ def make(
     }
     _write(outdir, secret, pages)
     return secret
-
-
-def _drawn(found: Answers, key: str, prompts: int) -> Answers:
-    """Keep so many of the prompts, drawn by the key; 0: all."""
-    for id in sorted(found.questions, key=lambda id: sign(key, "prompt", id))[prompts or len(found.questions) :]:
-        del found.questions[id]
-    return found
 
 
 def showings(key: str, rater: str, items: Sequence[Item], repeat: float) -> Json:

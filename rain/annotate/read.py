@@ -21,6 +21,7 @@ class Rating(NamedTuple):
     Attributes:
         rater: number of the rater.
         item: number of the item.
+        right: the verdict that the item must get, empty if it is not a gold item.
         repeat: whether the rater saw the item for the second time.
         verdict: what the rater said about the texts in the item's own order (`choices`).
         shown: the same about the texts as they were shown: "first" is the left one.
@@ -29,6 +30,7 @@ class Rating(NamedTuple):
 
     rater: str
     item: int
+    right: str
     repeat: bool
     verdict: str
     shown: str
@@ -90,6 +92,6 @@ def _read(text: str, secret: Json) -> tuple[str, list[Rating]]:
         item, swapped, repeat = secret["raters"][rater]["showings"][row["id"]]
         if (shown := row["verdict"]) not in allowed:
             raise ValueError(f"has a verdict that nobody can give: {shown!r}")
-        verdict = OTHER.get(shown, shown) if swapped else shown
-        ratings.append(Rating(rater, item, repeat, verdict, shown, int(row["ms"])))
+        verdict, right = OTHER.get(shown, shown) if swapped else shown, secret["items"][item][2]
+        ratings.append(Rating(rater, item, right, repeat, verdict, shown, int(row["ms"])))
     return rater, ratings

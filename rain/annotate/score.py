@@ -30,9 +30,9 @@ from rain.annotate.read import Rating
 from rain.annotate.statistics import Floats, Rows, alpha, bradley_terry, cohen, known, with_interval
 from rain.core.types import Json
 from rain.judges.base import OTHER
-from rain.report.measures import compare, share
+from rain.report.measures import compare, portion, share
 from rain.report.table import Outcome
-from rain.stats import mcnemar, wilson
+from rain.stats import mcnemar
 
 FAST_S = 2.0
 """A rating in less time was hardly a reading (seconds)."""
@@ -42,7 +42,7 @@ OUTCOMES = {"yes": Outcome.YES, "no": Outcome.NO, "unsure": Outcome.UNREADABLE}
 
 def score(secret: Json, ratings: Sequence[Rating]) -> Json:
     """Return the report about the ratings of a study, without its judges."""
-    first, verdicts = first_ratings(secret, ratings), majorities(secret, ratings)
+    verdicts = majorities(secret, ratings)
     raters = sorted({one.rater for one in ratings}, key=int)
     preferred = secret["question"] == "preferred"
     return {
@@ -53,14 +53,14 @@ def score(secret: Json, ratings: Sequence[Rating]) -> Json:
         "raters": len(raters),
         "methods": _strengths(secret, verdicts) if preferred else _rates(secret, verdicts),
         "pairs": _wins(secret, verdicts) if preferred else _differences(secret, verdicts),
-        "agreement": _agreement(secret, first) if len(raters) > 1 else [],
+        "agreement": _agreement(secret, first_ratings(ratings)) if len(raters) > 1 else [],
         "by_rater": [_rater(secret, rater, [one for one in ratings if one.rater == rater]) for rater in raters],
     }
 
 
-def first_ratings(secret: Json, ratings: Iterable[Rating]) -> list[Rating]:
+def first_ratings(ratings: Iterable[Rating]) -> list[Rating]:
     """Return the ratings that are neither repeats nor of gold items."""
-    return [one for one in ratings if not one.repeat and not secret["items"][one.item][2]]
+    return [one for one in ratings if not one.repeat and not one.right]
 
 
 def settled(verdict: str) -> str:
@@ -71,7 +71,7 @@ def settled(verdict: str) -> str:
 def majorities(secret: Json, ratings: Iterable[Rating]) -> dict[int, str]:
     """Return the verdict of most raters for each item, "bad" for ties that most raters called so."""
     votes: dict[int, list[str]] = defaultdict(list)
-    for one in first_ratings(secret, ratings):
+    for one in first_ratings(ratings):
         votes[one.item].append(one.verdict)
     found = {}
     for item, given in votes.items():
@@ -82,19 +82,14 @@ def majorities(secret: Json, ratings: Iterable[Rating]) -> dict[int, str]:
     return found
 
 
-def portion(yes: int, of: int) -> Json:
-    """Return a share."""
-    return {"yes": yes, "of": of, "rate": yes / of if of else None, **wilson(yes, of)._asdict()}
-
-
 def agreed(pairs: Sequence[tuple[str, str]]) -> Json:
     """Return the share of pairs of equal verdicts."""
     return portion(sum(a == b for a, b in pairs), len(pairs))
 
 
 def _rater(secret: Json, rater: str, own: Sequence[Rating]) -> Json:
-    gold = [one.verdict == secret["items"][one.item][2] for one in own if secret["items"][one.item][2]]
-    first, again = first_ratings(secret, own), {one.item: settled(one.verdict) for one in own if one.repeat}
+    gold = [(one.verdict, one.right) for one in own if one.right]
+    first, again = first_ratings(own), {one.item: settled(one.verdict) for one in own if one.repeat}
     twice = [(settled(one.verdict), again[one.item]) for one in first if one.item in again]
     left, right = ([one.shown for one in first].count(side) for side in OTHER)
     return {
@@ -106,7 +101,7 @@ def _rater(secret: Json, rater: str, own: Sequence[Rating]) -> Json:
         "p": mcnemar(left, right) if left + right else None,
         "same_when_repeated": agreed(twice),
         "kappa": known(cohen(twice)),
-        "gold_right": portion(sum(gold), len(gold)),
+        "gold_right": agreed(gold),
     }
 
 

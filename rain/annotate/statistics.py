@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import combinations
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -62,14 +61,13 @@ def alpha(counts: Floats) -> float:
     """Return Krippendorff's alpha for nominal data; NaN if there is only one verdict.
 
     Args:
-        counts: how many raters gave each verdict, shape (items, verdicts). Items with one rating do not count.
+        counts: how many raters gave each verdict, two at least for each item; shape (items, verdicts).
     """
     import krippendorff
 
-    paired = counts[counts.sum(axis=1) > 1]
-    if (paired.sum(axis=0) > 0).sum() < 2:
+    if np.count_nonzero(counts.sum(axis=0)) < 2:
         return nan
-    return float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
 
 
 def bradley_terry(wins: Floats) -> Floats:
@@ -83,14 +81,12 @@ def bradley_terry(wins: Floats) -> Floats:
     """
     from sklearn.linear_model import LogisticRegression
 
-    pairs = [(i, j) for i, j in combinations(range(len(wins)), 2) if wins[i, j] + wins[j, i]]
-    reached, compared = np.eye(len(wins), dtype=bool), wins + wins.T > 0
-    for _ in wins:
-        reached |= reached @ compared
+    own, compared = np.eye(len(wins)), wins + wins.T
+    reached = np.linalg.matrix_power(own + compared > 0, len(wins))
     if not reached.all():
         return np.full(len(wins), nan)
-    rows = np.array([np.eye(len(wins))[i] - np.eye(len(wins))[j] for i, j in pairs] * 2)
-    weights = [wins[i, j] + 0.5 for i, j in pairs] + [wins[j, i] + 0.5 for i, j in pairs]
-    labels = [1] * len(pairs) + [0] * len(pairs)
+    i, j = np.nonzero(np.triu(compared))
+    rows, labels = np.tile(own[i] - own[j], (2, 1)), np.repeat([1, 0], len(i))
+    weights = np.concatenate([wins[i, j], wins[j, i]]) + 0.5
     model = LogisticRegression(C=inf, fit_intercept=False).fit(rows, labels, sample_weight=weights)
     return np.asarray(model.coef_[0] - model.coef_[0].mean())

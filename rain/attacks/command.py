@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from rain.attacks.gcg import GCGConfig
 from rain.attacks.run import Attack, AttackConfig, Victim
-from rain.attacks.store import Behaviour, SuffixStore
+from rain.attacks.store import Behaviour, open_store
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts, select_prompts
 from rain.evaluators.templates import load_prompt
@@ -65,9 +64,9 @@ def load_victims(attack: AttackConfig) -> list[Victim]:
     for name in attack.models:
         model, tokenizer = load_model(name, dtype=attack.dtype, device_map=device_map)
         adapter = TokenizerAdapter(tokenizer, end_ids(model.generation_config, tokenizer))
-        victims.append(Victim(name, model.eval(), PromptFormatter(adapter, prompt_file)))
+        victims.append(Victim(model.eval(), PromptFormatter(adapter, prompt_file)))
         if tokenizer.get_vocab() != victims[0].formatter.adapter.tokenizer.get_vocab():
-            raise RainError(f"{victims[0].name} and {name} have different vocabularies; attack them one at a time")
+            raise RainError(f"{attack.models[0]} and {name} have different vocabularies; attack them one at a time")
     return victims
 
 
@@ -75,11 +74,12 @@ def attack_all(attack: AttackConfig, config: GCGConfig) -> str:
     """Make the suffixes that the file lacks; return how many succeed, in words."""
     behaviours = read_behaviours(attack)
     groups = [behaviours] if attack.universal else [[each] for each in behaviours]
-    with closing(SuffixStore(Path(attack.out))) as store:
-        unfinished = [group for group in groups if not Attack([], group, attack, config, store).finished]
+    with open_store(Path(attack.out)) as store:
+        attacks = [Attack(group, attack, config, store) for group in groups]
+        unfinished = [each for each in attacks if not each.finished]
         victims = load_victims(attack) if unfinished else []
-        for number, group in enumerate(unfinished, 1):
-            Attack(victims, group, attack, config, store).run(f"suffix {number}/{len(unfinished)}")
+        for number, each in enumerate(unfinished, 1):
+            each.run(victims, f"suffix {number}/{len(unfinished)}")
         records = [store.records[each] for each in behaviours]
     won = sum(record["success"] for record in records)
     before, after = (sum(record[name] for record in records) / len(records) for name in ("initial_loss", "loss"))

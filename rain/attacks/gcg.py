@@ -85,9 +85,8 @@ class Objective:
             logits_to_keep=len(self.target),
         )
         logits = output.logits.flatten(0, 1)  # vocabulary last: summed over another axis, float32 is off by 1e-4
-        logits = logits if logits.dtype == torch.float64 else logits.float()
         targets = self.target.to(logits.device).repeat(len(embeddings))
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        losses = torch.nn.functional.cross_entropy(widened(logits), targets, reduction="none")
         return losses.view(len(embeddings), -1).mean(dim=1)
 
     def gradient(self, suffix: Tokens) -> Tensor:
@@ -103,8 +102,7 @@ class Objective:
         rows = table[list(suffix)].requires_grad_()
         loss = self._cross_entropy(torch.cat([rows, rest])[None]).sum()
         (by_rows,) = torch.autograd.grad(loss, rows)
-        gradient: Tensor = by_rows @ table.T
-        return gradient.cpu() if gradient.dtype == torch.float64 else gradient.float().cpu()
+        return widened(by_rows @ table.T).cpu()
 
     @torch.no_grad()
     def answer(self, suffix: Tokens, max_tokens: int, stop: frozenset[int]) -> Tokens:
@@ -119,6 +117,11 @@ class Objective:
                 break
             tokens += step
         return tuple(tokens)
+
+
+def widened(values: Tensor) -> Tensor:
+    """Return values in float32, or as they are in float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def fork(cache: DynamicCache, rows: int) -> DynamicCache:

@@ -34,11 +34,9 @@ class SuffixPrompt:
 
     def stable(self, suffixes: Sequence[Tokens]) -> list[Tokens]:
         """Keep the suffixes that are the same tokens again when the whole prompt is encoded from text."""
-        return [suffix for suffix in suffixes if self._returns(suffix)]
-
-    def _returns(self, suffix: Tokens) -> bool:
-        text = self.controls(suffix)
-        return text is not None and self.formatter.encode(f"{self.goal} {text}") == self.head + suffix + self.tail
+        texts = [(suffix, self.controls(suffix)) for suffix in suffixes]
+        encoded = [(suffix, self.formatter.encode(f"{self.goal} {text}")) for suffix, text in texts if text is not None]
+        return [suffix for suffix, ids in encoded if ids == self.head + suffix + self.tail]
 
 
 def suffix_spans(whole: Tokens, bare: Tokens) -> Iterator[tuple[int, int]]:

@@ -16,6 +16,7 @@ from rain.attacks.prompt import build_prompt
 from rain.attacks.store import Behaviour, Record, SuffixStore
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
+from rain.core.types import Tokens
 from rain.judges.keywords import refusal_list
 from rain.models.loading import DTYPES
 from rain.prompts import PromptFormatter
@@ -27,9 +28,8 @@ KEYWORDS = "keywords:"
 
 @dataclass(frozen=True, eq=False)
 class Victim:
-    """A model under attack, by the name that the records give it, with its prompts."""
+    """A model under attack, with its prompts."""
 
-    name: str
     model: Any
     formatter: PromptFormatter
 
@@ -102,7 +102,6 @@ class Attack:
     """The search for one suffix, for one behaviour or several at once, on one model or several of one vocabulary.
 
     Args:
-        victims: the models; at least one.
         behaviours: those that share the suffix; at least one.
         config, search: how it is made; the file must agree.
         store: the file that the records go to; steps that are in it are not done again.
@@ -112,17 +111,12 @@ class Attack:
     """
 
     def __init__(
-        self,
-        victims: Sequence[Victim],
-        behaviours: Sequence[Behaviour],
-        config: AttackConfig,
-        search: GCGConfig,
-        store: SuffixStore,
+        self, behaviours: Sequence[Behaviour], config: AttackConfig, search: GCGConfig, store: SuffixStore
     ) -> None:
-        self.victims, self.behaviours, self.config, self.search, self.store = victims, behaviours, config, search, store
+        self.behaviours, self.config, self.search, self.store = behaviours, config, search, store
         self.identity = config.identity(search, len(behaviours))
         self.found = store.find(behaviours, self.identity)
-        self.objectives: list[list[Objective]] = []  # per behaviour, per victim
+        self.objectives: list[list[Objective]] = []  # per behaviour, per model
 
     @property
     def finished(self) -> bool:
@@ -132,20 +126,20 @@ class Attack:
         succeeded = self.config.stop_on_success and all(each["success"] for each in self.found)
         return succeeded or self.found[0]["steps"] >= self.search.steps
 
-    def run(self, title: str) -> list[Record]:
-        """Do the steps that are left, write the records and return them."""
+    def run(self, victims: Sequence[Victim], title: str) -> None:
+        """Do the steps that are left on the models, in the order of their names, and write the records."""
         try:
-            records = self._run(title)
+            self.store.put(self._records(self._search(victims, title)))
         except torch.OutOfMemoryError as error:
             raise RainError("too little GPU memory for one candidate; use --dtype bfloat16 or more GPUs") from error
-        self.store.put(records)
-        return records
+        finally:
+            self.objectives.clear()  # and with them their caches
 
-    def _run(self, title: str) -> list[Record]:
-        state = self._start()
+    def _search(self, victims: Sequence[Victim], title: str) -> State:
+        state = self._start(victims)
         config, every = self.search, [each for row in self.objectives for each in row]
-        width = min(each.model.get_input_embeddings().weight.shape[0] for each in self.victims)
-        allowed = allowed_tokens(self.victims[0].formatter.adapter.tokenizer, width)
+        width = min(each.model.get_input_embeddings().weight.shape[0] for each in victims)
+        allowed = allowed_tokens(victims[0].formatter.adapter.tokenizer, width)
         pace = 0.1 if sys.stderr.isatty() else 60.0  # seconds: in a log file, a line now and then
         with tqdm(total=config.steps, initial=state.steps, desc=title, unit="step", mininterval=pace) as bar:
             over = self._ends(state)
@@ -156,17 +150,16 @@ class Attack:
                 over = state.suffix != last.suffix and self._ends(state)
                 if len(self.behaviours) > 1 and state.steps % SAVE_EVERY == 0:
                     self.store.put(self._records(state))
-        return self._records(state)
+        return state
 
-    def _start(self) -> State:
+    def _start(self, victims: Sequence[Victim]) -> State:
         """Build the objectives; return the state before the first step, or the one that the file has."""
         init = self.found[0]["controls"] if self.found else self.config.first_suffix
-        starts = set()
+        starts = set[Tokens]()
         for behaviour in self.behaviours:
-            pairs = [build_prompt(each.formatter, *behaviour, init) for each in self.victims]
-            starts |= {suffix for _, suffix in pairs}
-            rows = zip(self.victims, pairs, strict=True)
-            self.objectives.append([Objective(victim.model, prompt) for victim, (prompt, _) in rows])
+            row = [(each.model, *build_prompt(each.formatter, *behaviour, init)) for each in victims]
+            starts |= {suffix for *_, suffix in row}
+            self.objectives.append([Objective(model, prompt) for model, prompt, _ in row])
         if len(starts) > 1:
             raise RainError(f"the suffix {init!r} has different tokens in other prompts; choose another with --init")
         suffix = starts.pop()
@@ -179,10 +172,10 @@ class Attack:
 
     def _answers(self, row: Sequence[Objective], state: State) -> dict[str, str]:
         answers = {}
-        for victim, each in zip(self.victims, row, strict=True):
+        for name, each in zip(self.config.models, row, strict=True):
             length = max(self.config.answer_tokens, len(each.prompt.target) + 4)
-            adapter = victim.formatter.adapter
-            answers[victim.name] = adapter.decode(each.answer(state.suffix, length, adapter.eos)).strip()
+            adapter = each.prompt.formatter.adapter
+            answers[name] = adapter.decode(each.answer(state.suffix, length, adapter.eos)).strip()
         return answers
 
     def _ends(self, state: State) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,45 +32,43 @@ class Behaviour(NamedTuple):
     target: str
 
 
-class SuffixStore:
-    """Records by behaviour; the file is replaced as a whole at every change and locked against a second writer.
+@contextmanager
+def open_store(path: Path) -> Iterator[SuffixStore]:
+    """Open the file, which no other run can write until the block ends.
 
     Raises:
         RainError: the file cannot be written, another run is writing it, or it is not a file of suffixes.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RainError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    busy = f"another run is writing {path}; wait until it finishes or give another --out"
+    with locked(path.with_name(f".{path.name}.lock"), busy):
+        yield SuffixStore(path, _read(path))
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RainError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-        self._lock = ExitStack()
-        busy = f"another run is writing {path}; wait until it finishes or give another --out"
-        self._lock.enter_context(locked(path.with_name(f".{path.name}.lock"), busy))
-        try:
-            self.records = self._read()
-        except RainError:
-            self.close()
-            raise
 
-    def close(self) -> None:
-        """Let other runs write the file."""
-        self._lock.close()
+def _read(path: Path) -> dict[Behaviour, Record]:
+    if not path.exists():
+        return {}
+    try:
+        records = json.loads(path.read_bytes())
+        for name, kind in KINDS.items():
+            if wrong := [each for each in records if "model" in each and not isinstance(each.get(name), kind)]:
+                raise TypeError(f"the field {name!r} of a record is {wrong[0].get(name)!r}")
+        return {Behaviour(each["goal"], each["target"]): each for each in records}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RainError(f"{path} was not written by an attack ({error!r}); give another --out") from error
+    except OSError as error:
+        raise RainError(f"cannot read {path}: {error.strerror}") from error
 
-    def _read(self) -> dict[Behaviour, Record]:
-        if not self.path.exists():
-            return {}
-        try:
-            records = json.loads(self.path.read_bytes())
-            for name, kind in KINDS.items():
-                if wrong := [each for each in records if "model" in each and not isinstance(each.get(name), kind)]:
-                    raise TypeError(f"the field {name!r} of a record is {wrong[0].get(name)!r}")
-            return {Behaviour(each["goal"], each["target"]): each for each in records}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RainError(f"{self.path} was not written by an attack ({error!r}); give another --out") from error
-        except OSError as error:
-            raise RainError(f"cannot read {self.path}: {error.strerror}") from error
+
+@dataclass
+class SuffixStore:
+    """Records by behaviour; the file is replaced as a whole at every change."""
+
+    path: Path
+    records: dict[Behaviour, Record]
 
     def find(self, behaviours: Sequence[Behaviour], identity: Record) -> list[Record]:
         """Return the records of these behaviours, all or none.

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rain.core.errors import RainError
-from rain.export.rows import FORMATS, Options, judged
+from rain.export.rows import FORMATS, Options, stored_verdicts
 from rain.judges.queries import SIDES, load_run
 from rain.results.files import check_writable, write_atomic
 from rain.results.jsonl import encode_json
@@ -35,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     found = load_run(args.outdir)
     if args.format == "inspect" and not args.judge:
         raise RainError("--format inspect needs the verdicts of a judge; name it with --judge")
-    options = judged(found, args.judge, args.criterion) if args.judge else Options(args.outdir)
-    options = options._replace(margin=args.margin, threshold=args.threshold, side=args.side)
+    verdicts = stored_verdicts(found, args.judge, args.criterion) if args.judge else None
+    options = Options(found, verdicts, args.margin, args.threshold, args.side)
     rows, used = [], 0
     for record in found.records:
-        made = [encode_json(row) + b"\n" for row in FORMATS[args.format](found.task, record, options)]
+        made = [encode_json(row) + b"\n" for row in FORMATS[args.format](record, options)]
         used += bool(made)
         rows += made
     if not rows:

@@ -7,48 +7,45 @@ those of the evaluator that guided it. TRL's formats: https://huggingface.co/doc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from rain.core.errors import RainError
 from rain.core.types import Json
 from rain.export.siblings import sibling_pairs
 from rain.judges.queries import SIDES, Run, continuation
-from rain.report.measures import pair_result, questions
+from rain.report.measures import pair_results, questions
 from rain.report.table import Outcome, Table
 from rain.results.jsonl import Record
 from rain.trace.record import TRACES, trace_file
 
 
+class Verdicts(NamedTuple):
+    """What a judge says about the answers of a run, by record and side."""
+
+    name: str  # of the judge and of what it was asked
+    good: dict[tuple[str, str], bool]  # empty for a judge of pairs
+    preferred: dict[tuple[str, str], bool]  # of a judge of pairs whether an answer is the better one, else `good`
+
+
 class Options(NamedTuple):
-    """How rows are made.
+    """How rows are made."""
 
-    Attributes:
-        outdir: of the run.
-        margin: by how much the values of two texts must differ at least.
-        threshold: above which value a text is good.
-        side: the field of the records whose answers `inspect` gets.
-        judge: its verdicts: {(id, side): good}, and for a judge of pairs {id: 1 or -1}; None: no judge.
-        name: of the judge and of what it was asked.
-    """
-
-    outdir: Path
-    margin: float = 0.1
-    threshold: float = 0.0
-    side: str = SIDES[0]
-    judge: tuple[dict[tuple[str, str], bool], dict[str, int]] | None = None
-    name: str = ""
+    run: Run
+    verdicts: Verdicts | None  # of a judge; without one the values decide that the run recorded
+    margin: float  # by how much the values of two texts must differ at least
+    threshold: float  # above which value a text is good
+    side: str  # the field of the records whose answers `inspect` gets
 
     def good(self, record: Record, side: str) -> bool | None:
         """Tell whether an answer is good, None if nobody knows."""
-        if self.judge:
-            return self.judge[0].get((record["id"], side))
+        if self.verdicts:
+            return self.verdicts.good.get((record["id"], side))
         value = value_of(record) if side == SIDES[0] else None
         return None if value is None else value > self.threshold
 
 
-def judged(run: Run, name: str, criterion: str) -> Options:
-    """Return options with the stored verdicts of a judge.
+def stored_verdicts(run: Run, name: str, criterion: str) -> Verdicts:
+    """Return the stored verdicts of a judge.
 
     Args:
         run: that was judged.
@@ -59,9 +56,8 @@ def judged(run: Run, name: str, criterion: str) -> Options:
         RainError: there are no such verdicts, or verdicts on several things.
     """
     table = Table(run)
-    found = table.judged()
-    asked = {(one.judge, one.metric): one.sides for one in questions(table, found)}
-    pairs = {(one.judge, "pairwise"): one for one in found if one.criterion == "pairwise"}
+    asked = {(one.judge, one.metric): one.sides for one in questions(table)}
+    pairs = {(one.judge, "pairwise"): one for one in table.judged if one.criterion == "pairwise"}
     known = sorted(asked.keys() | pairs.keys())
     fitting = [key for key in known if name in (key[0], key[0].partition(",")[0]) and criterion in ("", key[1])]
     if len(fitting) != 1:
@@ -71,19 +67,19 @@ def judged(run: Run, name: str, criterion: str) -> Options:
             f"there are: {there}"
         )
     [key] = fitting
-    ids, options = list(table.rows), Options(run.outdir, name=", ".join(key))
     if key in pairs:
-        orders = (table.decisions(pairs[key], order) for order in ("raina,pa", "pa,raina"))
-        results = zip(ids, map(pair_result, *orders), strict=True)
-        return options._replace(judge=({}, {id: {"win": 1, "lose": -1}.get(result, 0) for id, result in results}))
-    bad = key[1] == "attack"
+        results = zip(table.rows, pair_results(pairs[key]), strict=True)
+        won = {id: result == "win" for id, result in results if result in ("win", "lose")}
+        preferred = {(id, side): won[id] is (side == SIDES[0]) for id in won for side in SIDES}
+        return Verdicts(", ".join(key), {}, preferred)
+    wanted = Outcome.NO if key[1] == "attack" else Outcome.YES
     good = {
-        (id, side): (outcome is Outcome.YES) != bad
+        (id, side): outcome is wanted
         for side, outcomes in asked[key].items()
-        for id, outcome in zip(ids, outcomes, strict=True)
+        for id, outcome in zip(table.rows, outcomes, strict=True)
         if outcome in (Outcome.YES, Outcome.NO)
     }
-    return options._replace(judge=(good, {}))
+    return Verdicts(", ".join(key), good, good)
 
 
 def value_of(record: Record) -> float | None:
@@ -93,50 +89,50 @@ def value_of(record: Record) -> float | None:
     return None if value is None else float(value)
 
 
-def said(task: str, record: Record, completion: str, name: str = "completion") -> Json:
+def said(record: Record, completion: str, options: Options, name: str = "completion") -> Json:
     """Return prompt and completion as a conversation; of imdb, where answers continue an opening, as texts."""
     question = record["question"]
-    if task == "imdb":
+    if options.run.task == "imdb":
         return {"prompt": question, name: continuation(question, completion)}
     return {"prompt": [{"role": "user", "content": question}], name: [{"role": "assistant", "content": completion}]}
 
 
-def preference(task: str, record: Record, options: Options) -> Iterator[Json]:
+def preference(record: Record, options: Options) -> Iterator[Json]:
     """Yield pairs of texts of which one is better: {prompt, chosen, rejected}."""
     for chosen, rejected in _pairs(record, options):
-        yield {**said(task, record, chosen, "chosen"), **said(task, record, rejected, "rejected")}
+        yield {**said(record, chosen, options, "chosen"), **said(record, rejected, options, "rejected")}
 
 
 def _pairs(record: Record, options: Options) -> Iterator[tuple[str, str]]:
-    if options.judge:
-        good = [options.good(record, side) for side in SIDES]
-        result = options.judge[1].get(record["id"], 0 if None in good else bool(good[0]) - bool(good[1]))
-        if result in (1, -1) and record[SIDES[0]] != record[SIDES[1]]:
-            yield (record[SIDES[0]], record[SIDES[1]])[::result]
+    if options.verdicts:
+        preferred = {side: options.verdicts.preferred.get((record["id"], side)) for side in SIDES}
+        for better, worse in (SIDES, SIDES[::-1]):
+            if preferred[better] and preferred[worse] is False and record[better] != record[worse]:
+                yield record[better], record[worse]
         return
     drafts = sorted((one["value"], one["text"]) for one in record.get("drafts") or () if one["value"] is not None)
     if drafts and drafts[-1][0] - drafts[0][0] >= options.margin and drafts[-1][1] != drafts[0][1]:
         yield drafts[-1][1], drafts[0][1]
-    if (trace := trace_file(options.outdir / TRACES, record["id"])).exists():
+    if (trace := trace_file(options.run.outdir / TRACES, record["id"])).exists():
         for one in sibling_pairs(trace):
             if one.chosen_value - one.rejected_value >= options.margin:
                 yield one.chosen.lstrip(), one.rejected.lstrip()
 
 
-def unpaired(task: str, record: Record, options: Options) -> Iterator[Json]:
+def unpaired(record: Record, options: Options) -> Iterator[Json]:
     """Yield answers with a label: {prompt, completion, label}."""
     for side in SIDES:
         if (good := options.good(record, side)) is not None and isinstance(record.get(side), str):
-            yield {**said(task, record, record[side]), "label": good}
+            yield {**said(record, record[side], options), "label": good}
 
 
-def sft(task: str, record: Record, options: Options) -> Iterator[Json]:
+def sft(record: Record, options: Options) -> Iterator[Json]:
     """Yield the good answers of the run's method: {prompt, completion}."""
     if options.good(record, SIDES[0]):
-        yield said(task, record, record[SIDES[0]])
+        yield said(record, record[SIDES[0]], options)
 
 
-def stepwise(task: str, record: Record, options: Options) -> Iterator[Json]:
+def stepwise(record: Record, options: Options) -> Iterator[Json]:
     """Yield the committed token sets, each with whether its value was good: {prompt, completions, labels}.
 
     What the answer leaves out at its ends is cut off; records without commits give nothing.
@@ -153,12 +149,13 @@ def stepwise(task: str, record: Record, options: Options) -> Iterator[Json]:
         yield {"prompt": record["question"], "completions": completions, "labels": labels}
 
 
-def inspect(task: str, record: Record, options: Options) -> Iterator[Json]:
+def inspect(record: Record, options: Options) -> Iterator[Json]:
     """Yield the verdict on an answer, as Inspect's scorer `precomputed_scores` reads it: {id, value, answer, ...}."""
-    if options.judge and (good := options.good(record, options.side)) is not None:
-        yield {"id": record["id"], "value": int(good), "answer": record[options.side], "explanation": options.name}
+    if options.verdicts and (good := options.good(record, options.side)) is not None:
+        explained = {"answer": record[options.side], "explanation": options.verdicts.name}
+        yield {"id": record["id"], "value": int(good), **explained}
 
 
-FORMATS: Mapping[str, Callable[[str, Record, Options], Iterator[Json]]] = {
+FORMATS: Mapping[str, Callable[[Record, Options], Iterator[Json]]] = {
     "trl-preference": preference, "trl-unpaired": unpaired, "trl-stepwise": stepwise, "sft": sft, "inspect": inspect
 }  # fmt: skip

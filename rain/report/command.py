@@ -26,14 +26,14 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from rain.core.types import Json
 from rain.judges.keywords import NOTE
 from rain.judges.queries import load_run
 from rain.report.figure import equal_cost
 from rain.report.markdown import markdown
-from rain.report.measures import cost, guide, pairwise_rows, questions, score_row, target, text_rows
-from rain.report.pairs import Reported, comparisons
+from rain.report.measures import Question, cost, guide, pairwise_rows, questions, score_row, target, text_rows
+from rain.report.pairs import comparisons
 from rain.report.paper import model_size
 from rain.report.table import Table
 from rain.results.files import check_writable, write_atomic
@@ -70,19 +70,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build(outdirs: Sequence[Path]) -> dict[str, Any]:
+def build(outdirs: Sequence[Path]) -> Json:
     """Return the report about some runs, as the module's docstring describes it."""
-    found = [_run(outdir) for outdir in outdirs]
-    rows = comparisons([reported for reported, _ in found])
-    return {"schema": SCHEMA, "runs": [run for _, run in found], "comparisons": rows}
+    tables = [Table(load_run(outdir)) for outdir in outdirs]
+    asked = [questions(table) for table in tables]
+    return {"schema": SCHEMA, "runs": list(map(_run, tables, asked)), "comparisons": comparisons(tables, asked)}
 
 
-def _run(outdir: Path) -> tuple[Reported, dict[str, Any]]:
-    table = Table(load_run(outdir))
-    found, judged = table.run, table.judged()
-    asked = questions(table, judged)
-    reasons = Counter(str(record["error"]) for record in found.errors) if found.errors else Counter[str]()
-    return Reported(table, asked), {
+def _run(table: Table, asked: Sequence[Question]) -> Json:
+    found = table.run
+    reasons = Counter(str(record["error"]) for record in found.errors or ())  # without errors no record is read
+    return {
         "outdir": str(found.outdir),
         "task": found.task,
         "method": table.method,
@@ -96,9 +94,9 @@ def _run(outdir: Path) -> tuple[Reported, dict[str, Any]]:
         "torn": found.torn,
         "left_out": found.left_out,
         "error_reasons": dict(reasons.most_common()),
-        "scores": [score_row(table, *question) for question in asked],
-        "pairwise": pairwise_rows(table, judged),
-        "texts": text_rows(table, judged),
-        "notes": [f"keywords: {NOTE}."] if any(one.judge.startswith("keywords:") for one in judged) else [],
+        "scores": [score_row(table, question) for question in asked],
+        "pairwise": pairwise_rows(table),
+        "texts": text_rows(table),
+        "notes": [f"keywords: {NOTE}."] if any(one.judge.startswith("keywords:") for one in table.judged) else [],
         "cost": cost(table),
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
@@ -13,6 +14,13 @@ from rain.report.measures import titles
 COSTS = {"tokens_computed": "tokens computed per prompt", "seconds": "seconds per prompt"}
 NAMES = {"attack": "attack success", "true": "true answers", "info": "informative answers", "true_info": "true + info"}
 GREEDY = "greedy baseline"
+
+
+RAIN, PLAIN = "#c0392b", "#2c6da4"
+"""Colours of RAIN and of the greedy answers, in figs/ too."""
+
+OTHERS = ("#666666", "#d68910", "#1e8449", "#7d3c98", "#17a2b8")
+"""Colours of other methods."""
 
 
 class Point(NamedTuple):
@@ -39,10 +47,17 @@ def panels(runs: Sequence[Json]) -> dict[tuple[str, str, str], dict[str, list[Po
         sides = [(title, run, row, "rain") for title, run, row in members]
         most = max(members, key=lambda member: member[2]["plain"]["of"])
         sides.append((GREEDY, *most[1:], "plain"))
-        counters = {counter: [point for side in sides if (point := _point(counter, *side))] for counter in COSTS}
+        counters = {counter: sorted(filter(None, [_point(counter, *side) for side in sides])) for counter in COSTS}
         if any(counters.values()):
-            found[key] = {counter: sorted(points) for counter, points in counters.items()}
+            found[key] = counters
     return found
+
+
+def colours(methods: Collection[str]) -> dict[str, str]:
+    """Return the colour of each method; of several searches, which evaluators tell apart, the first is RAIN's."""
+    searches, others = [method for method in methods if method.startswith("RAIN")], cycle(OTHERS)
+    named = {GREEDY: PLAIN} | dict.fromkeys(searches[:1], RAIN)
+    return {method: named.get(method) or next(others) for method in methods}
 
 
 def _point(counter: str, method: str, run: Json, row: Json, side: str) -> Point | None:
@@ -67,11 +82,12 @@ def equal_cost(runs: Sequence[Json]) -> bytes:
         raise RainError("no run has both verdicts and costs, so there is nothing to draw; run `rain judge` first")
     figure = Figure(figsize=(11, 3.8 * len(found)), layout="constrained")
     grid = figure.subplots(len(found), len(COSTS), squeeze=False)
-    methods = list(dict.fromkeys(point.method for one in found.values() for ps in one.values() for point in ps))
+    chosen = colours(dict.fromkeys(point.method for one in found.values() for ps in one.values() for point in ps))
     for axes, ((task, metric, judge), counters) in zip(grid, found.items(), strict=True):
         for ax, (counter, label) in zip(axes, COSTS.items(), strict=True):
-            for number, method in enumerate(methods):
-                draw(ax, [point for point in counters.get(counter, ()) if point.method == method], f"C{number}", method)
+            for method, colour in chosen.items():
+                if points := [point for point in counters[counter] if point.method == method]:
+                    draw(ax, points, colour, method)
             ax.set_xscale("log")
             ax.set_xlabel(f"{label} (log scale)")
             ax.set_ylabel(f"{NAMES.get(metric, metric)} (%)")
@@ -85,8 +101,6 @@ def equal_cost(runs: Sequence[Json]) -> bytes:
 
 def draw(axes: Any, points: Sequence[Point], colour: str, method: str) -> None:
     """Draw the runs of one method, joined, with their 95 % intervals; rates in percent."""
-    if not points:
-        return
     rates = [100 * point.rate for point in points]
     below = [max(0.0, 100 * (point.rate - point.low)) for point in points]  # rounding can put an end past the rate
     above = [max(0.0, 100 * (point.high - point.rate)) for point in points]

@@ -39,7 +39,8 @@ def _run(run: Json) -> str:
     if run["pairwise"]:
         parts.append(_pairwise(run["pairwise"], name))
     if run["cost"]["prompts"]:
-        parts += [_cost(run["cost"], name), *_ratios(run["cost"])]
+        parts.append(_cost(run["cost"], name))
+        parts += [f"The paper's time ratio: {one['rain']:.2f} ({one['setting']})." for one in run["cost"]["paper"]]
     return "\n\n".join(parts)
 
 
@@ -58,7 +59,7 @@ def _scores(run: Json, name: str) -> str:
             p_value(row["p"]),
             f"{row['rain']['null']} / {row['plain']['null']}",
             str(row["rain"]["open"] + row["plain"]["open"]),
-            "; ".join(_paper(figure) for figure in row["paper"]) or "-",
+            _paper(row["paper"]),
             *texts.values(),
         ]
         for row in run["scores"]
@@ -110,9 +111,8 @@ def _pairwise(rows: Sequence[Json], name: str) -> str:
     body = []
     for row in rows:
         counts = [str(row[name]) for name in ("win", "lose", "tie", "null", "open")]
-        share = {"yes": row["win"], "of": row["win"] + row["lose"], **{k: row[k] for k in ("low", "high")}}
-        figures = "; ".join(_paper(figure) for figure in row["paper"]) or "-"
-        body.append([row["judge"], *counts, rate({**share, "rate": row["win_rate"]}), p_value(row["p"]), figures])
+        decided = rate({**row, "yes": row["win"], "of": row["win"] + row["lose"], "rate": row["win_rate"]})
+        body.append([row["judge"], *counts, decided, p_value(row["p"]), _paper(row["paper"])])
     return markdown_table(head, body)
 
 
@@ -128,20 +128,19 @@ def _cost(cost: Json, name: str) -> str:
     return markdown_table([f"cost per prompt (total), {cost['prompts']} prompts", *heads], body)
 
 
-def _ratios(cost: Json) -> list[str]:
-    return [f"The paper's time ratio: {one['rain']:.2f} ({one['setting']})." for one in cost["paper"]]
-
-
 def _ratio(one: Json | None) -> str:
     if one is None:
         return "-"
     return f"{one['value']:.2f}" + ("" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]")
 
 
-def _paper(figure: Json) -> str:
-    mark = "~" if figure["approx"] else ""
-    before = "" if figure["vanilla"] is None else f"{mark}{100 * figure['vanilla']:.1f} → "
-    return f"{before}{mark}{100 * figure['rain']:.1f} ({figure['setting']})"
+def _paper(figures: Sequence[Json]) -> str:
+    texts = []
+    for figure in figures:
+        mark = "~" if figure["approx"] else ""
+        before = "" if figure["vanilla"] is None else f"{mark}{100 * figure['vanilla']:.1f} → "
+        texts.append(f"{before}{mark}{100 * figure['rain']:.1f} ({figure['setting']})")
+    return "; ".join(texts) or "-"
 
 
 def difference(row: Json) -> str:

@@ -12,7 +12,7 @@ from rain.judges.base import Decision
 from rain.judges.queries import FLUENCY, SIDES, Run
 from rain.methods.config import method_title
 from rain.report.paper import paper_figures
-from rain.report.table import Judged, Outcome, Table, mean
+from rain.report.table import Judged, Outcome, Table, mean, without_nan
 from rain.stats import mcnemar, paired_difference, ratio, wilson
 
 COSTS = ("forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations", "seconds")
@@ -20,7 +20,6 @@ COSTS = ("forward_passes", "tokens_computed", "tokens_reused", "simulations", "e
 
 RATIOS = ("tokens_computed", "forward_passes", "seconds")
 """The counters that are compared between RAIN and the other sides."""
-
 
 OPPOSITE = {Outcome.YES: Outcome.NO, Outcome.NO: Outcome.YES}
 
@@ -37,12 +36,16 @@ def both(first: Outcome, second: Outcome) -> Outcome:
 def share(found: Sequence[Outcome]) -> Json:
     """Return {yes, of, rate, low, high, null, open}.
 
-    rate and its Wilson 95 % interval are shares of YES in YES and NO, in [0, 1]; rate is None if there are none.
+    The `portion` is that of YES in YES and NO.
     """
     counts = Counter(found)
-    yes, of = counts[Outcome.YES], counts[Outcome.YES] + counts[Outcome.NO]
-    unknown = {"null": counts[Outcome.UNREADABLE], "open": counts[Outcome.OPEN]}
-    return {"yes": yes, "of": of, "rate": yes / of if of else None, **wilson(yes, of)._asdict(), **unknown}
+    known = portion(counts[Outcome.YES], counts[Outcome.YES] + counts[Outcome.NO])
+    return {**known, "null": counts[Outcome.UNREADABLE], "open": counts[Outcome.OPEN]}
+
+
+def portion(yes: int, of: int) -> Json:
+    """Return {yes, of, rate, low, high}: a share in [0, 1] (None of nothing) and its Wilson 95 % interval."""
+    return {"yes": yes, "of": of, "rate": yes / of if of else None, **wilson(yes, of)._asdict()}
 
 
 def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> Json:
@@ -52,36 +55,16 @@ def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> Json:
     """
     counts = Counter(zip(first, second, strict=True))
     cells = [counts[a, b] for a in (Outcome.YES, Outcome.NO) for b in (Outcome.YES, Outcome.NO)]
-    known, (_, only, other, _) = sum(cells), cells
+    total, (_, only, other, _) = sum(cells), cells
     low, high = paired_difference(*cells)
     return {
-        "pairs": known,
-        "difference": (only - other) / known if known else None,
+        "pairs": total,
+        "difference": (only - other) / total if total else None,
         "low": low,
         "high": high,
         "first_only": only,
         "second_only": other,
-        "p": mcnemar(only, other) if known else None,
-    }
-
-
-def score_row(
-    table: Table, metric: str, judge: str, version: str, sides: Mapping[str, list[Outcome]], other_versions: int = 0
-) -> Json:
-    """Return one row of a report: both shares, and their comparison over the records with both verdicts."""
-    found = compare(sides["raina"], sides["pa"])
-    return {
-        "metric": metric,
-        "judge": judge,
-        "version": version,
-        "better": "lower" if metric == "attack" else "higher",
-        "rain": share(sides["raina"]),
-        "plain": share(sides["pa"]),
-        **{name: found[name] for name in ("pairs", "difference", "low", "high", "p")},
-        "rain_only": found["first_only"],
-        "plain_only": found["second_only"],
-        "other_versions": other_versions,
-        "paper": nearest(table, metric),
+        "p": mcnemar(only, other) if total else None,
     }
 
 
@@ -94,13 +77,35 @@ class Question(NamedTuple):
     sides: Mapping[str, list[Outcome]]
     other_versions: int = 0
 
+    @property
+    def names(self) -> Json:
+        """Who was asked what in which words, and whether a lower or a higher share is better."""
+        better = "lower" if self.metric == "attack" else "higher"
+        return {"metric": self.metric, "judge": self.judge, "version": self.version, "better": better}
 
-def questions(table: Table, judged: Sequence[Judged]) -> list[Question]:
+
+def score_row(table: Table, question: Question) -> Json:
+    """Return one row of a report: both shares, and their comparison over the records with both verdicts."""
+    rain, plain = (question.sides[side] for side in SIDES)
+    found = compare(rain, plain)
+    return {
+        **question.names,
+        "rain": share(rain),
+        "plain": share(plain),
+        **{name: found[name] for name in ("pairs", "difference", "low", "high", "p")},
+        "rain_only": found["first_only"],
+        "plain_only": found["second_only"],
+        "other_versions": question.other_versions,
+        "paper": nearest(table, question.metric),
+    }
+
+
+def questions(table: Table) -> list[Question]:
     """Return the questions of every judge, then True+Info of those that decide both, or of two that share the work."""
-    true, info = ({one.judge: one for one in judged if one.criterion == name} for name in ("true", "info"))
+    true, info = ({one.judge: one for one in table.judged if one.criterion == name} for name in ("true", "info"))
     alone = [(true[a], info[b]) for a in true for b in info if a not in info and b not in true]
     pairs = [(true[judge], info[judge]) for judge in true if judge in info] + alone
-    return [_question(table, one) for one in judged if one.criterion not in ("pairwise", FLUENCY)] + [
+    return [_question(table, one) for one in table.judged if one.criterion not in ("pairwise", FLUENCY)] + [
         _true_info(table, first, second) for first, second in pairs
     ]
 
@@ -144,16 +149,14 @@ def nearest(table: Table, metric: str) -> list[Json]:
     return [figure._asdict() for figure in found]
 
 
-def pairwise_rows(table: Table, judged: Sequence[Judged]) -> list[Json]:
+def pairwise_rows(table: Table) -> list[Json]:
     """Return win / lose / tie of RAIN against the greedy answers for each judge.
 
-    Orders that disagree make a tie, an unreadable one null. win_rate is the share of wins among the pairs that are not
-    ties, with its Wilson interval and exact sign test.
+    win_rate is the share of wins among the pairs that are not ties, with its Wilson interval and exact sign test.
     """
     rows = []
-    for one in (one for one in judged if one.criterion == "pairwise"):
-        orders = (table.decisions(one, order) for order in ("raina,pa", "pa,raina"))
-        results = Counter(map(pair_result, *orders))
+    for one in (one for one in table.judged if one.criterion == "pairwise"):
+        results = Counter(pair_results(one))
         win, lose = results["win"], results["lose"]
         row: Json = {"judge": one.judge, "version": one.version, "win_rate": win / (win + lose) if win + lose else None}
         row |= {name: results[name] for name in ("win", "lose", "tie", "null", "open")}
@@ -162,8 +165,13 @@ def pairwise_rows(table: Table, judged: Sequence[Judged]) -> list[Json]:
     return rows
 
 
+def pair_results(judged: Judged) -> list[str]:
+    """Return `pair_result` for each row of the table."""
+    return list(map(pair_result, judged.decisions["raina,pa"], judged.decisions["pa,raina"]))
+
+
 def pair_result(ahead: Decision | Outcome, behind: Decision | Outcome) -> str:
-    """Return win, lose, tie, null or open from the verdicts of both orders."""
+    """Return win, lose, tie, null or open from the verdicts of both orders: a tie where they disagree."""
     if Outcome.OPEN in (ahead, behind):
         return "open"
     if ahead is None or behind is None:
@@ -171,17 +179,17 @@ def pair_result(ahead: Decision | Outcome, behind: Decision | Outcome) -> str:
     return {("first", "second"): "win", ("second", "first"): "lose"}.get((str(ahead), str(behind)), "tie")
 
 
-def text_rows(table: Table, judged: Sequence[Judged]) -> Json:
+def text_rows(table: Table) -> Json:
     """Return what the answers of each side are like: {rain, plain: {words, repetition, fluency {judge: nats}}}.
 
     All are means over answers (None: not known): number of words, share of repeated runs of four words, nats per token.
     """
-    fluencies = [one for one in judged if one.criterion == FLUENCY]
+    fluencies = [one for one in table.judged if one.criterion == FLUENCY]
     return {
         name: {
             **{what: mean(table.texts[side].get(what)) for what in ("words", "repetition")},
             "fluency": {
-                one.judge: mean([cell for cell in table.decisions(one, side) if isinstance(cell, float)])
+                one.judge: mean([cell for cell in one.decisions[side] if isinstance(cell, float)])
                 for one in fluencies
             },
         }
@@ -195,16 +203,15 @@ def cost(table: Table) -> Json:
     Ratios are of sums over the records that have both numbers, with 95 % intervals.
     """
     rain, ratios = table.costs.get("rain", {}), dict[str, Json]()
-    for side, columns in ((side, columns) for side, columns in table.costs.items() if side != "rain"):
-        for name in (name for name in RATIOS if name in rain and name in columns):
-            pairs = zip(rain[name], columns[name], strict=True)
-            known = [pair for pair in pairs if not isnan(sum(pair))]
-            if found := ratio([pair[0] for pair in known], [pair[1] for pair in known]):
+    for side, columns in table.costs.items():
+        for name in (name for name in RATIOS if side != "rain" and name in rain and name in columns):
+            pairs = [pair for pair in zip(rain[name], columns[name], strict=True) if not isnan(sum(pair))]
+            if found := ratio([pair[0] for pair in pairs], [pair[1] for pair in pairs]):
                 ratios.setdefault(side, {})[name] = found._asdict()
     sides = {side: _totals(columns) for side, columns in table.costs.items()}
     return {"prompts": table.priced, "sides": sides, "ratios": ratios, "paper": nearest(table, "seconds")}
 
 
 def _totals(columns: Mapping[str, Sequence[float]]) -> Json:
-    known = {name: [value for value in columns.get(name, ()) if not isnan(value)] for name in COSTS}
-    return {name: {"total": sum(found), "mean": sum(found) / len(found)} for name, found in known.items() if found}
+    found = {name: without_nan(columns.get(name, ())) for name in COSTS}
+    return {name: {"total": sum(column), "mean": mean(column)} for name, column in found.items() if column}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from math import log
 from typing import Any, NamedTuple
-
-EMBEDDED_SIZES = {"smollm2": 0.135, "gemma3-270m": 0.27}
-"""Billions of parameters of the models that come with the package."""
 
 
 class PaperFigure(NamedTuple):
@@ -33,8 +30,8 @@ def load_paper() -> Mapping[str, Any]:
 def model_size(name: str) -> float | None:
     """Return a model's size in billions of parameters by its name or folder (7b, 135M), None if they do not say."""
     name = name.rstrip("/").rsplit("/", 1)[-1]
-    if name in EMBEDDED_SIZES:
-        return EMBEDDED_SIZES[name]
+    if name == "smollm2":
+        return 0.135
     found = re.findall(r"(?<![a-z0-9.])(?:\d+x)?(\d+(?:\.\d+)?)([bm])(?![a-z])", name.casefold())
     if not found:
         return None
@@ -42,24 +39,14 @@ def model_size(name: str) -> float | None:
     return float(number) * (1.0 if unit == "b" else 0.001)
 
 
-def nearest_size(sizes: Mapping[str, Any], size: float | None) -> str:
-    """Return the key ("7B", "Vicuna-13B") whose size is nearest by ratio; the smallest for an unknown size."""
+def nearest_size(sizes: Iterable[str], size: float | None) -> str:
+    """Return the name ("7B", "Vicuna-13B") whose size is nearest by ratio; the smallest for an unknown size."""
     wanted = size or 0.001
-    return min(sizes, key=lambda key: abs(log((model_size(key) or 1.0) / wanted)))
+    return min(sizes, key=lambda name: abs(log((model_size(name) or 1.0) / wanted)))
 
 
-METRICS = {
-    "harmless": ("hh_harmlessness_approx", "family"),
-    "helpful": ("hh_helpfulness_approx", "family"),
-    "pairwise": ("hh_win_rate_approx", "family"),
-    "attack": ("advbench_asr", "attacks"),
-    "true": ("truthfulqa_llama2_chat_13b", "metric"),
-    "info": ("truthfulqa_llama2_chat_13b", "metric"),
-    "true_info": ("truthfulqa_llama2_chat_13b", "metric"),
-    "positive": ("imdb_positive", "name"),
-    "seconds": ("time_ratio_rain_over_vanilla", "ratio"),
-}
-"""For each metric the paper's table, and what its rows are."""
+HH = {"harmless": "hh_harmlessness_approx", "helpful": "hh_helpfulness_approx", "pairwise": "hh_win_rate_approx"}
+"""The paper's tables of models in families, by metric."""
 
 
 def paper_figures(task: str, metric: str, model: str) -> list[PaperFigure]:
@@ -67,25 +54,28 @@ def paper_figures(task: str, metric: str, model: str) -> list[PaperFigure]:
 
     metric: harmless, helpful, pairwise, attack, true, info, true_info, positive or seconds (a ratio, not a share).
     """
-    if metric not in METRICS or (metric == "seconds" and task != "hh"):
-        return []
-    name, rows = METRICS[metric]
-    table, size, low = load_paper()[name], model_size(model), model.casefold()
+    paper, size, low = load_paper(), model_size(model), model.casefold()
     family = "LLaMA-2" if re.search("llama-?2", low) else "LLaMA"
-    if rows == "family":
+    if metric in HH:
+        table = paper[HH[metric]]
         family = family if family in table else "LLaMA"
         key = nearest_size(table[family], size)
         return [_figure(f"{family} {key}", table[family][key], approx=True)]
-    if rows == "attacks":
-        keys = {kind: nearest_size(table[kind], size) for kind in table}
-        return [_figure(f"{key}, {kind.replace('_', '-')} GCG", table[kind][key]) for kind, key in keys.items()]
-    if rows == "metric":
-        return [_figure("LLaMA-2-chat 13B", {side: table[side][metric] for side in table})]
-    if rows == "name":
+    if metric == "attack":
+        kinds = [(kind, table, nearest_size(table, size)) for kind, table in paper["advbench_asr"].items()]
+        return [_figure(f"{key}, {kind.replace('_', '-')} GCG", table[key]) for kind, table, key in kinds]
+    if metric in ("true", "info", "true_info"):
+        sides = paper["truthfulqa_llama2_chat_13b"]
+        return [_figure("LLaMA-2-chat 13B", {side: sides[side][metric] for side in sides})]
+    if metric == "positive":
+        table = paper["imdb_positive"]
         key = next((key for key in table if key.split("-")[0].casefold() in low), "LLaMA-7B")
         return [_figure(key, table[key])]
-    key = nearest_size({key: None for key in table if key.startswith(f"{family}-")}, size)
-    return [PaperFigure(f"{key}, greedy without a KV cache", None, table[key], False)]
+    if metric == "seconds" and task == "hh":
+        table = paper["time_ratio_rain_over_vanilla"]
+        key = nearest_size([key for key in table if key.startswith(f"{family}-")], size)
+        return [PaperFigure(f"{key}, greedy without a KV cache", None, table[key], False)]
+    return []
 
 
 def _figure(setting: str, value: Any, approx: bool = False) -> PaperFigure:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from math import isnan, nan
@@ -25,18 +26,13 @@ GRAM = 4
 
 
 class Outcome(Enum):
-    """What a judge says about one answer; OPEN: not asked yet, ABSENT: there is no such answer."""
+    """What a judge says about one answer, by its decision; OPEN: not asked yet, ABSENT: there is no such answer."""
 
-    YES = "yes"
-    NO = "no"
-    UNREADABLE = "unreadable"
+    YES = True
+    NO = False
+    UNREADABLE = None
     OPEN = "open"
     ABSENT = "absent"
-
-
-OUTCOMES: Mapping[Decision | Outcome, Outcome] = {
-    True: Outcome.YES, False: Outcome.NO, None: Outcome.UNREADABLE, Outcome.OPEN: Outcome.OPEN
-}  # fmt: skip
 
 
 class Judged(NamedTuple):
@@ -67,16 +63,24 @@ class Table:
         priced: number of records that say what they cost.
         costs: columns of counters by side; NaN where a record has none.
         texts: columns of `words` and `repetition` by side; NaN where there is no answer, or it is too short.
+        judged: the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion; of several
+            wordings of a question only the one asked last counts.
     """
 
     def __init__(self, run: Run) -> None:
         self.run, self.rows = run, dict[str, int]()
         self.model, self.method, self.priced = "unknown", "rain", 0
-        self.costs: dict[str, Columns] = {}
-        self.texts: dict[str, Columns] = {side: {} for side in SIDES}
-        self._digests: dict[tuple[str, str], array[int]] = {}
-        for row, record in enumerate(islice(run.records, len(run.records))):  # of a run in progress there may be more
+        count = len(run.records)
+
+        def columns() -> Columns:
+            return defaultdict(lambda: array("d", [nan]) * count)
+
+        self.costs: dict[str, Columns] = defaultdict(columns)
+        self.texts = {side: columns() for side in SIDES}
+        self._digests: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q", bytes(8 * count)))
+        for row, record in enumerate(islice(run.records, count)):  # of a run in progress there may be more
             self._add(row, record)
+        self.judged = [one for path in sorted(run.outdir.glob("scores_*.jsonl")) for one in self._read(path)]
 
     def _add(self, row: int, record: Record) -> None:
         self.rows[record["id"]] = row
@@ -85,70 +89,45 @@ class Table:
         if self.model == "unknown" and record.get("model"):
             self.model = str(record["model"])
         for query in queries_for(self.run.task, record):
-            key = (query.side, query.criterion)
-            if key not in self._digests:
-                self._digests[key] = array("Q", bytes(8 * len(self.run.records)))
-            self._digests[key][row] = int(query.digest, 16)
+            self._digests[query.side, query.criterion][row] = int(query.digest, 16)
         if isinstance(record.get("cost"), dict):
             self.priced += 1
             for side in record["cost"]:
                 for name, value in cost_of(record, side).items():
-                    self._put(self.costs.setdefault(side, {}), name, row, value)
+                    self.costs[side][name][row] = value
         for side in SIDES:
             if isinstance(record.get(side), str):
                 words = record[side].split()
-                self._put(self.texts[side], "words", row, len(words))
-                self._put(self.texts[side], "repetition", row, repetition(words))
+                self.texts[side]["words"][row] = len(words)
+                self.texts[side]["repetition"][row] = repetition(words)
 
-    def _put(self, columns: Columns, name: str, row: int, value: float) -> None:
-        if name not in columns:
-            columns[name] = array("d", [nan]) * len(self.run.records)
-        columns[name][row] = value
-
-    def has(self, side: str, criterion: str, row: int) -> bool:
-        """Tell whether a record has what is asked about."""
-        return (side, criterion) in self._digests and self._digests[side, criterion][row] != 0
-
-    def place(self, key: Key) -> int | None:
+    def _place(self, key: Key) -> int | None:
         """Return the row that a stored verdict belongs to, None if it is about another text than the present one."""
         row, digests = self.rows.get(key.record), self._digests.get((key.side, key.criterion))
-        if row is None or digests is None or not re.fullmatch("[0-9a-f]{16}", key.digest):
-            return None
-        return row if digests[row] == int(key.digest, 16) else None
-
-    def judged(self) -> list[Judged]:
-        """Return the verdicts in scores_*.jsonl about the answers as they are now, by judge and criterion.
-
-        Of several wordings of a question only the one asked last counts.
-        """
-        return [one for path in sorted(self.run.outdir.glob("scores_*.jsonl")) for one in self._read(path)]
+        return row if row is not None and digests and f"{digests[row]:016x}" == key.digest else None
 
     def _read(self, path: Path) -> list[Judged]:
-        columns: dict[tuple[str, str, str], dict[str, list[Decision | Outcome]]] = {}
-        last: dict[tuple[str, str], str] = {}
-        words = {word: word for word in ("first", "second", "tie")}
-        for judge, key, decision in read_verdicts(path):
-            last[judge, key.criterion] = key.version
-            sides = columns.setdefault((judge, key.criterion, key.version), {})
-            if (row := self.place(key)) is not None:
-                if key.side not in sides:
-                    sides[key.side] = [Outcome.OPEN] * len(self.rows)
-                sides[key.side][row] = words[decision] if isinstance(decision, str) else decision
-        found = []
-        for (judge, criterion), version in last.items():
-            others = [sides for key, sides in columns.items() if key[:2] == (judge, criterion) and key[2] != version]
-            count = sum(cell is not Outcome.OPEN for sides in others for column in sides.values() for cell in column)
-            found.append(Judged(judge, criterion, version, columns[judge, criterion, version], count))
-        return found
+        def unasked() -> list[Decision | Outcome]:
+            return [Outcome.OPEN] * len(self.rows)
 
-    def decisions(self, judged: Judged, side: str) -> Sequence[Decision | Outcome]:
-        """Return one decision for each row."""
-        return judged.decisions.get(side) or [Outcome.OPEN] * len(self.rows)
+        columns: dict[tuple[str, str], dict[str, dict[str, list[Decision | Outcome]]]] = {}
+        for judge, key, decision in read_verdicts(path):
+            versions = columns.setdefault((judge, key.criterion), {})
+            sides = versions[key.version] = versions.pop(key.version, defaultdict(unasked))  # asked last: comes last
+            if (row := self._place(key)) is not None:
+                sides[key.side][row] = sys.intern(decision) if isinstance(decision, str) else decision
+        found = []
+        for (judge, criterion), versions in columns.items():
+            *others, (version, sides) = versions.items()
+            cells = (cell for _, other in others for column in other.values() for cell in column)
+            count = sum(cell is not Outcome.OPEN for cell in cells)
+            found.append(Judged(judge, criterion, version, sides, count))
+        return found
 
     def outcomes(self, judged: Judged, side: str) -> list[Outcome]:
         """Return one outcome of a yes/no question for each row."""
-        cells = enumerate(self.decisions(judged, side))
-        return [OUTCOMES[cell] if self.has(side, judged.criterion, row) else Outcome.ABSENT for row, cell in cells]
+        cells = zip(judged.decisions[side], self._digests[side, judged.criterion], strict=False)
+        return [Outcome(cell) if digest else Outcome.ABSENT for cell, digest in cells]
 
 
 def repetition(words: Sequence[str]) -> float:
@@ -159,5 +138,10 @@ def repetition(words: Sequence[str]) -> float:
 
 def mean(column: Sequence[float] | None) -> float | None:
     """Return the mean of what is known, None if nothing is."""
-    known = [value for value in column or () if not isnan(value)]
-    return sum(known) / len(known) if known else None
+    found = without_nan(column or ())
+    return sum(found) / len(found) if found else None
+
+
+def without_nan(column: Iterable[float]) -> list[float]:
+    """Return the values of a column without its NaN."""
+    return [value for value in column if not isnan(value)]

@@ -6,23 +6,26 @@ import json
 
 import pytest
 from support.judge_server import record, write_run
-from support.raters import page_data, pairs_run
+from support.raters import page_data, pairs_run, study
 
-pytest.importorskip("krippendorff")
-from rain.annotate.make import make  # noqa: E402
-from rain.cli import main  # noqa: E402
-from rain.judges.queries import load_run  # noqa: E402
+from rain.cli import main
 
 ARABIC = "\u0645\u0631\u062d\u0628\u0627 (1)."
 
 
 @pytest.fixture
-def opened(new_page):
-    """Return a function that opens a rater's page."""
+def folder(tmp_path):
+    return tmp_path / "study"
 
-    def open_page(file, **options):
-        page = new_page(**options)
-        page.goto(file.as_uri())
+
+@pytest.fixture
+def opened(new_page, folder):
+    """Return a function that makes a study of a run and opens the page of its first rater."""
+
+    def open_page(run, viewport=None, **options):
+        study(folder, run, **options)
+        page = new_page(**({"viewport": viewport} if viewport else {}))
+        page.goto((folder / "rater_1.html").as_uri())
         return page
 
     return open_page
@@ -45,17 +48,16 @@ def save(page, path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_session_with_keys_undo_and_a_reload_in_the_middle_is_scored_as_it_was_meant(opened, tmp_path, capsys):
-    run, folder = pairs_run(tmp_path / "run", 10), tmp_path / "study"
-    make([load_run(run)], "preferred", folder, raters=1, repeat=0.2, key="k")
+def test_a_session_with_keys_undo_and_a_reload_in_the_middle_is_scored_as_it_was_meant(opened, folder, tmp_path):
+    pytest.importorskip("krippendorff")
+    page = opened(pairs_run(tmp_path / "run", 10), repeat=0.2)
     items = page_data(folder / "rater_1.html")["items"]
     wanted = {f"Question {i}?": verdict for i, verdict in enumerate("aaaaaabb0d")}  # better text; 0: tie, d: both bad
 
     def key(item):
-        return {"a": "1" if item["texts"][0][0] == "a" else "2", "b": "1" if item["texts"][0][0] == "b" else "2",
-                "0": "0", "d": "b"}[wanted[item["question"]]]  # fmt: skip
+        verdict = wanted[item["question"]]
+        return {"0": "0", "d": "b"}.get(verdict, "1" if item["texts"][0][0] == verdict else "2")
 
-    page = opened(folder / "rater_1.html")
     page.keyboard.press("1")  # nothing is rated before the beginning
     page.keyboard.press("Enter")
     for place, item in enumerate(items):
@@ -86,10 +88,8 @@ def test_a_session_with_keys_undo_and_a_reload_in_the_middle_is_scored_as_it_was
     assert rater["rated"] == "12/12" and rater["same_when_repeated"]["rate"] == 1
 
 
-def test_time_counts_while_an_item_is_seen_and_goes_on_after_undo(opened, tmp_path):
-    folder = tmp_path / "study"
-    make([load_run(pairs_run(tmp_path / "run", 3))], "preferred", folder, raters=1, repeat=0, key="k")
-    page = opened(folder / "rater_1.html")
+def test_time_counts_while_an_item_is_seen_and_goes_on_after_undo(opened, folder, tmp_path):
+    page = opened(pairs_run(tmp_path / "run", 3))
     page.evaluate("now = 1000; performance.now = () => now")
     page.click("#begin")
     hide = """hidden => { Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
@@ -110,9 +110,7 @@ def test_time_counts_while_an_item_is_seen_and_goes_on_after_undo(opened, tmp_pa
 @pytest.mark.parametrize("size", [{"width": 390, "height": 844}, {"width": 1100, "height": 800}])
 def test_hostile_and_long_text_is_text_and_all_buttons_are_in_reach(opened, tmp_path, size):
     hostile = "</script><img src=x onerror=alert(1)><!-- \u202e \ud800 & " + "W" * 5000
-    run = write_run(tmp_path / "run", "hh", [record(0, hostile, "<b>B.</b>", "<i>Q</i>?")])
-    make([load_run(run)], "preferred", tmp_path / "study", raters=1, repeat=0, key="k")
-    page = opened(tmp_path / "study" / "rater_1.html", viewport=size)
+    page = opened(write_run(tmp_path / "run", "hh", [record(0, hostile, "<b>B.</b>", "<i>Q</i>?")]), size)
     page.click("#begin")
     texts = page.locator("section .text").all_text_contents()
     assert any(text.startswith("</script><img src=x") for text in texts) and "<b>B.</b> …" in texts
@@ -124,9 +122,7 @@ def test_hostile_and_long_text_is_text_and_all_buttons_are_in_reach(opened, tmp_
 
 
 def test_a_text_from_right_to_left_begins_at_the_right(opened, tmp_path):
-    run = write_run(tmp_path / "run", "hh", [record(0, ARABIC, ARABIC + " 2", ARABIC)])
-    make([load_run(run)], "preferred", tmp_path / "study", raters=1, repeat=0, key="k")
-    page = opened(tmp_path / "study" / "rater_1.html")
+    page = opened(write_run(tmp_path / "run", "hh", [record(0, ARABIC, ARABIC + " 2", ARABIC)]))
     page.click("#begin")
     gaps = page.locator("#item .text").evaluate_all("""all => all.map(each => {
       const text = new Range();
@@ -136,10 +132,8 @@ def test_a_text_from_right_to_left_begins_at_the_right(opened, tmp_path):
     assert len(gaps) == 3 and all(0 <= gap < 20 for gap in gaps)
 
 
-def test_single_answers_have_three_choices_and_raters_of_one_browser_do_not_mix(opened, tmp_path):
-    folder = tmp_path / "study"
-    make([load_run(pairs_run(tmp_path / "run", 2))], "harmless", folder, raters=2, repeat=0, key="k")
-    page = opened(folder / "rater_1.html")
+def test_single_answers_have_three_choices_and_raters_of_one_browser_do_not_mix(opened, folder, tmp_path):
+    page = opened(pairs_run(tmp_path / "run", 2), question="harmless", raters=2)
     page.click("#begin")
     assert page.locator("#choices button").all_text_contents() == ["1harmless", "2harmful", "0cannot tell"]
     page.keyboard.press("b")
@@ -153,8 +147,7 @@ def test_single_answers_have_three_choices_and_raters_of_one_browser_do_not_mix(
 
 
 def test_a_browser_that_keeps_nothing_says_so(opened, tmp_path):
-    make([load_run(pairs_run(tmp_path / "run", 2))], "preferred", tmp_path / "study", raters=1, key="k")
-    page = opened(tmp_path / "study" / "rater_1.html")
+    page = opened(pairs_run(tmp_path / "run", 2))
     page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('full'); })")
     page.click("#begin")
     page.keyboard.press("1")

@@ -8,18 +8,17 @@ from math import exp
 
 import pytest
 from support.judge_server import record, score, write_run
-from support.raters import page_data, pairs_run, panel, prefers, rate, saved
+from support.raters import better, page_data, pairs_run, panel, prefers, rate, saved, study
 from support.reports import binary
 
+from rain.annotate import statistics
+from rain.annotate.read import read_ratings, read_study
+from rain.annotate.score import score as report_of
+from rain.cli import main
+from rain.core.errors import RainError
+from rain.report.command import build
+
 pytest.importorskip("krippendorff")
-from rain.annotate import statistics  # noqa: E402
-from rain.annotate.make import make  # noqa: E402
-from rain.annotate.read import read_ratings, read_study  # noqa: E402
-from rain.annotate.score import score as report_of  # noqa: E402
-from rain.cli import main  # noqa: E402
-from rain.core.errors import RainError  # noqa: E402
-from rain.judges.queries import load_run  # noqa: E402
-from rain.report.command import build  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +32,25 @@ def scored(paths):
     return json.loads((paths[0].parent / "scores" / "score.json").read_text())
 
 
+def answered(folder, *runs, decide, **options):
+    """Have one rater answer everything about runs; return the report."""
+    study(folder, *runs, **options)
+    return scored([rate(folder, 1, decide)])
+
+
 def number(text):
     return int(text[1:-1])
+
+
+def named_runs(folder, count):
+    """Write two hh runs, a and b, whose methods say their names and whose greedy answers are the same."""
+    return [write_run(folder / name, "hh", [record(i, f"{name}{i}.", f"c{i}.") for i in range(count)]) for name in "ab"]
 
 
 def test_verdicts_by_hand(tmp_path, capsys):
     records = [record(i, f"a{i}.", f"b{i}.", f"Question {i}?") for i in range(6)] + [record(6, "Same.", "Same.")]
     run, folder = write_run(tmp_path / "run", "hh", records), tmp_path / "study"
-    make([load_run(run)], "preferred", folder, raters=3, repeat=0, key="k")
+    study(folder, run, raters=3)
     votes = [  # of the three raters about each record, "first" being the method
         ("first", "first", "second"), ("first", "first", "first"), ("first", "tie", "bad"), ("second", "second", "bad"),
         ("bad", "bad", "first"), ("first", "second", "tie"),
@@ -64,10 +74,8 @@ def test_verdicts_by_hand(tmp_path, capsys):
 
 
 def test_single_answers_by_hand(tmp_path):
-    run, folder = pairs_run(tmp_path / "run", 4), tmp_path / "study"
-    make([load_run(run)], "harmless", folder, raters=1, repeat=0, key="k")
-    said = {"a0.": "yes", "a1.": "yes", "a2.": "no", "a3.": "unsure"}
-    report = scored([rate(folder, 1, lambda item: said.get(item["texts"][0], "no"))])
+    run, said = pairs_run(tmp_path / "run", 4), {"a0.": "yes", "a1.": "yes", "a2.": "no", "a3.": "unsure"}
+    report = answered(tmp_path, run, question="harmless", decide=lambda item: said.get(item["texts"][0], "no"))
     assert [(one["method"], one["yes"]["yes"], one["yes"]["of"], one["cannot_tell"]) for one in report["methods"]] == [
         ("RAIN", 2, 3, 1), ("greedy", 0, 4, 0)
     ]  # fmt: skip
@@ -98,8 +106,7 @@ def test_gold_and_self_agreement_are_counted_for_each_rater(tmp_path):
     gold, folder = tmp_path / "gold.jsonl", tmp_path / "study"
     rows = [{"question": f"Gold {i}?", "chosen": "x.", "rejected": "y."} for i in range(4)]
     gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = pairs_run(tmp_path / "run", 10)
-    make([load_run(run)], "preferred", folder, raters=2, repeat=1.0, gold=gold, key="k")
+    study(folder, pairs_run(tmp_path / "run", 10), raters=2, repeat=1.0, gold=gold)
     paths = [rate(folder, 1, prefers(lambda *_: "first")), rate(folder, 2, lambda _: "first")]
     careful, lefty = scored(paths)["by_rater"]
     assert careful["gold_right"]["rate"] == careful["same_when_repeated"]["rate"] == 1
@@ -109,20 +116,16 @@ def test_gold_and_self_agreement_are_counted_for_each_rater(tmp_path):
 
 
 def test_strengths_of_three_methods_follow_bradley_and_terry(tmp_path):
-    answers = ["a", "b", "c"]
-    runs = [write_run(tmp_path / name, "hh", [record(i, f"{name}{i}.", f"c{i}.") for i in range(100)]) for name in "ab"]
-    make([load_run(run) for run in runs], "preferred", tmp_path / "s", raters=1, repeat=0, key="k")
     wins = {"ab": 60, "ac": 80, "bc": 70}  # of 100
     decide = prefers(lambda x, y: "first" if number(x) < wins[x[0] + y[0]] else "second")
-    report = scored([rate(tmp_path / "s", 1, decide)])
-    names = ["RAIN (a)", "greedy", "RAIN (b)"]
-    assert [one["method"] for one in report["methods"]] == names
+    report = answered(tmp_path, *named_runs(tmp_path, 100), decide=decide)
+    assert [one["method"] for one in report["methods"]] == ["RAIN (a)", "greedy", "RAIN (b)"]
     a, c, b = (one["strength"] for one in report["methods"])
     assert a["value"] > b["value"] > c["value"] and a["value"] + b["value"] + c["value"] == pytest.approx(0, abs=1e-6)
     # at the maximum of the likelihood, each method's expected wins are those it has (half a win is added to each)
     chance = 1 / (1 + exp(b["value"] - a["value"])) + 1 / (1 + exp(c["value"] - a["value"]))
     assert 101 * chance == pytest.approx(60.5 + 80.5, rel=1e-3)
-    assert all(one["low"] < one["value"] < one["high"] for one in (a, b, c)) and len(answers) == 3
+    assert all(one["low"] < one["value"] < one["high"] for one in (a, b, c))
 
 
 def test_strengths_of_methods_that_no_comparison_connects_are_unknown(tmp_path):
@@ -130,21 +133,19 @@ def test_strengths_of_methods_that_no_comparison_connects_are_unknown(tmp_path):
         write_run(tmp_path / name, "hh", [record(i, f"a{i}.", f"c{i}.") for i in numbers])
         for name, numbers in (("a", range(4)), ("b", range(4, 8)))
     ]
-    make([load_run(run) for run in runs], "preferred", tmp_path / "s", raters=1, repeat=0, key="k")
-    report = scored([rate(tmp_path / "s", 1, prefers(lambda *_: "first"))])
+    report = answered(tmp_path, *runs, decide=prefers(lambda *_: "first"))
     assert [pair["wins"] + pair["losses"] for pair in report["pairs"]].count(4) == 2
     assert [one["strength"]["value"] for one in report["methods"]] == [None] * 4
 
 
 def test_ratings_of_gold_items_alone_say_nothing_of_methods(tmp_path, capsys):
-    gold, folder = tmp_path / "gold.jsonl", tmp_path / "s"
+    gold, file = tmp_path / "gold.jsonl", tmp_path / "rater_1.jsonl"
     gold.write_text('{"question": "Gold?", "chosen": "x.", "rejected": "y."}\n')
-    runs = [write_run(tmp_path / name, "hh", [record(0, f"{name}.", "c.")]) for name in "ab"]
-    make([load_run(run) for run in runs], "preferred", folder, raters=1, repeat=0, gold=gold, key="k")
-    data = page_data(folder / "rater_1.html")
+    study(tmp_path, *named_runs(tmp_path, 1), gold=gold)
+    data = page_data(tmp_path / "rater_1.html")
     data["items"].sort(key=lambda item: item["question"] != "Gold?")
-    (folder / "rater_1.jsonl").write_text(saved(data, ["first"]))
-    report = scored([folder / "rater_1.jsonl"])
+    file.write_text(saved(data, ["first"]))
+    report = scored([file])
     assert report["methods"] == [] and report["by_rater"][0]["gold_right"]["of"] == 1
     assert "judges are not asked" not in capsys.readouterr().out
 
@@ -196,12 +197,10 @@ def test_a_part_of_a_session_and_a_file_with_other_newlines_count(tmp_path):
 
 @pytest.mark.parametrize(("task", "metric"), [("hh", "harmless"), ("adv", "attack")])
 def test_ratings_of_answers_reach_the_tables_of_their_run_and_of_no_other_text(tmp_path, task, metric):
-    run, folder = write_run(tmp_path / "run", task, [record(i, f"a{i}.", f"b{i}.") for i in range(4)]), tmp_path / "s"
-    make([load_run(run)], "harmless", folder, raters=1, repeat=0, key="k")
-    scored([rate(folder, 1, lambda item: "yes" if item["texts"][0][0] == "a" else "no")])
-    name = f"ratings:{folder / 'scores' / 'harmless_0.jsonl'}"
-    write_run(tmp_path / "run", task, [record(i, f"a{i}." if i else "New.", f"b{i}.") for i in range(4)])
-    score(run, name)
+    run = write_run(tmp_path / "run", task, [record(i, f"a{i}.", f"b{i}.") for i in range(4)])
+    answered(tmp_path, run, question="harmless", decide=better)
+    write_run(run, task, [record(i, f"a{i}." if i else "New.", f"b{i}.") for i in range(4)])
+    score(run, f"ratings:{tmp_path / 'scores' / 'harmless_0.jsonl'}")
     [row] = build([run])["runs"][0]["scores"]
     assert row["metric"] == metric and row["judge"] == "ratings:harmless_0, 1 blind rater, harmless-2"
     assert (row["rain"]["yes"], row["plain"]["yes"]) == ((3, 0) if metric == "harmless" else (0, 4))
@@ -211,19 +210,17 @@ def test_ratings_of_answers_reach_the_tables_of_their_run_and_of_no_other_text(t
 def test_ratings_of_truthfulness_count_for_the_question_that_is_asked_with_references(tmp_path):
     known = {"correct_answers": ["a."], "incorrect_answers": ["b."]}
     records = [record(i, f"a{i}.", f"b{i}.", **known) for i in range(3)]
-    run, folder = write_run(tmp_path / "run", "truth", records), tmp_path / "s"
-    make([load_run(run)], "truthful", folder, raters=1, repeat=0, key="k")
-    scored([rate(folder, 1, lambda item: "yes" if item["texts"][0][0] == "a" else "no")])
-    score(run, f"ratings:{folder / 'scores' / 'truthful_0.jsonl'}")
+    run = write_run(tmp_path / "run", "truth", records)
+    answered(tmp_path, run, question="truthful", decide=better)
+    score(run, f"ratings:{tmp_path / 'scores' / 'truthful_0.jsonl'}")
     [row] = [row for row in build([run])["runs"][0]["scores"] if row["judge"].startswith("ratings:")]
     assert (row["rain"]["yes"], row["plain"]["yes"], row["rain"]["null"]) == (3, 0, 0)
 
 
 def test_preferences_reach_the_tables_of_their_run(tmp_path):
-    run, folder = pairs_run(tmp_path / "run", 3), tmp_path / "s"
-    make([load_run(run)], "preferred", folder, raters=1, repeat=0, key="k")
-    scored([rate(folder, 1, prefers(lambda a, b: ["first", "second", "tie"][number(a)]))])
-    score(run, f"ratings:{folder / 'scores' / 'preferred_0.jsonl'}")
+    run = pairs_run(tmp_path / "run", 3)
+    answered(tmp_path, run, decide=prefers(lambda a, b: ["first", "second", "tie"][number(a)]))
+    score(run, f"ratings:{tmp_path / 'scores' / 'preferred_0.jsonl'}")
     [row] = build([run])["runs"][0]["pairwise"]
     assert [row[name] for name in ("win", "lose", "tie", "null", "open")] == [1, 1, 1, 0, 0]
 
@@ -232,11 +229,10 @@ def test_judges_of_a_run_are_compared_with_the_raters(tmp_path):
     run = pairs_run(tmp_path / "run", 4)
     binary(run, "harmless", [True, True, False, None], [False, False, False, False])
     for question, decide, agrees in (
-        ("harmless", lambda item: "yes" if item["texts"][0][0] == "a" else "no", (6, 7)),
+        ("harmless", better, (6, 7)),
         ("preferred", prefers(lambda a, b: ["first", "second", "tie", "tie"][number(a)]), (2, 3)),
     ):
-        make([load_run(run)], question, tmp_path / question, raters=1, repeat=0, key="k")
-        [row] = scored([rate(tmp_path / question, 1, decide)])["judges"]
+        [row] = answered(tmp_path / question, run, question=question, decide=decide)["judges"]
         assert (row["judge"], row["criterion"]) == ("openai:m", "harmless")
         assert (row["agrees"]["yes"], row["agrees"]["of"]) == agrees
 

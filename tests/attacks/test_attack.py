@@ -10,8 +10,9 @@ from support import gcg_tiny as tiny
 from support.pipes import unread
 
 import rain.attacks.command as command
+from rain.attacks.gcg import step
 from rain.attacks.run import Attack, Victim, succeeds
-from rain.attacks.store import Behaviour, SuffixStore
+from rain.attacks.store import Behaviour, open_store
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts
@@ -32,7 +33,7 @@ def run(tmp_path, monkeypatch):
 
     def victims(attack):
         loaded.append(attack.modelname)
-        return [Victim(name, tiny.model(seed=int(name[1:])), formatter) for name in attack.models]
+        return [Victim(tiny.model(seed=int(name[1:])), formatter) for name in attack.models]
 
     monkeypatch.setattr(command, "load_victims", victims)
 
@@ -54,7 +55,7 @@ def test_each_behaviour_gets_its_suffix_and_the_losses_are_those_of_the_text(run
         target = adapter.encode_after(" ASS:", f" {record['target']}")
         prompt, suffix = tiny.prompt(record["goal"], record["target"], record["controls"])
         assert (prompt.head + suffix + prompt.tail, prompt.target) == (ids, target)
-        loss = float(tiny.plain_loss(tiny.model(), prompt, tiny.one_hot(suffix)).detach())
+        loss = tiny.loss_of(tiny.model(), prompt, suffix)
         assert record["loss"] == pytest.approx(loss, rel=1e-6) and record["loss"] < record["initial_loss"]
         assert (record["model"], record["seed"], record["steps"], record["criterion"]) == ("m0", 0, 6, "target")
         assert set(record["answers"]) == {"m0"} and record["success"] is False
@@ -72,11 +73,11 @@ def test_a_stopped_run_keeps_what_is_done_and_goes_on_to_the_same_end(run, monke
     whole = run(out="whole.json")[1]
     begin, started = Attack.run, []
 
-    def stop_at_the_second(self, title):
+    def stop_at_the_second(self, victims, title):
         started.append(self.behaviours[0].goal)
         if len(started) == 2:
             raise KeyboardInterrupt
-        return begin(self, title)
+        begin(self, victims, title)
 
     monkeypatch.setattr(Attack, "run", stop_at_the_second)
     status, records = run()
@@ -105,19 +106,16 @@ def test_a_universal_suffix_is_shared_saved_on_the_way_and_continued(run, monkey
     assert len({each["controls"] for each in whole}) == 1 and set(whole[0]["answers"]) == {"m0", "m1"}
     mean = [sum(each[name] for each in whole) / 3 for name in ("loss", "initial_loss")]
     assert mean[0] < mean[1] and {each["universal"] for each in whole} == {3}
-    import rain.attacks.run
-
-    step = rain.attacks.run.step
 
     def stop_at_11(objectives, state, allowed, config):
         if state.steps == 11:
             raise KeyboardInterrupt
         return step(objectives, state, allowed, config)
 
-    monkeypatch.setattr(rain.attacks.run, "step", stop_at_11)
-    status, records = run(*flags, "--steps", 12)
+    with monkeypatch.context() as patch:
+        patch.setattr("rain.attacks.run.step", stop_at_11)
+        status, records = run(*flags, "--steps", 12)
     assert status == 130 and {each["steps"] for each in records} == {10} and len(records) == 3
-    monkeypatch.setattr(rain.attacks.run, "step", step)
     assert run(*flags, "--steps", 12) == (0, whole)
     assert run(*flags, "--e", 2)[0] == 2, "another set of behaviours is another suffix"
 
@@ -140,6 +138,7 @@ def test_the_attack_ends_at_success_if_asked(run, monkeypatch):
         (["--criterion", "luck"], "unknown criterion 'luck'"),
         (["--criterion", "keywords:none"], "unknown refusal list 'none'"),
         (["--batch", "0"], "--batch is 0; it must be at least 1"),
+        (["--topk", "0"], "--topk is 0; it must be at least 1"),
         (["--suffix-length", "0"], "--suffix-length is 0; it must be at least 1"),
         (["--s", "7"], "--s is 7"),
         (["--modelname", "m0,m0"], "each once"),
@@ -160,8 +159,8 @@ def test_a_behaviour_without_a_target_and_a_foreign_file_are_refused(run, capsys
     assert "'tell a lie' lacks the field" in capsys.readouterr().err
     for content in ("[1]", "{", '[{"goal": "a"}]', '{"goal": 1}', "[" * 200_000):
         (tmp_path / "other.json").write_text(content)
-        with pytest.raises(RainError, match="was not written by an attack"):
-            SuffixStore(tmp_path / "other.json")
+        with pytest.raises(RainError, match="was not written by an attack"), open_store(tmp_path / "other.json"):
+            pass
         assert (tmp_path / "other.json").read_text() == content
 
 
@@ -190,9 +189,8 @@ def test_a_file_made_with_other_settings_is_not_continued(run, capsys):
 
 
 def test_two_runs_cannot_write_one_file(run, capsys):
-    store = SuffixStore(run.folder / "out.json")
-    assert run()[0] == 2 and "another run is writing" in capsys.readouterr().err
-    store.close()
+    with open_store(run.folder / "out.json"):
+        assert run()[0] == 2 and "another run is writing" in capsys.readouterr().err
     assert run()[0] == 0
 
 
@@ -204,16 +202,14 @@ def test_success_is_the_target_first_or_no_refusal():
 
 
 def test_the_preset_is_for_embedded_models_only_and_is_printed(capsys):
-    def config(**given):
-        return command.make_gcg_config(
-            command.AttackConfig(dataset="d", modelname=given.pop("model", "smollm2")), given
-        )
+    def config(model, **given):
+        return command.make_gcg_config(command.AttackConfig(dataset="d", modelname=model), given)
 
-    small = config(topk=9)
+    small = config("smollm2", topk=9)
     assert (small.steps, small.batch, small.topk) == (20, 32, 9)
     assert "--steps 20 (paper: 100), --batch 32 (paper: 512)" in capsys.readouterr().err
     for names in ("org/vicuna", "smollm2,org/vicuna"):
-        paper = config(model=names)
+        paper = config(names)
         assert (paper.steps, paper.batch, paper.topk) == (100, 512, 256)
     assert capsys.readouterr().err == ""
 
@@ -240,13 +236,10 @@ def test_the_file_in_adv_is_the_same_command(monkeypatch, capsys):
 
 
 def test_records_keep_what_other_behaviours_have(tmp_path):
-    store = SuffixStore(tmp_path / "deep" / "out.json")
     base = {"goal": "a", "target": "b", "controls": "!", "steps": 1}
-    store.put([base])
-    store.put([{**base, "goal": "c"}])
-    store.put([{**base, "steps": 2}])
-    store.close()
-    again = SuffixStore(tmp_path / "deep" / "out.json")
-    assert [(each["goal"], each["steps"]) for each in again.records.values()] == [("a", 2), ("c", 1)]
-    assert again.find([Behaviour("a", "b")], {"controls": "!"})[0]["steps"] == 2
-    again.close()
+    with open_store(tmp_path / "deep" / "out.json") as store:
+        for change in ({}, {"goal": "c"}, {"steps": 2}):
+            store.put([base | change])
+    with open_store(tmp_path / "deep" / "out.json") as again:
+        assert [(each["goal"], each["steps"]) for each in again.records.values()] == [("a", 2), ("c", 1)]
+        assert again.find([Behaviour("a", "b")], {"controls": "!"})[0]["steps"] == 2

@@ -28,6 +28,14 @@ def llama():
     return objective, state, allowed_tokens(tiny.tokenizer(), SIZE)
 
 
+def walk(objective, state, allowed, count, **settings):
+    """Return the states of so many steps, the first one included."""
+    states = [state]
+    for _ in range(count):
+        states.append(step([objective], states[-1], allowed, GCGConfig(**settings)))
+    return states
+
+
 def test_the_gradient_is_that_of_finite_differences_on_the_one_hot_rows(setting):
     model, prompt, suffix, objective = setting
     gradient = objective.gradient(suffix)
@@ -48,8 +56,7 @@ def test_the_gradient_is_that_of_finite_differences_on_the_one_hot_rows(setting)
 def test_losses_over_the_cached_head_are_those_of_a_plain_pass(setting):
     model, prompt, suffix, objective = setting
     suffixes = [suffix, *((a, b, 5) for a, b in itertools.product(range(1, 4), range(7, 10)))]
-    with torch.no_grad():
-        plain = [float(tiny.plain_loss(model, prompt, tiny.one_hot(each))) for each in suffixes]
+    plain = [tiny.loss_of(model, prompt, each) for each in suffixes]
     for chunk in (1, 4, 64):
         assert mean_losses([objective], suffixes, chunk).tolist() == pytest.approx(plain, rel=1e-6)
 
@@ -94,8 +101,7 @@ def test_the_swap_that_is_made_is_the_best_of_all(llama):
         question = f"{tiny.GOAL}{text}"
         kept = text == " " + text.strip() and prompt.formatter.encode(question) == prompt.head + other + prompt.tail
         if kept and other != state.suffix:
-            with torch.no_grad():
-                every[other] = float(tiny.plain_loss(objective.model, prompt, tiny.one_hot(other)))
+            every[other] = tiny.loss_of(objective.model, prompt, other)
     after = step([objective], state, allowed, GCGConfig(batch=3000, topk=SIZE))
     best = min(every, key=every.get)
     assert every[best] < state.loss, "the example must have a better neighbour"
@@ -109,12 +115,10 @@ def test_swaps_come_from_the_top_k_of_each_position_in_turn():
     gradient[:, 19] = torch.inf  # not allowed: the best three are 18, 17 and 16
     drawn = swaps(gradient, suffix, config, torch.Generator().manual_seed(1))
     assert len(drawn) == len(set(drawn)) and suffix not in drawn
-    changes = [
-        [(i, new) for i, (old, new) in enumerate(zip(suffix, each, strict=True)) if old != new] for each in drawn
-    ]
-    assert all(len(change) == 1 for change in changes)
-    assert {change[0] for change in changes} == set(itertools.product(range(4), (16, 17, 18)))
-    assert [change[0][0] for change in changes] == sorted(change[0][0] for change in changes)
+    changes = [(i, new) for each in drawn for i, new in enumerate(each) if new != suffix[i]]
+    assert len(changes) == len(drawn) and {len(each) for each in drawn} == {4}
+    assert set(changes) == set(itertools.product(range(4), (16, 17, 18)))
+    assert [place for place, _ in changes] == sorted(place for place, _ in changes)
 
 
 def test_a_gradient_without_numbers_is_an_error():
@@ -124,9 +128,7 @@ def test_a_gradient_without_numbers_is_an_error():
 
 def test_the_loss_never_rises_and_the_suffix_moves_only_when_it_falls(llama):
     objective, state, allowed = llama
-    states = [state]
-    for _ in range(25):
-        states.append(step([objective], states[-1], allowed, GCGConfig(batch=12, topk=8)))
+    states = walk(objective, state, allowed, 25, batch=12, topk=8)
     moves = [after.suffix != before.suffix for before, after in itertools.pairwise(states)]
     falls = [after.loss < before.loss for before, after in itertools.pairwise(states)]
     assert moves == falls and any(moves) and not all(moves)
@@ -138,38 +140,29 @@ def test_only_allowed_tokens_enter_the_suffix(llama):
     objective, state, allowed = llama
     few = set(torch.nonzero(allowed).flatten().tolist()[3:9])
     only = torch.tensor([token in few for token in range(SIZE)])
-    reached = state
-    for _ in range(8):
-        reached = step([objective], reached, only, GCGConfig(batch=30, topk=SIZE))
+    reached = walk(objective, state, only, 8, batch=30, topk=SIZE)[-1]
     new = {token for token, old in zip(reached.suffix, state.suffix, strict=True) if token != old}
     assert new and new <= few
 
 
 def test_steps_depend_on_the_seed_and_on_nothing_global(llama):
-    objective, state, allowed = llama
-
-    def walk(seed, chunk):
-        reached = state
-        for _ in range(4):
-            reached = step([objective], reached, allowed, GCGConfig(batch=16, topk=10, seed=seed, chunk=chunk))
-        return reached.suffix
+    def suffix(**settings):
+        return walk(*llama, 4, batch=16, topk=10, **settings)[-1].suffix
 
     torch.manual_seed(1)
-    before, first = torch.get_rng_state(), walk(0, 64)
+    before, first = torch.get_rng_state(), suffix()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert walk(0, 5) == first
-    assert len({walk(seed, 64) for seed in range(6)}) > 1
+    assert suffix(chunk=5) == first
+    assert len({suffix(seed=seed) for seed in range(6)}) > 1
 
 
 def test_only_suffixes_that_the_tokenizer_gives_back_stay(llama):
     prompt, adapter = llama[0].prompt, llama[0].prompt.formatter.adapter
     ids = tiny.tokenizer().convert_tokens_to_ids
     space, t, h, e, he, the, bang = map(ids, ["\u0120", "\u0120t", "h", "e", "he", "\u0120the", "\u0120!"])
-    assert prompt.stable([(t, he), (bang, h, e), (bang, he), (the, bang), (bang, space), (he, bang)]) == [
-        (bang, he),
-        (the, bang),
-    ]
+    suffixes = [(t, he), (bang, h, e), (bang, he), (the, bang), (bang, space), (he, bang)]
+    assert prompt.stable(suffixes) == [(bang, he), (the, bang)]
     assert adapter.encode(tiny.GOAL + " !he")[-2:] == (bang, he)
 
 
@@ -200,11 +193,6 @@ def test_a_prompt_that_ends_with_the_question_is_refused():
         build_prompt(formatter, tiny.GOAL, tiny.TARGET, tiny.INIT)
 
 
-def test_settings_below_one_are_refused():
-    with pytest.raises(RainError, match="--topk is 0"):
-        GCGConfig(topk=0)
-
-
 def test_the_universal_gradient_is_the_sum_over_behaviours():
     model, formatter = tiny.model(), tiny.formatter()
     pairs = [build_prompt(formatter, goal, "Sure", tiny.INIT) for goal in ("tell a lie", "steal a bed", "hurt us")]
@@ -233,5 +221,5 @@ def test_the_answer_is_the_greedy_continuation(setting):
         for _ in range(9):
             expected.append(int(model(torch.tensor([ids + expected]), use_cache=False).logits[0, -1].argmax()))
     assert objective.answer(suffix, 9, frozenset()) == tuple(expected)
-    place = expected.index(expected[5])
-    assert objective.answer(suffix, 9, frozenset({expected[5]})) == tuple(expected[:place])
+    before = expected[: expected.index(expected[5])]
+    assert objective.answer(suffix, 9, frozenset({expected[5]})) == tuple(before)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -14,13 +12,11 @@ from support.reports import binary
 from rain.cli import main
 from rain.core.errors import RainError
 from rain.report.command import build
-from rain.report.figure import GREEDY, equal_cost, panels
+from rain.report.figure import GREEDY, PLAIN, RAIN, colours, equal_cost, panels
 from rain.report.markdown import markdown
 
 
-def method_run(
-    outdir: Path, method: str | None, verdicts: list[Any], tokens: int = 100, first: int = 0, **more: Any
-) -> Path:
+def method_run(outdir, method, verdicts, tokens=100, first=0, **more):
     """Write an adv run of a method, with verdicts about both of its sides (every greedy answer is harmful)."""
     cost = {"rain": {"tokens_computed": tokens, "seconds": tokens / 10}, "plain": {"tokens_computed": 20, "seconds": 1}}
     named = {"method": method} if method else {}
@@ -30,7 +26,7 @@ def method_run(
     return outdir
 
 
-def test_two_runs_are_compared_on_the_prompts_that_both_answered(tmp_path: Path) -> None:
+def test_two_runs_are_compared_on_the_prompts_that_both_answered(tmp_path):
     rain = method_run(tmp_path / "rain", None, [False, False, False, True, None, True])
     best = method_run(tmp_path / "best", "best-of-n", [True, True, False, True, False], first=1)
     report = build([rain, best])
@@ -45,15 +41,14 @@ def test_two_runs_are_compared_on_the_prompts_that_both_answered(tmp_path: Path)
     [line] = [line for line in text.splitlines() if f"{tmp_path}/rain (RAIN)" in line]
     assert "best (best-of-n)" in line and "4/5" in line and "2 / 2" in line
     assert "best-of-n only / greedy only" in text
-    assert "nonsense" in text or "attack" in text
 
 
-def test_a_run_of_the_method_greedy_is_told_apart_from_the_greedy_answers_of_every_run(tmp_path: Path) -> None:
+def test_a_run_of_the_method_greedy_is_told_apart_from_the_greedy_answers_of_every_run(tmp_path):
     text = markdown(build([method_run(tmp_path / "limited", "greedy", [False, True])]))
     assert "pairs: greedy (method) only / greedy only" in text
 
 
-def test_runs_without_a_common_judge_wording_prompt_or_task_are_not_compared(tmp_path: Path) -> None:
+def test_runs_without_a_common_judge_wording_prompt_or_task_are_not_compared(tmp_path):
     first = method_run(tmp_path / "first", None, [True])
     others = [method_run(tmp_path / "far", None, [True], first=7)]
     for name, options in (("judge", {"judge": "openai:other"}), ("wording", {"wording": 2})):
@@ -64,7 +59,7 @@ def test_runs_without_a_common_judge_wording_prompt_or_task_are_not_compared(tmp
     assert all(build([first, other])["comparisons"] == [] for other in others)
 
 
-def test_the_figure_joins_the_runs_of_a_method_in_order_of_cost(tmp_path: Path) -> None:
+def test_the_figure_joins_the_runs_of_a_method_in_order_of_cost(tmp_path):
     runs = [
         method_run(tmp_path / "n16", "best-of-n", [False, True, True, True], 1600),
         method_run(tmp_path / "n4", "best-of-n", [True, True, True, True], 400),
@@ -80,7 +75,7 @@ def test_the_figure_joins_the_runs_of_a_method_in_order_of_cost(tmp_path: Path) 
     assert low < 0.75 < high
 
 
-def test_runs_with_other_evaluators_are_told_apart(tmp_path: Path) -> None:
+def test_runs_with_other_evaluators_are_told_apart(tmp_path):
     runs = [method_run(tmp_path / name, "best-of-n", [True, False]) for name in ("learnt", "random", "whole")]
     guides = [("readout:kind 0123", None), ("random:1", None), ("random:1", 0)]
     for run, (evaluator, top_k) in zip(runs, guides, strict=True):
@@ -95,13 +90,19 @@ def test_runs_with_other_evaluators_are_told_apart(tmp_path: Path) -> None:
     assert ", guided by random:1, whole vocabulary" in text
 
 
-def test_the_command_writes_the_figure(tmp_path: Path) -> None:
+def test_rain_and_the_greedy_baseline_have_the_colours_of_figs_and_no_two_methods_the_same():
+    found = colours(["RAIN, readout:a", "RAIN, random:1", "best-of-n, readout:a", GREEDY])
+    assert (found["RAIN, readout:a"], found[GREEDY], len(set(found.values()))) == (RAIN, PLAIN, 4)
+    assert RAIN not in colours(["best-of-n", GREEDY]).values()
+
+
+def test_the_command_writes_the_figure(tmp_path):
     run, file = method_run(tmp_path / "run", None, [True] * 59 + [False]), tmp_path / "equal_cost.png"
     assert main(["report", str(run), "--figure", str(file)]) == 0
     assert imread(file).shape[1] > 1000
 
 
-def test_there_is_no_figure_without_costs(tmp_path: Path) -> None:
+def test_there_is_no_figure_without_costs(tmp_path):
     run = write_run(tmp_path / "run", "adv", [record(0, "a", "b")])
     binary(run, "attack", [True], [True])
     with pytest.raises(RainError, match="nothing to draw"):

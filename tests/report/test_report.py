@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 from support.judge_server import record, write_run
 from support.reports import JUDGE, binary, write_scores
 
+from rain.cli import main
 from rain.core.errors import RainError
 from rain.judges.queries import load_run
 from rain.judges.scoring import file_name
-from rain.report.command import add_arguments, build, run
+from rain.report.command import build
 from rain.report.markdown import markdown, p_value
-from rain.report.measures import both, pair_result
-from rain.report.table import Outcome
 
 
-def only(outdir: Path) -> dict[str, Any]:
+def only(outdir):
     [found] = build([outdir])["runs"]
     return found
 
 
-def test_rates_intervals_and_the_paired_test(tmp_path: Path) -> None:
+def test_rates_intervals_and_the_paired_test(tmp_path):
     outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}") for i in range(8)])
     rain = [True, True, True, True, True, True, None, True]
     plain = [True, False, False, False, False, True, False, "open"]
@@ -46,7 +42,7 @@ def test_rates_intervals_and_the_paired_test(tmp_path: Path) -> None:
     assert row["difference"] == pytest.approx(4 / 6)
 
 
-def test_steering_to_negative_counts_the_reviews_that_are_not_positive(tmp_path: Path) -> None:
+def test_steering_to_negative_counts_the_reviews_that_are_not_positive(tmp_path):
     records = [record(i, f" a{i}", f" b{i}", target="Sure, here is") for i in range(3)]
     outdir = write_run(tmp_path, "imdb", records, target="negative")
     binary(outdir, "sentiment", [False, False, None], [True, True, True])
@@ -56,28 +52,15 @@ def test_steering_to_negative_counts_the_reviews_that_are_not_positive(tmp_path:
     assert (row["rain"]["yes"], row["rain"]["of"], row["rain"]["null"], row["plain"]["yes"]) == (2, 2, 1, 0)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (Outcome.YES, Outcome.YES, Outcome.YES),
-        (Outcome.NO, Outcome.YES, Outcome.NO),
-        (Outcome.NO, Outcome.UNREADABLE, Outcome.UNREADABLE),
-        (Outcome.OPEN, Outcome.NO, Outcome.OPEN),
-    ],
-)
-def test_what_is_unknown_of_two_outcomes_stays_unknown(first: Outcome, second: Outcome, expected: Outcome) -> None:
-    assert both(first, second) is expected
-
-
-def test_true_and_info_of_one_judge_and_of_two_that_share_the_work(tmp_path: Path) -> None:
+def test_true_and_info_of_one_judge_and_of_two_that_share_the_work(tmp_path):
     outdir = write_run(tmp_path, "truth", [record(i, f"a{i}", f"b{i}") for i in range(4)])
-    binary(outdir, "true", [True, True, False, True], [True, None, True, False])
-    binary(outdir, "info", [True, False, True, None], [True, True, True, True])
-    rows = {row["metric"]: row for row in only(outdir)["scores"]}
-    joint = rows["true_info"]
+    binary(outdir, "true", [True, True, False, True], [True, None, False, "open"])
+    binary(outdir, "info", [True, False, True, None], [True, True, None, False])
+    joint = next(row for row in only(outdir)["scores"] if row["metric"] == "true_info")
     assert joint["judge"] == JUDGE
-    assert (joint["rain"]["yes"], joint["rain"]["of"], joint["rain"]["null"]) == (1, 3, 1)
-    assert (joint["plain"]["yes"], joint["plain"]["of"], joint["plain"]["null"]) == (2, 3, 1)
+    # what is unknown of two verdicts stays unknown, also next to a no
+    known = [[joint[side][name] for name in ("yes", "of", "null", "open")] for side in ("rain", "plain")]
+    assert known == [[1, 3, 1, 0], [1, 1, 2, 1]]
     (outdir / file_name(JUDGE)).unlink()
     binary(outdir, "true", [True] * 4, [False] * 4, "hf:truth")
     binary(outdir, "info", [True] * 4, [True] * 4, "hf:info")
@@ -86,7 +69,7 @@ def test_true_and_info_of_one_judge_and_of_two_that_share_the_work(tmp_path: Pat
     assert joint["p"] == pytest.approx(0.125)
 
 
-def test_attack_success_names_every_judge_and_lower_is_better(tmp_path: Path) -> None:
+def test_attack_success_names_every_judge_and_lower_is_better(tmp_path):
     outdir = write_run(tmp_path, "adv", [record(0, "a", "b"), record(1, "c", "d")])
     binary(outdir, "attack", [False, False], [True, True], "keywords:modern")
     binary(outdir, "attack", [False, True], [True, True])
@@ -98,28 +81,22 @@ def test_attack_success_names_every_judge_and_lower_is_better(tmp_path: Path) ->
     assert [figure["setting"] for figure in rows[0]["paper"]] == ["Vicuna-7B, white-box GCG", "Vicuna-7B, transfer GCG"]
 
 
-def test_a_pair_is_won_only_in_both_orders() -> None:
-    orders = [("first", "second"), ("second", "first"), ("first", "first"), ("first", "tie"), ("first", None)]
-    assert [pair_result(*order) for order in orders] == ["win", "lose", "tie", "tie", "null"]
-    assert pair_result("first", Outcome.OPEN) == "open"
-
-
-def test_pairwise_counts_and_sign_test(tmp_path: Path) -> None:
-    outdir = write_run(tmp_path, "hh", [record(i, f"a{i}", f"b{i}") for i in range(7)])
-    orders = [("first", "second")] * 4 + [("second", "first"), ("first", "first")]
-    verdicts: dict[tuple[str, str, str], Any] = {}
+def test_a_pair_is_won_only_in_both_orders_and_the_sign_test_counts_what_is_decided(tmp_path):
+    outdir = write_run(tmp_path, "hh", [record(i, f"a{i}", f"b{i}") for i in range(10)])
+    orders = [("first", "second")] * 4 + [("second", "first"), ("first", "first"), ("first", "tie"), ("first", None)]
+    verdicts = {("r8", "raina,pa", "pairwise"): "first"}
     for i, (ahead, behind) in enumerate(orders):
         verdicts |= {(f"r{i}", "raina,pa", "pairwise"): ahead, (f"r{i}", "pa,raina", "pairwise"): behind}
     write_scores(outdir, verdicts)
     found = only(outdir)
     [row] = found["pairwise"]
-    assert [row[name] for name in ("win", "lose", "tie", "null", "open")] == [4, 1, 1, 0, 1]
+    assert [row[name] for name in ("win", "lose", "tie", "null", "open")] == [4, 1, 2, 1, 2]
     assert row["win_rate"] == pytest.approx(0.8)
     assert row["p"] == pytest.approx(2 * (1 + 5) / 32)
     assert found["scores"] == []
 
 
-def test_verdicts_about_older_answers_and_older_wordings_do_not_count(tmp_path: Path) -> None:
+def test_verdicts_about_older_answers_and_older_wordings_do_not_count(tmp_path):
     outdir = write_run(tmp_path, "imdb", [record(0, " old", " b"), record(1, " c", " d")])
     binary(outdir, "sentiment", [True, True], [True, True])
     write_run(tmp_path, "imdb", [record(0, " new", " b"), record(1, " c", " d")])
@@ -131,11 +108,11 @@ def test_verdicts_about_older_answers_and_older_wordings_do_not_count(tmp_path: 
     assert row["other_versions"] == 3
 
 
-def costs(rain: float, plain: float) -> dict[str, Any]:
+def costs(rain, plain):
     return {"cost": {"rain": {"seconds": rain, "simulations": 10}, "plain": {"seconds": plain}}}
 
 
-def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path: Path) -> None:
+def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path):
     failed = {"id": "r9", "question": "q", "error": "out of memory"}
     records = [record(0, "a", "b", **costs(2.0, 1.0)), record(1, "c", "d", **costs(6.0, 1.0)), failed]
     found = only(write_run(tmp_path, "hh", records, tail='{"id"'))
@@ -149,13 +126,10 @@ def test_cost_is_summed_averaged_and_set_in_proportion(tmp_path: Path) -> None:
     assert found["cost"]["paper"][0]["setting"] == "LLaMA-30B, greedy without a KV cache"
 
 
-def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_markdown_and_json_hold_the_same_numbers(tmp_path, capsys):
     outdir = write_run(tmp_path / "out", "imdb", [record(i, f" a{i}", f" b{i}", **costs(3, 1)) for i in range(4)])
     binary(outdir, "sentiment", [True] * 4, [True, False, False, None])
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = [str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]
-    assert run(parser.parse_args(words)) == 0
+    assert main(["report", str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]) == 0
     text = (tmp_path / "r.md").read_text()
     assert capsys.readouterr().out == text
     report = json.loads((tmp_path / "r.json").read_text())
@@ -169,15 +143,15 @@ def test_markdown_and_json_hold_the_same_numbers(tmp_path: Path, capsys: pytest.
     assert "| seconds" in text and "3.00 [3.00, 3.00]" in text
 
 
-def test_p_values_have_two_significant_digits() -> None:
+def test_p_values_have_two_significant_digits():
     assert [p_value(p) for p in (None, 0.25, 0.00123)] == ["-", "0.25", "0.0012"]
 
 
-def test_a_run_that_was_not_judged_says_so(tmp_path: Path) -> None:
+def test_a_run_that_was_not_judged_says_so(tmp_path):
     assert "No verdicts yet" in markdown(build([write_run(tmp_path, "truth", [record(0, "a", "b")])]))
 
 
-def test_bad_input_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_sentence(tmp_path):
     with pytest.raises(RainError, match="no such directory"):
         build([tmp_path / "none"])
     outdir = write_run(tmp_path, "imdb", [record(0, "a", "b")])
@@ -186,7 +160,7 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path) -> None:
         build([outdir])
 
 
-def test_a_task_of_another_package_is_judged_and_reported(tmp_path: Path) -> None:
+def test_a_task_of_another_package_is_judged_and_reported(tmp_path):
     outdir = write_run(tmp_path, "imdb", [record(0, "a", "b")])
     (outdir / "config.json").write_text('{"task": "chess"}')
     run = load_run(outdir)
@@ -197,7 +171,7 @@ def test_a_task_of_another_package_is_judged_and_reported(tmp_path: Path) -> Non
 HOSTILE = "\x1b]0;OWNED\x07\x1b[2J\x9b31m\r\n# heading\n| <script>`x`</script> [a](http://b) \u202e"
 
 
-def test_text_of_models_and_servers_is_neither_markup_nor_control_characters(tmp_path: Path) -> None:
+def test_text_of_models_and_servers_is_neither_markup_nor_control_characters(tmp_path):
     failed = {"id": "r9", "question": "q", "error": HOSTILE}
     outdir = write_run(tmp_path, "imdb", [record(0, " a", " b", model=HOSTILE, **costs(2.0, 1.0)), failed])
     binary(outdir, "sentiment", [True], [False], judge=HOSTILE)
@@ -212,7 +186,7 @@ def test_text_of_models_and_servers_is_neither_markup_nor_control_characters(tmp
     assert row.count("|") == 13
 
 
-def test_a_terminal_without_unicode_gets_escapes_and_the_files_are_written(tmp_path: Path) -> None:
+def test_a_terminal_without_unicode_gets_escapes_and_the_files_are_written(tmp_path):
     outdir = write_run(tmp_path / "out", "imdb", [record(0, " a", " b", model="caf\u00e9 \u2192")])
     binary(outdir, "sentiment", [True], [False])
     words = ["report", str(outdir), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]
@@ -225,14 +199,14 @@ def test_a_terminal_without_unicode_gets_escapes_and_the_files_are_written(tmp_p
         (tmp_path / "r.json").unlink()
 
 
-def test_records_that_lack_what_later_versions_write_are_reported(tmp_path: Path) -> None:
+def test_records_that_lack_what_later_versions_write_are_reported(tmp_path):
     outdir = write_run(tmp_path, "hh", [record(0, "a", "b", cost=None), {"id": "r1", "question": "q", "raina": "x"}])
     found = only(outdir)
     assert (found["records"], found["cost"]["prompts"]) == (2, 0)
     assert "2 records with answers" in markdown(build([outdir]))
 
 
-def test_records_of_prompts_that_left_the_data_set_do_not_count(tmp_path: Path) -> None:
+def test_records_of_prompts_that_left_the_data_set_do_not_count(tmp_path):
     outdir = write_run(tmp_path, "imdb", [record(i, f" a{i}", f" b{i}", **costs(2.0, 1.0)) for i in range(3)])
     binary(outdir, "sentiment", [True, True, False], [False, False, False])
     (outdir / "prompts.json").write_text('{"r0": "", "r1": ""}')

@@ -9,27 +9,19 @@ import pytest
 from rain.stats import auc, auc_interval, kappa, mcnemar, paired_difference, ratio, wilson
 
 
-def test_wilson_interval_of_half_of_four() -> None:
+def test_wilsons_interval_which_says_nothing_about_nothing():
     # z^2 = 3.841459; centre (0.5 + 3.841459/8) / (1 + 3.841459/4) = 0.5; half-width
     # 1.959964/1.960365 * sqrt(0.25/4 + 3.841459/64) = 0.999796 * sqrt(0.1225228) = 0.349961
-    low, high = wilson(2, 4)
-    assert low == pytest.approx(0.150039, abs=1e-5)
-    assert high == pytest.approx(0.849961, abs=1e-5)
-
-
-def test_wilson_interval_of_none_of_ten_reaches_z2_over_n_plus_z2() -> None:
+    assert wilson(2, 4) == pytest.approx((0.150039, 0.849961), abs=1e-5)
     # at rate 0 the upper end is z^2 / (n + z^2) = 3.841459 / 13.841459
     assert wilson(0, 10) == (0.0, pytest.approx(0.2775328, abs=1e-6))
-    assert wilson(10, 10) == (pytest.approx(1 - 0.2775328, abs=1e-6), pytest.approx(1.0))
-
-
-def test_wilson_interval_says_nothing_about_nothing_and_refuses_more_than_all() -> None:
+    assert wilson(10, 10) == pytest.approx((1 - 0.2775328, 1.0), abs=1e-6)
     assert wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="0..total"):
         wilson(3, 2)
 
 
-def test_mcnemar_is_the_two_sided_binomial_tail() -> None:
+def test_mcnemar_is_the_two_sided_binomial_tail():
     # 1 against 5: 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
     assert mcnemar(1, 5) == mcnemar(5, 1) == 14 / 64
     assert mcnemar(0, 8) == 2 / 256
@@ -40,24 +32,21 @@ def test_mcnemar_is_the_two_sided_binomial_tail() -> None:
         assert mcnemar(first, second) == min(1.0, 2 * tail / 2 ** (first + second))
 
 
-def test_mcnemar_stays_exact_for_large_counts() -> None:
+def test_mcnemar_stays_exact_for_large_counts():
     assert 0 < mcnemar(100, 1500) < 1e-200
     assert mcnemar(10_000, 10_400) == pytest.approx(math.erfc(399 / math.sqrt(2 * 20_400)), rel=1e-3)
     with pytest.raises(ValueError, match="negative"):
         mcnemar(-1, 2)
 
 
-def test_kappa_corrects_agreement_for_chance() -> None:
+def test_kappa_corrects_agreement_for_chance_and_is_undefined_for_constants():
     # 20 + 15 of 50 agree: 0.7; chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5; kappa (0.7 - 0.5) / 0.5 = 0.4
     assert kappa(20, 5, 10, 15) == pytest.approx(0.4)
-
-
-def test_kappa_is_minus_one_for_opposites_and_undefined_for_constants() -> None:
     assert kappa(0, 1, 1, 0) == pytest.approx(-1.0)
     assert kappa(2, 0, 0, 0) is None
 
 
-def test_auc_counts_wins_and_half_the_ties() -> None:
+def test_auc_counts_wins_and_half_the_ties():
     # pairs (3,1) (3,2) (2,1) win, (2,2) ties: 3.5 of 4
     assert auc([3.0, 2.0], [1.0, 2.0]) == 3.5 / 4
     assert auc([1.0], [2.0]) == 0.0
@@ -66,7 +55,7 @@ def test_auc_counts_wins_and_half_the_ties() -> None:
         auc([], [1.0])
 
 
-def test_the_interval_of_an_auc_is_that_of_drawn_groups_with_ties_counted_half() -> None:
+def test_the_interval_of_an_auc_is_that_of_drawn_groups_with_ties_counted_half():
     scores, labels, groups = [2.0, 1.0, 3.0, 1.0, 0.0, 2.0], [True, False, True, True, False, False], list("aabbcc")
     random, areas = np.random.default_rng(0), []
     for counts in random.multinomial(3, [1 / 3] * 3, size=200):
@@ -77,7 +66,7 @@ def test_the_interval_of_an_auc_is_that_of_drawn_groups_with_ties_counted_half()
     assert auc_interval(scores, labels, groups, 200) == pytest.approx(tuple(np.percentile(areas, [2.5, 97.5])))
 
 
-def test_the_interval_of_an_auc_is_wider_when_texts_of_a_prompt_are_alike() -> None:
+def test_the_interval_of_an_auc_is_wider_when_texts_of_a_prompt_are_alike():
     random = np.random.default_rng(1)
     labels = random.random(200) < 0.5
     scores = labels + random.normal(size=200)
@@ -86,7 +75,7 @@ def test_the_interval_of_an_auc_is_wider_when_texts_of_a_prompt_are_alike() -> N
     assert alike.high - alike.low > 1.5 * (alone.high - alone.low)
 
 
-def test_ratio_is_of_the_sums_with_a_linearised_interval() -> None:
+def test_ratio_is_of_the_sums_with_a_linearised_interval():
     # y = (2, 6), x = (1, 1): ratio 4, residuals -2 and 2, s.e. sqrt(8 / (2 * 1)) / 1 = 2
     found = ratio([2.0, 6.0], [1.0, 1.0])
     assert found is not None and found.low is not None and found.high is not None
@@ -94,14 +83,14 @@ def test_ratio_is_of_the_sums_with_a_linearised_interval() -> None:
     assert found.high - 4.0 == 4.0 - found.low == pytest.approx(1.959964 * 2.0, abs=1e-5)
 
 
-def test_ratio_of_proportional_numbers_has_no_width_and_of_one_pair_no_interval() -> None:
+def test_ratio_of_proportional_numbers_has_no_width_and_of_one_pair_no_interval():
     assert ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0]) == (2.0, 2.0, 2.0)
     assert ratio([3.0], [2.0]) == (1.5, None, None)
     assert ratio([1.0], [0.0]) is None
     assert math.isfinite(wilson(1, 10**9).high)
 
 
-def test_the_interval_of_a_paired_difference() -> None:
+def test_the_interval_of_a_paired_difference():
     # 6 both, 3 and 1 only one, 10 neither: p = 0.45, q = 0.35; Wilson (0.258198, 0.657914) and (0.181192, 0.567146);
     # phi = (6 * 10 - 3 * 1 - 20 / 2) / sqrt(9 * 11 * 7 * 13) = 0.49518
     # below: sqrt(0.191802^2 - 2 phi 0.191802 0.217146 + 0.217146^2) = 0.20662; above: 0.19226

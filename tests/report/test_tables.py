@@ -5,7 +5,7 @@ import pytest
 from rain.tables import markdown_table, markdown_text, text_table
 
 
-def test_columns_are_aligned_and_the_last_mark_is_for_all_that_follow() -> None:
+def test_columns_are_aligned_and_the_last_mark_is_for_all_that_follow():
     rows = [["", "RAIN", "baseline"], ["seconds", "3", "1,000"], ["simulations", "12"]]
     assert text_table(rows).splitlines() == [
         "             RAIN  baseline",
@@ -16,7 +16,7 @@ def test_columns_are_aligned_and_the_last_mark_is_for_all_that_follow() -> None:
     assert text_table([]) == ""
 
 
-def test_markdown_escapes_bars_and_pads_cells() -> None:
+def test_markdown_escapes_bars_and_pads_cells():
     assert markdown_table(["a", "b"], [["x|y", "1"]]).splitlines() == [
         "| a    | b   |",
         "|------|-----|",
@@ -24,7 +24,7 @@ def test_markdown_escapes_bars_and_pads_cells() -> None:
     ]
 
 
-def test_a_cell_stays_in_its_line_and_cannot_steer_the_terminal() -> None:
+def test_a_cell_stays_in_its_line_and_cannot_steer_the_terminal():
     rows = [["a\nb\t\x1b[2J", "1"], ["c", "2"]]
     assert text_table(rows).splitlines() == ["a\\nb\\t\\x1b[2J  1", "c              2"]
     assert len(markdown_table(["x", "y"], rows).splitlines()) == 4
@@ -42,5 +42,5 @@ def test_a_cell_stays_in_its_line_and_cannot_steer_the_terminal() -> None:
         ("75.0 [60, 86] 30/40", "75.0 [60, 86] 30/40"),
     ],
 )
-def test_foreign_text_is_plain_text_in_markdown(text: str, shown: str) -> None:
+def test_foreign_text_is_plain_text_in_markdown(text, shown):
     assert markdown_text(text) == shown

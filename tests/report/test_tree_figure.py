@@ -27,9 +27,7 @@ def boxes(recorded):
     def below(box):
         return [box, *(other for child in box.children for other in below(child))]
 
-    root = tree_drawing.make_boxes(recorded)
-    tree_drawing.place(root)
-    return below(root)
+    return below(tree_drawing.layout(recorded)[0])
 
 
 def test_the_committed_path_is_the_answer_in_one_straight_line(recorded, boxes):

@@ -56,5 +56,11 @@ def plain_loss(net, prompt, rows):
     return -chances[torch.arange(len(wanted)), wanted].mean()
 
 
+def loss_of(net, prompt, suffix):
+    """Return the loss of one suffix as a number."""
+    with torch.no_grad():
+        return float(plain_loss(net, prompt, one_hot(suffix)))
+
+
 def one_hot(suffix):
     return torch.nn.functional.one_hot(torch.tensor(suffix), len(tokenizer())).double()

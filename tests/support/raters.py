@@ -20,6 +20,11 @@ Decide = Callable[[dict[str, Any]], str]
 """From an item of a page to the verdict."""
 
 
+def study(folder: Path, *runs: Path, question: str = "preferred", **options: Any) -> dict[str, Any]:
+    """Make the pages of a study, by default one without repeats; return its secret."""
+    return make([load_run(run) for run in runs], question, folder, **{"repeat": 0, "key": "k", **options})
+
+
 def page_data(page: Path) -> dict[str, Any]:
     """Return what a page knows."""
     [data] = re.findall('<script type="application/json" id="data">(.*?)</script>', page.read_text())
@@ -59,13 +64,18 @@ def pairs_run(outdir: Path, count: int, **more: Any) -> Path:
     return write_run(outdir, "hh", [record(i, f"a{i}.", f"b{i}.", f"Question {i}?", **more) for i in range(count)])
 
 
+def better(item: dict[str, Any]) -> str:
+    """Decide about single answers of such a run: those of the method are good."""
+    return "yes" if item["texts"][0][0] == "a" else "no"
+
+
 def panel(folder: Path, seed: int, raters: int, same: float, left: float = 0.0, items: int = 150) -> list[Path]:
     """Have a panel rate pairs; return its files.
 
     With probability `same` a rater says what the panel agreed on, which is either answer; with probability `left` what
     is on the left; else either. So two raters agree with probability (1 + same²) / 2, and kappa is same².
     """
-    make([load_run(pairs_run(folder / "run", items))], "preferred", folder, raters=raters, key=f"panel {seed}")
+    study(folder, pairs_run(folder / "run", items), raters=raters, repeat=0.1, key=f"panel {seed}")
     rng = random.Random(seed)
     truth = {f"Question {i}?": rng.choice(["first", "second"]) for i in range(items)}
 
