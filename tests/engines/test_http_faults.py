@@ -10,7 +10,6 @@ from support.completions_server import Ways, engine_on, serving
 from rain.core.engine import SamplingParams
 from rain.core.errors import WorkerFault
 from rain.engines.remote.client import RetryPolicy, Unreachable
-from rain.engines.remote.engine import greedy_request
 from rain.engines.toy import ToyTokenizer
 
 pytestmark = pytest.mark.faults
@@ -133,7 +132,7 @@ def test_a_server_that_comes_back_with_another_model_stays_lost():
 
         async def lose():
             session = engine.session("0")
-            await engine.warm(greedy_request(PREFIX, 1, 1))
+            await engine.cache_prefix(PREFIX)
             with serving(Ways(shift=1), port=port) as other:
                 while not other.requests:
                     await ask(session)
