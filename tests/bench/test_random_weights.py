@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_models import tiny_model
+from support.tiny_models import tiny_engine, tiny_model
 from transformers import AutoModelForCausalLM
 
 from rain.bench.passes import PassMeter, kv_bytes, weight_bytes
@@ -122,7 +122,7 @@ def test_every_pass_is_measured() -> None:
 
 
 def test_what_waits_for_the_device_is_no_time_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, clock = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=1000), [0.0]
+    engine, clock = tiny_engine(cache_tokens=1000), [0.0]
     runner = engine.scheduler.runner
 
     def later(call: Callable[..., torch.Tensor], seconds: float) -> Callable[..., torch.Tensor]:
@@ -163,7 +163,7 @@ def test_a_pass_that_runs_out_of_memory_is_not_measured_on_a_gpu_either(monkeypa
     for name in ("max_memory_allocated", "max_memory_reserved"):
         monkeypatch.setattr(torch.cuda, name, lambda device: 0)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    engine, failing = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=1000), [False, True, False, False]
+    engine, failing = tiny_engine(cache_tokens=1000), [False, True, False, False]
     forward = engine.scheduler.runner.forward
 
     def fail(batch: Batch) -> torch.Tensor:

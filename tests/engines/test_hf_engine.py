@@ -12,26 +12,22 @@ import pytest
 import torch
 import transformers
 from engines.contract import CONTEXT, EngineContract, Subject
-from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, failing_passes, tiny_model
+from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, failing_passes, tiny_engine, tiny_model
 from support.witness import Witness, computed_tokens, largest_error
 
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, UnclearFault
 from rain.core.stop import Stop
 from rain.engines.local.engine import HfEngine
+from rain.engines.local.model_runner import CPU_WASTE
 from rain.engines.reference import ReferenceEngine
 from rain.engines.toy import ToyTokenizer
 
 TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes, it is. ")
 
 
-def hf_engine(kind="llama", **options):
-    torch.set_num_threads(1)
-    return HfEngine(tiny_model(kind), ToyTokenizer(), **options)
-
-
 def open_engine(kind="llama", **options):
-    return Witness(hf_engine(kind, **options))
+    return Witness(tiny_engine(kind, **options))
 
 
 def scheduler(witness):
@@ -45,7 +41,6 @@ def generate(session, prefix, **params):
 class TestHfEngine(EngineContract):
     @pytest.fixture
     def subject(self):
-        torch.set_num_threads(1)
         return Subject(HfEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
 
 
@@ -85,19 +80,16 @@ def tokens_drawn(witness):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(kind):
+ONE_CALL = [(kind, math.inf) for kind in ("llama", "gemma2", "mistral")]
+
+
+@pytest.mark.parametrize(("kind", "waste"), [*((kind, CPU_WASTE) for kind in KINDS), *ONE_CALL])
+def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(kind, waste):
+    """Also with one call of the attention for all trees, as on a GPU."""
     engine = open_engine(kind)
+    scheduler(engine).runner.waste = waste
     asyncio.run(several_searches(engine, count=2))
     assert len(engine.log.known) > 90 and max(len(prefix) for prefix, _ in engine.log.known) > 100
-    assert largest_error(engine.log, engine.engine.model) < 1e-4
-
-
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "mistral"])
-def test_one_call_of_the_attention_for_all_trees_as_on_a_gpu_gives_the_same_answers(kind):
-    engine = open_engine(kind)
-    scheduler(engine).runner.waste = math.inf
-    asyncio.run(several_searches(engine, count=2))
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
@@ -158,7 +150,7 @@ def test_every_tree_token_is_computed_once():
 
 
 def test_a_distribution_that_was_brought_back_is_not_computed_again():
-    engine = hf_engine()
+    engine = tiny_engine()
 
     async def run():
         session = engine.session("s")
@@ -244,7 +236,7 @@ def test_eviction_recomputes_and_changes_no_answer(cache_tokens, undisturbed):
 
 
 def test_an_eviction_that_drops_nothing_is_none():
-    engine = hf_engine(cache_tokens=1)
+    engine = tiny_engine(cache_tokens=1)
     asyncio.run(generate(engine.session("s"), TEXT, max_tokens=5))
     assert (engine.stats().passes, engine.stats().evictions) == (5, 0)
 
@@ -279,23 +271,20 @@ def test_a_short_request_is_answered_while_a_long_prompt_is_computed():
     assert finished == ["short", "long"]
 
 
-def test_memory_that_a_library_of_cuda_lacks_is_memory_that_ran_out(undisturbed):
-    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    engine = open_engine()
-    with failing_passes(engine.engine.model, lambda i: i < 2, RuntimeError(said)) as passes:
-        asyncio.run(several_searches(engine))
-    assert sum(passes) == 2
-    assert tokens_drawn(engine) == undisturbed
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+OUT_OF_MEMORY = {
+    "first": [lambda i: i < 1],
+    "first five": [lambda i: i < 5],
+    "every other": [lambda i: i % 2 == 0],
+    "in the middle": [lambda i: 10 < i < 17],
+    "of a library of CUDA": [lambda i: i < 2, CUBLAS],
+}
 
 
-@pytest.mark.parametrize(
-    "failing",
-    [lambda i: i < 1, lambda i: i < 5, lambda i: i % 2 == 0, lambda i: 10 < i < 17],
-    ids=["first", "first five", "every other", "in the middle"],
-)
-def test_out_of_memory_halves_the_pass_and_nothing_fails(failing, undisturbed):
+@pytest.mark.parametrize("name", OUT_OF_MEMORY)
+def test_out_of_memory_halves_the_pass_and_nothing_fails(name, undisturbed):
     engine = open_engine()
-    with failing_passes(engine.engine.model, failing) as passes:
+    with failing_passes(engine.engine.model, *OUT_OF_MEMORY[name]) as passes:
         asyncio.run(several_searches(engine))
     assert any(passes) and len(passes) > 20
     assert tokens_drawn(engine) == undisturbed
@@ -339,7 +328,7 @@ def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_rig
 
 
 def test_a_pass_that_breaks_fails_no_request_that_was_still_waiting_for_room():
-    engine = hf_engine(cache_tokens=len(TEXT) + 9)
+    engine = tiny_engine(cache_tokens=len(TEXT) + 9)
 
     async def run():
         asked = [engine.session(str(i)).next_logprobs((i, *TEXT), top=1) for i in range(2)]
@@ -441,7 +430,7 @@ def test_a_model_can_be_opened_again_and_the_last_engine_on_it_answers_right():
 
 
 def test_a_model_is_freed_with_its_engine():
-    engine = hf_engine()
+    engine = tiny_engine()
     asyncio.run(generate(engine.session("s"), (1, 2, 3), max_tokens=2))
     known = weakref.ref(engine.model)
     del engine

@@ -81,8 +81,12 @@ def test_a_tied_embedding_stays_as_it_is() -> None:
         torch.testing.assert_close(model["head"](inputs), inputs @ before.T)
 
 
-def test_layers_that_accelerate_moves_about_are_left_to_it() -> None:
+def test_layers_that_accelerate_moves_about_or_for_which_pytorch_has_no_onednn_are_left_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hooked = nn.Linear(4, 4)
     assert can_pack(hooked)
     hooked._hf_hook = object()
     assert not can_pack(hooked)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert not any(can_pack(nn.Linear(4, 4).to(dtype)) for dtype in (torch.float32, torch.bfloat16))

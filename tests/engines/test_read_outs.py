@@ -31,7 +31,6 @@ def read_outs(layers=(1, 2, 1), size=32):
 
 
 def model_of(kind="llama"):
-    torch.set_num_threads(1)
     return tiny_model(kind, num_hidden_layers=3, **({"layer_types": GEMMA} if kind == "gemma3" else {}))
 
 

@@ -147,11 +147,6 @@ def test_code_that_comes_with_a_model_is_never_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_minilm_is_refused_as_a_language_model():
-    with pytest.raises(RainError, match="minilm is a sentence encoder"):
-        load_model("minilm")
-
-
 def test_a_gguf_file_is_converted_once_and_again_after_a_change(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("RAIN_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "tiny.gguf"
@@ -212,17 +207,19 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_model(tmp_path)
 
 
-def test_settings_that_do_not_exist_are_refused():
-    with pytest.raises(RainError, match="dtype is 'int3'.*float32"):
-        load_model("smollm2", dtype="int3")
-    with pytest.raises(RainError, match="quantization is '3bit'.*4bit"):
-        load_model("smollm2", quantization="3bit")
-
-
-def test_quantisation_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("minilm", {}, "minilm is a sentence encoder"),
+        ("smollm2", {"dtype": "int3"}, "dtype is 'int3'.*float32"),
+        ("smollm2", {"quantization": "3bit"}, "quantization is '3bit'.*4bit"),
+        ("smollm2", {"quantization": "4bit"}, "pip install bitsandbytes"),
+    ],
+)
+def test_what_cannot_be_loaded_in_this_way_is_refused(name, settings, message, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RainError, match="pip install bitsandbytes"):
-        load_model("smollm2", quantization="4bit")
+    with pytest.raises(RainError, match=message):
+        load_model(name, **settings)
 
 
 def test_the_hub_counts_as_reachable_if_it_answers_at_all(no_hub, monkeypatch):
