@@ -71,36 +71,26 @@ def test_a_device_that_fails_at_the_check_is_no_fault_of_the_model(said, monkeyp
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("params", [{"top_k": 5}, {}, {"greedy_first": True}])
-def test_a_pass_whose_numbers_are_none_is_an_error_of_the_requests_that_need_them(value, params, open_engine):
-    engine = open_engine(poisoned(value))
-
-    async def run():
-        sick, sound = engine.session("sick"), engine.session("sound")
-        text = (*TEXT, BAD)
-        requests = [
-            sick.generate(text, SamplingParams(max_tokens=3, **params)),
-            sick.next_logprobs(text, top=3),
-            sick.next_logprobs(text, ids=(1,)),
-            sound.generate(TEXT, SamplingParams(max_tokens=3, **params)),
-            sound.next_logprobs(TEXT, top=3),
-        ]
-        return await asyncio.gather(*requests, return_exceptions=True)
-
-    *sick, drawn, known = asyncio.run(run())
-    assert all(isinstance(error, RainError) and "--dtype" in str(error) for error in sick)
+async def test_a_pass_whose_numbers_are_none_is_an_error_of_the_requests_that_need_them(value, params, open_engine):
+    engine, text = open_engine(poisoned(value)), (*TEXT, BAD)
+    sick, sound = engine.session("sick"), engine.session("sound")
+    requests = [
+        sick.generate(text, SamplingParams(max_tokens=3, **params)),
+        sick.next_logprobs(text, top=3),
+        sick.next_logprobs(text, ids=(1,)),
+        sound.generate(TEXT, SamplingParams(max_tokens=3, **params)),
+        sound.next_logprobs(TEXT, top=3),
+    ]
+    *errors, drawn, known = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(error, RainError) and "--dtype" in str(error) for error in errors)
     assert len(drawn[0].tokens) == 3 and len(known) == 3
 
 
-def test_an_id_that_the_model_lacks_is_an_error_of_its_request(open_engine):
-    engine = open_engine(tiny_model())
-
-    async def run():
-        session = engine.session("s")
-        wrong = [session.next_logprobs((*TEXT, token), top=1) for token in (257, -1, 10**12)]
-        wrong += [session.next_logprobs(TEXT, ids=(257,)), session.generate((300,), SamplingParams(max_tokens=1))]
-        return await asyncio.gather(*wrong, session.next_logprobs(TEXT, top=2), return_exceptions=True)
-
-    *wrong, right = asyncio.run(run())
+async def test_an_id_that_the_model_lacks_is_an_error_of_its_request(open_engine):
+    session = open_engine(tiny_model()).session("s")
+    wrong = [session.next_logprobs((*TEXT, token), top=1) for token in (257, -1, 10**12)]
+    wrong += [session.next_logprobs(TEXT, ids=(257,)), session.generate((300,), SamplingParams(max_tokens=1))]
+    *wrong, right = await asyncio.gather(*wrong, session.next_logprobs(TEXT, top=2), return_exceptions=True)
     assert all(isinstance(error, RainError) for error in wrong) and len(right) == 2
 
 
@@ -117,57 +107,42 @@ class TouchyTokenizer(ToyTokenizer):
 
 
 @pytest.mark.parametrize("params", [{"top_k": 5}, {}])
-def test_a_tokenizer_that_fails_on_one_text_fails_that_request_alone(params):
+async def test_a_tokenizer_that_fails_on_one_text_fails_that_request_alone(params):
     engine = HfEngine(tiny_model(), TouchyTokenizer())
-    stop = Stop(strings=("no such text",))
-
-    async def run():
-        sick, sound = engine.session("sick"), engine.session("sound")
-        failing = sick.generate(TEXT, SamplingParams(max_tokens=12, stop=stop, **params))
-        outcomes = await asyncio.gather(
-            failing, sound.generate(TEXT, SamplingParams(n=3, max_tokens=20, **params)), return_exceptions=True
-        )
-        return outcomes, await sick.generate(TEXT, SamplingParams(max_tokens=4, **params))
-
-    (failed, drawn), later = asyncio.run(run())
+    sick, sound = engine.session("sick"), engine.session("sound")
+    failing = sick.generate(TEXT, SamplingParams(max_tokens=12, stop=Stop(strings=("no such text",)), **params))
+    drawing = sound.generate(TEXT, SamplingParams(n=3, max_tokens=20, **params))
+    failed, drawn = await asyncio.gather(failing, drawing, return_exceptions=True)
+    later = await sick.generate(TEXT, SamplingParams(max_tokens=4, **params))
     assert isinstance(failed, ValueError)
     assert [len(answer.tokens) for answer in drawn] == [20] * 3 and len(later[0].tokens) == 4
     assert engine.scheduler.requests == []
 
 
-def test_a_prompt_too_long_for_the_memory_fails_alone():
+async def test_a_prompt_too_long_for_the_memory_fails_alone():
     engine = tiny_engine(max_batch_tokens=16)
-
-    async def run():
-        small = [engine.session(str(i)).generate((*TEXT, i), SamplingParams(max_tokens=9, seed=i)) for i in range(4)]
-        long = engine.session("long").next_logprobs(TEXT * 5, top=1)
-        return await asyncio.gather(*small[:2], long, *small[2:], return_exceptions=True)
-
+    small = [engine.session(str(i)).generate((*TEXT, i), SamplingParams(max_tokens=9, seed=i)) for i in range(4)]
+    asked = [*small[:2], engine.session("long").next_logprobs(TEXT * 5, top=1), *small[2:]]
     with failing_passes(engine.model, lambda i: sum(map(len, engine.scheduler.trees)) > 150):
-        first, second, long, *others = asyncio.run(run())
+        first, second, long, *others = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(long, UnclearFault) and "out of memory" in str(long)
     assert [len(found[0].tokens) for found in (first, second, *others)] == [9] * 4
 
 
-def test_a_prefix_that_is_cached_for_several_is_not_lost_when_one_of_them_is_cancelled():
+async def test_a_prefix_that_is_cached_for_several_is_not_lost_when_one_of_them_is_cancelled():
     engine = tiny_engine()
-
-    async def run():
-        first = asyncio.create_task(engine.cache_prefix(TEXT))
-        second = asyncio.create_task(engine.cache_prefix(TEXT))
-        await asyncio.sleep(0)
-        first.cancel()
-        await second
-        assert first.cancelled() and engine.cached_prefix((*TEXT, 1)) is not None
-
-    asyncio.run(run())
+    first, second = (asyncio.create_task(engine.cache_prefix(TEXT)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert first.cancelled() and engine.cached_prefix((*TEXT, 1)) is not None
 
 
-def test_a_prefix_that_could_not_be_cached_is_computed_anew():
+async def test_a_prefix_that_could_not_be_cached_is_computed_anew():
     engine = tiny_engine()
     with failing_passes(engine.model, lambda i: True), pytest.raises(UnclearFault, match="out of memory"):
-        asyncio.run(engine.cache_prefix(TEXT))
-    asyncio.run(engine.cache_prefix(TEXT))
+        await engine.cache_prefix(TEXT)
+    await engine.cache_prefix(TEXT)
     assert engine.cached_prefix((*TEXT, 1)) is not None
 
 

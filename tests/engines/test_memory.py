@@ -118,7 +118,7 @@ def test_without_such_files_some_memory_is_taken_to_be_free(tmp_path):
     assert memory.free_cpu_memory(tmp_path) == 8 << 30
 
 
-def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
+async def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
     """A cache of 400 tokens fits; without learning, every few passes would run out of memory anew."""
     engine, room, left = tiny_engine(max_batch_tokens=16, cache_tokens=10_000), 400, []
 
@@ -126,29 +126,22 @@ def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
         left.append(sum(map(len, engine.scheduler.trees)))
         return left[-1] > room
 
-    async def run():
-        sessions = [engine.session(str(i)) for i in range(12)]
+    sessions = [engine.session(str(i)) for i in range(12)]
+    with failing_passes(engine.model, full) as failures:
         for turn in range(4):
             for number, session in enumerate(sessions):
                 await session.generate((*TEXT, number), SamplingParams(n=3, max_tokens=6, seed=turn))
-
-    with failing_passes(engine.model, full) as failures:
-        asyncio.run(run())
     assert 0 < sum(failures) < 5
     assert 0.6 * room < engine.scheduler.cache_tokens <= 0.8 * (room + 16)
     assert min(left[len(left) // 2 :]) > 0.5 * room, "what fits stays cached"
     assert capsys.readouterr().err.count("out of memory") == 1
 
 
-def test_cached_prefixes_count():
+async def test_cached_prefixes_count():
     engine = tiny_engine(cache_tokens=100, max_batch_tokens=10)
-
-    async def run():
-        await engine.cache_prefix(TEXT)
-        for number in range(6):
-            await engine.session(str(number)).next_logprobs((*TEXT, number, *TEXT[:15]), top=1)
-
-    asyncio.run(run())
+    await engine.cache_prefix(TEXT)
+    for number in range(6):
+        await engine.session(str(number)).next_logprobs((*TEXT, number, *TEXT[:15]), top=1)
     assert engine.scheduler.pinned_tokens == len(TEXT)
     assert sum(map(len, engine.scheduler.trees)) <= 100 - len(TEXT)
     assert engine.scheduler.runner.pool.used <= 100
