@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_models import tiny_engine, tiny_model
+from support.tiny_models import tiny_engine
 from transformers import AutoModelForCausalLM
 
 from rain.bench.passes import PassMeter, kv_bytes, weight_bytes
 from rain.cli import main
 from rain.core.engine import SamplingParams
 from rain.engines.local.batch import Batch
-from rain.engines.local.engine import HfEngine
-from rain.engines.toy import ToyTokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape, shape_names
 
 TINY = {"model_type": "llama", "vocab_size": 4096, "hidden_size": 32, "intermediate_size": 48, "eos_token_id": None}
@@ -95,29 +93,25 @@ def test_a_broken_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_keys_of_a_prefix_that_trees_share_are_counted_once() -> None:
-    model, prefix = tiny_model(), [1, 2, 3, 4, 5]
-    weights = weight_bytes(model)
-    engine = HfEngine(model, ToyTokenizer(), cache_tokens=1000)
+    engine, prefix = tiny_engine(cache_tokens=1000), [1, 2, 3, 4, 5]
 
     async def run() -> PassMeter:
         await engine.cache_prefix(prefix)
-        meter = PassMeter(engine, weights, 1e9)
+        meter = PassMeter(engine, 1, 1e9)
         texts = ("a", [*prefix, 6, 7]), ("b", [*prefix, 8]), ("b", [*prefix, 9])
         await asyncio.gather(*(engine.session(name).next_logprobs(text, top=1) for name, text in texts))
         return meter
 
     [(tokens, trees, read, _)] = asyncio.run(run()).passes
-    assert (tokens, trees, read // kv_bytes(model)) == (4, 3, 5 + 4)
+    assert (tokens, trees, read // kv_bytes(engine.model)) == (4, 3, 5 + 4)
 
 
 def test_every_pass_is_measured() -> None:
-    model = tiny_model()
-    weights = weight_bytes(model)
-    engine = HfEngine(model, ToyTokenizer(), cache_tokens=1000)
-    meter = PassMeter(engine, weights, 1e9)
+    engine = tiny_engine(cache_tokens=1000)
+    meter = PassMeter(engine, 1, 1e9)
     asyncio.run(engine.session("a").generate([1, 2, 3], SamplingParams(max_tokens=4)))
     assert [tokens for tokens, *_ in meter.passes] == [3, 1, 1, 1]
-    assert [read // kv_bytes(model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
+    assert [read // kv_bytes(engine.model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
     assert meter.summary()["tokens"] == 1.5
 
 

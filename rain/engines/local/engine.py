@@ -68,12 +68,12 @@ class HfEngine(Engine):
 
     def cached_prefix(self, prefix: Sequence[int]) -> KvTree | None:
         """Return the longest cached prefix that a request goes beyond."""
-        found: KvTree | None = None
-        for tokens, task in self._prefixes.items():
-            if _succeeded(task) and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens:
-                if found is None or len(tokens) > len(found):
-                    found = task.result()
-        return found
+        found = [
+            task.result()
+            for tokens, task in self._prefixes.items()
+            if _succeeded(task) and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens
+        ]
+        return max(found, key=len, default=None)
 
     def cached_tokens(self, prefix: Sequence[int]) -> int:
         """See ``Engine.cached_tokens``."""
