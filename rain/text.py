@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from typing import Any
 
 from rain.core.errors import RainError
@@ -135,8 +136,4 @@ PROBES = ("", "a", "7", "\n")
 
 def common_start(sequences: Sequence[Tokens]) -> Tokens:
     """Return the longest common beginning."""
-    first = min(sequences, key=len)
-    for place, token in enumerate(first):
-        if any(other[place] != token for other in sequences):
-            return first[:place]
-    return first
+    return tuple(commonprefix(sequences))  # of a path's letters or of any sequences

@@ -59,7 +59,7 @@ def load_victims(attack: AttackConfig) -> list[Victim]:
     from rain.models.loading import load_model
 
     prompt_file = None if attack.chat_template else load_prompt(TASK.path(TASK.prompt))
-    device_map = "auto" if torch.cuda.device_count() > 1 else None
+    device_map = "auto" if torch.cuda.device_count() > 1 else ""
     victims: list[Victim] = []
     for name in attack.models:
         model, tokenizer = load_model(name, dtype=attack.dtype, device_map=device_map)

@@ -35,7 +35,7 @@ from rain.results.files import check_writable, write_atomic
 from rain.settings import make_settings
 from rain.tasks import load
 
-PAPER_SIMULATIONS, PAPER_EXTRA = 50, 15
+PAPER = {"max_simulations": 50, "extra_simulations": 15}
 LONG_TOKENS = 64
 """Limit of the responses with prompts as published; the searches end earlier."""
 
@@ -128,8 +128,7 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     """Return the measurements in order; the weights are seconds on two CPU cores with the default model."""
     widths, t = args.concurrency, args.simulations
     short = 0.45 * (t + t)  # seconds of one short search alone
-    paper = {"max_simulations": PAPER_SIMULATIONS, "extra_simulations": PAPER_EXTRA}
-    whole = with_search(bench, max_new_tokens=args.whole_tokens, **paper)
+    whole = with_search(bench, max_new_tokens=args.whole_tokens, **PAPER)
     found = [] if args.no_published else [Step("published", 9 * short, partial(measure_published, bench))]
     if found and not bench.in_float32:
         found.append(Step("decisions", 5 * short, partial(measure_decisions, bench, widths)))
@@ -156,8 +155,8 @@ def steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
 
 def long_steps(bench: Bench, args: argparse.Namespace) -> list[Step]:
     """Return the first simulations of searches like the paper's: T = 50, prompts of the published length."""
-    paper = {"max_simulations": PAPER_SIMULATIONS, "extra_simulations": PAPER_EXTRA, "max_new_tokens": LONG_TOKENS}
-    long = replace(with_search(with_prompts(bench, *PUBLISHED_LENGTHS), **paper), simulations=args.long)
+    search = with_search(with_prompts(bench, *PUBLISHED_LENGTHS), max_new_tokens=LONG_TOKENS, **PAPER)
+    long = replace(search, simulations=args.long)
     found = [] if args.no_published else [Step("long/published", 12.0 * args.long, partial(measure_published, long))]
     return found + [Step(f"long/{w}", 0.4 * args.long * w, partial(measure_rain, long, w)) for w in args.concurrency]
 

@@ -23,12 +23,10 @@ SENTENCES = (
 
 def filler(encode: Callable[[str], Sequence[int]], tokens: int) -> str:
     """Return a text of at least this many tokens, and of fewer than a sentence more."""
-    text = ""
-    for sentence in cycle(SENTENCES):
-        if len(encode(text)) >= tokens:
-            return text
-        text += sentence
-    raise AssertionError("sentences never end")
+    text, sentences = "", cycle(SENTENCES)
+    while len(encode(text)) < tokens:
+        text += next(sentences)
+    return text
 
 
 def with_prompts(bench: Bench, chat: int, evaluation: int) -> Bench:

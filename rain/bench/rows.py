@@ -21,8 +21,7 @@ from rain.data.datasets import Prompt
 from rain.embedding import SentenceEncoder
 from rain.engines.registry import PlacementConfig, open_loaded
 from rain.generation import Answer, PreparedPrompt
-from rain.models.dtypes import auto_dtype
-from rain.models.loading import load_model, load_tokenizer
+from rain.models.loading import load_model, load_tokenizer, placement_options
 from rain.models.random_weights import HashTokenizer, random_model, read_shape
 from rain.trace.record import Append
 
@@ -59,16 +58,14 @@ class Bench:
         """Whether the model computes in float32 here."""
         import torch
 
-        chosen = self.config.model.dtype
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return chosen == "float32" or (chosen == "auto" and auto_dtype(device) is torch.float32)
+        return placement_options(self.config.model.dtype, self.placement.device_map)["dtype"] is torch.float32
 
     def load(self) -> tuple[Any, Any]:
         """Load the model anew: an engine changes the attention of the one it gets."""
         from rain.bench.passes import weight_bytes
 
         free_memory()
-        config, device_map = self.config.model, self.placement.device_map or None
+        config, device_map = self.config.model, self.placement.device_map
         if self.random:
             loaded = random_model(self.random, config.dtype, device_map)
             self.weights = weight_bytes(loaded[0])

@@ -16,10 +16,10 @@ Candidate = tuple[Tokens, float]
 
 
 class Candidates:
-    """Proposes token sets; all randomness comes from ``key``, which names run seed and prompt."""
+    """Proposes token sets, and continues them; all randomness comes from the inputs' key."""
 
-    def __init__(self, session: Session, config: RainConfig, key: str) -> None:
-        self.session, self.config, self.key = session, config, key
+    def __init__(self, session: Session, config: RainConfig, inputs: SearchInputs) -> None:
+        self.session, self.config, self.inputs = session, config, inputs
 
     async def most_likely(self, prefix: Tokens, count: int) -> list[Candidate]:
         """Return the most likely next tokens with their probabilities, by token id."""
@@ -56,31 +56,31 @@ class Candidates:
             temperature=self.config.candidate_temperature,
             top_k=self.config.top_k,
             greedy_first=greedy_first,
-            seed=request_seed(self.key, purpose, prefix, occurrence),
+            seed=request_seed(self.inputs.key, purpose, prefix, occurrence),
             purpose=purpose,
         )
         drawn = await self.session.generate(prefix, params)
         return [(one.tokens, math.exp(sum(one.logprobs))) for one in drawn]
 
+    async def rollout(self, prefix: Tokens, limit: int) -> Tokens:
+        """Continue a leaf by plain sampling to the next pause or ``limit`` (tokens, with the prompt), for scoring."""
+        inputs, remaining = self.inputs, limit - len(prefix)
+        if remaining <= 0 or inputs.policy.complete(prefix[len(inputs.prompt) :]):
+            return ()
+        params = SamplingParams(
+            max_tokens=inputs.policy.rollout_tokens(remaining),
+            stop=inputs.policy.rollout_stop,
+            seed=request_seed(inputs.key, "rollout", prefix),
+            logprobs=False,
+            purpose="rollout",
+        )
+        [continuation] = await self.session.generate(prefix, params)
+        return continuation.tokens
+
 
 def _clamped(found: Sequence[Candidate]) -> list[Candidate]:
     """Return distinct candidates (of equal ones the first), the greedy one first, with its prior clamped."""
-    first = dict(reversed(found))
-    distinct = {tokens: first[tokens] for tokens, _ in found}
+    distinct: dict[Tokens, float] = {}
+    for tokens, prior in found:
+        distinct.setdefault(tokens, prior)
     return list(zip(distinct, clamp_greedy(list(distinct.values())), strict=True))
-
-
-async def draw_rollout(session: Session, inputs: SearchInputs, prefix: Tokens, limit: int) -> Tokens:
-    """Continue a leaf by plain sampling to the next pause or ``limit`` (tokens, with the prompt); for scoring only."""
-    policy, remaining = inputs.policy, limit - len(prefix)
-    if remaining <= 0 or policy.complete(prefix[len(inputs.prompt) :]):
-        return ()
-    params = SamplingParams(
-        max_tokens=policy.rollout_tokens(remaining),
-        stop=policy.rollout_stop,
-        seed=request_seed(inputs.key, "rollout", prefix),
-        logprobs=False,
-        purpose="rollout",
-    )
-    [continuation] = await session.generate(prefix, params)
-    return continuation.tokens

@@ -129,20 +129,6 @@ class ReadOut(NamedTuple):
     weights: Vector
 
 
-def check_request(prefix: Sequence[int], context: int, max_tokens: int = 1, vocabulary: int = 0) -> None:
-    """Refuse a request that no engine with this context (tokens) and vocabulary (ids, 0: any) can answer.
-
-    Raises:
-        RainError: the prefix is empty or has an id that the model lacks, or the whole is longer than the context.
-    """
-    if not prefix:
-        raise RainError("an engine needs at least one token of prefix")
-    if len(prefix) + max_tokens - 1 > context:
-        raise RainError(f"{len(prefix)} + {max_tokens} tokens do not fit into the model's context of {context}")
-    if vocabulary and not 0 <= min(prefix) <= max(prefix) < vocabulary:
-        raise RainError(f"there is a token id that the model lacks, whose ids are below {vocabulary}")
-
-
 class Session(ABC):
     """One search's view of a model, with its own cache; methods may be awaited concurrently.
 
@@ -205,12 +191,14 @@ class Engine(ABC):
 
     Attributes:
         context: maximum length of a prefix (tokens).
+        vocabulary: number of token ids that the model has; 0: it is not known.
         eos: ids with which the model ends a response; there may be several, or none.
         dtype: number format of the weights, for the records.
         batches: whether requests that are made at the same time share passes, so that a search may compute ahead.
     """
 
     context: int
+    vocabulary: int = 0
     eos: tuple[int, ...] = ()
     dtype: str = "unknown"
     batches: bool = True
@@ -222,6 +210,22 @@ class Engine(ABC):
         Args:
             name: tells searches apart; engines with several servers send equal names to the same one.
         """
+
+    def check_request(self, prefix: Sequence[int], max_tokens: int = 1, ids: Collection[int] = ()) -> None:
+        """Refuse a request that the model cannot answer.
+
+        Raises:
+            RainError: the prefix is empty, the whole is longer than the context, or the model lacks an id of the
+                prefix or of ``ids``.
+        """
+        if not prefix:
+            raise RainError("an engine needs at least one token of prefix")
+        if len(prefix) + max_tokens - 1 > self.context:
+            wanted = f"{len(prefix)} + {max_tokens} tokens"
+            raise RainError(f"{wanted} do not fit into the model's context of {self.context}")
+        named = (*prefix, *ids)
+        if self.vocabulary and not 0 <= min(named) <= max(named) < self.vocabulary:
+            raise RainError(f"there is a token id that the model lacks, whose ids are below {self.vocabulary}")
 
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
         """Compute a prefix that requests of many sessions begin with, once for all of them."""

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from rain.core.candidates import Candidate, Candidates, draw_rollout
+from rain.core.candidates import Candidate, Candidates
 from rain.core.concurrency import gather_or_cancel
 from rain.core.config import RainConfig
 from rain.core.engine import Session
@@ -91,7 +90,7 @@ class Search:
             lambda past: guess_next(self.root, past, config),
             self._compute_ahead,
         )
-        self.candidates = Candidates(session, config, inputs.key)
+        self.candidates = Candidates(session, config, inputs)
         self.root = Node((), step=0)
         self.prefix: Tokens = inputs.prompt
         self.limit = config.limit(len(inputs.prompt))
@@ -201,8 +200,7 @@ class Search:
 
     async def _rollout(self, prefix: Tokens) -> Tokens:
         """Return a rollout from the leaf with this prefix; the tokens are for scoring only."""
-        draw = partial(draw_rollout, self.session, self.inputs, prefix, self.limit)
-        return await self.prefetch.result("rollout", prefix, draw)
+        return await self.prefetch.result("rollout", prefix, lambda: self.candidates.rollout(prefix, self.limit))
 
     async def _expand(self, node: Node, prefix: Tokens) -> None:
         """Attach children unless that was done, or the node is terminal (expansion)."""

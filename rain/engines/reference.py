@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
+from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage
 from rain.core.types import Tokens, Vector
 from rain.engines.local.kv_cache import KvPool, KvTree
 from rain.engines.local.sampling import read_rows
 from rain.engines.local.self_check import check_tokens, plain_logits
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
 from rain.models.info import (
-    UNLIMITED,
     check_read_out,
     check_read_outs,
     context_length,
@@ -115,11 +114,11 @@ class ReferenceSession(Session):
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``: one continuation after the other, each from the start of the prefix."""
-        check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
+        self.engine.check_request(prefix, params.max_tokens)
         self.usage.requests += 1
-        return [await self._continue(list(prefix), params, params.first + i) for i in range(params.n)]
+        return [await self._continue(prefix, params, params.first + i) for i in range(params.n)]
 
-    async def _continue(self, prefix: list[int], params: SamplingParams, index: int) -> Continuation:
+    async def _continue(self, prefix: Sequence[int], params: SamplingParams, index: int) -> Continuation:
         engine = self.engine
         item = GenerationSequence(KvTree(KvPool()), prefix, self.usage, params, index, engine.decode)
         cache, known = engine.new_cache(), 0
@@ -146,10 +145,9 @@ class ReferenceSession(Session):
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
         """See ``Session.next_logprobs``."""
-        check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
-        check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
+        self.engine.check_request(prefix, ids=ids)
         self.usage.requests += 1
-        question = LogprobsSequence(KvTree(KvPool()), list(prefix), self.usage, top, ids)
+        question = LogprobsSequence(KvTree(KvPool()), prefix, self.usage, top, ids)
         logits = self._last_logits.get(tuple(prefix))
         if logits is None:
             logits = self._forward(prefix, 0, None)
@@ -160,7 +158,7 @@ class ReferenceSession(Session):
     async def read_out(self, prefix: Sequence[int], start: int, usage: Usage | None = None) -> Vector:
         """See ``Session.read_out``: one plain pass."""
         check_read_out(self.engine.read_outs, prefix, start)
-        check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
+        self.engine.check_request(prefix)
         states = self.engine.hidden_states(prefix, usage or self.usage)
         found = [states[layer][0, start:].float().mean(0).cpu().numpy() @ w for layer, w in self.engine.read_outs]
         return np.array(found)

@@ -133,7 +133,7 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
     loaded, tokenizer = load_model(
         model.modelname,
         dtype=model.dtype,
-        device_map=placement.device_map or None,
+        device_map=placement.device_map,
         quantization=model.quantization,
     )
     if model.engine == "reference":

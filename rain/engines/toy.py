@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rain.core.engine import Continuation, Engine, SamplingParams, Session, Usage, check_request
+from rain.core.engine import Continuation, Engine, SamplingParams, Session, Usage
 from rain.core.types import Vector
 
 EOS = 256
@@ -111,7 +111,7 @@ class ToySession(Session):
         return {int(token): float(logprobs[token]) for token in (*order, *ids)}
 
     def _count(self, prefix: Sequence[int], max_tokens: int = 1) -> None:
-        check_request(prefix, self.engine.context, max_tokens)
+        self.engine.check_request(prefix, max_tokens)
         self.usage.requests += 1
         self.usage.forward_passes += 1
         self.usage.tokens_computed += len(prefix)

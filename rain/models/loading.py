@@ -67,18 +67,16 @@ def load_model(
     name: str | Path,
     *,
     dtype: str = "auto",
-    device_map: str | None = None,
-    quantization: str | None = None,
-    attn: str | None = None,
+    device_map: str = "",
+    quantization: str = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a causal language model, in evaluation mode and without gradients, and its tokenizer.
 
     Args:
         name: see `resolve`.
         dtype: "float32", "bfloat16", "float16", or "auto" (see `auto_dtype`).
-        device_map: None is the first visible GPU if there is one, else the CPU; anything else goes to accelerate.
-        quantization: None or "none", "8bit", "4bit" (bitsandbytes).
-        attn: attention of transformers, such as "sdpa" or "eager"; None leaves the choice to transformers.
+        device_map: "" is the first visible GPU if there is one, else the CPU; anything else goes to accelerate.
+        quantization: "none", "8bit", "4bit" (bitsandbytes).
 
     Raises:
         WorkerFault: the GPU that the environment names is gone, has failed or has too little memory.
@@ -90,25 +88,21 @@ def load_model(
         raise RainError(f"{name} is a sentence encoder, not a language model; {_HINT}")
     options = placement_options(dtype, device_map)
     options |= _quantization(quantization, options["dtype"])
-    if attn is not None:
-        options["attn_implementation"] = attn
     return _load(name, transformers.AutoModelForCausalLM, options)
 
 
-def load_encoder(
-    name: str | Path = "minilm", *, dtype: str = "float32", device_map: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a sentence encoder, in evaluation mode and without gradients, and its tokenizer; see `load_model`."""
     import transformers
 
-    return _load(name, transformers.AutoModel, placement_options(dtype, device_map))
+    return _load(name, transformers.AutoModel, placement_options("float32"))
 
 
 def load_classifier(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a sequence classification model and its tokenizer; see `load_model`."""
     import transformers
 
-    model, tokenizer = _load(name, transformers.AutoModelForSequenceClassification, placement_options("auto", None))
+    model, tokenizer = _load(name, transformers.AutoModelForSequenceClassification, placement_options("auto"))
     if not any(kind.endswith("ForSequenceClassification") for kind in model.config.architectures or ()):
         raise RainError(f"{name} is not a sequence classification model; its classifier would be random")
     return model, tokenizer
@@ -156,7 +150,7 @@ def _key(text: str) -> str:
     return hashlib.sha256(f"{_FORMAT} {text}".encode()).hexdigest()[:12]
 
 
-def placement_options(dtype: str, device_map: str | None) -> dict[str, Any]:
+def placement_options(dtype: str, device_map: str = "") -> dict[str, Any]:
     """Return the options of from_pretrained that say in which format the weights are, and where; see `load_model`."""
     import torch
 
@@ -171,11 +165,11 @@ def placement_options(dtype: str, device_map: str | None) -> dict[str, Any]:
     return options if device_map == "cpu" else {**options, "device_map": device_map}
 
 
-def _quantization(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
-    if quantization is None or quantization == "none":
-        return {}
+def _quantization(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
     if quantization not in QUANTIZATIONS:
         raise RainError(f"quantization is {quantization!r}; it must be one of {', '.join(QUANTIZATIONS)}")
+    if quantization == "none":
+        return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RainError(f"quantization {quantization} needs bitsandbytes; run `pip install bitsandbytes`")
     import transformers

@@ -64,9 +64,7 @@ def shape_names() -> list[str]:
     return sorted(path.stem for path in SHAPES.glob("*.json"))
 
 
-def random_model(
-    source: str, dtype: str = "auto", device_map: str | None = None
-) -> tuple[PreTrainedModel, HashTokenizer]:
+def random_model(source: str, dtype: str, device_map: str) -> tuple[PreTrainedModel, HashTokenizer]:
     """Return a causal language model with random weights, always the same ones, and a tokenizer for it.
 
     The weights are made on the device of the model: nothing is downloaded or copied.
@@ -74,7 +72,7 @@ def random_model(
     Args:
         source: one of ``shape_names``, or a JSON file with the fields of a transformers configuration.
         dtype: as in ``load_model``.
-        device_map: None is the first visible GPU if there is one, else the CPU; or the name of one device.
+        device_map: "" is the first visible GPU if there is one, else the CPU; or the name of one device.
 
     Raises:
         RainError: there is no such file, or it describes no model.

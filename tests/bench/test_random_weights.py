@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_models import tiny_model
+from support.tiny_models import tiny_engine
 from transformers import AutoModelForCausalLM
 
 from rain.bench.passes import PassMeter, kv_bytes, weight_bytes
 from rain.cli import main
 from rain.core.engine import SamplingParams
 from rain.engines.local.batch import Batch
-from rain.engines.local.engine import HfEngine
-from rain.engines.toy import ToyTokenizer
 from rain.models.random_weights import HashTokenizer, random_model, read_shape, shape_names
 
 TINY = {"model_type": "llama", "vocab_size": 4096, "hidden_size": 32, "intermediate_size": 48, "eos_token_id": None}
@@ -95,34 +93,30 @@ def test_a_broken_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_keys_of_a_prefix_that_trees_share_are_counted_once() -> None:
-    model, prefix = tiny_model(), [1, 2, 3, 4, 5]
-    weights = weight_bytes(model)
-    engine = HfEngine(model, ToyTokenizer(), cache_tokens=1000)
+    engine, prefix = tiny_engine(cache_tokens=1000), [1, 2, 3, 4, 5]
 
     async def run() -> PassMeter:
         await engine.cache_prefix(prefix)
-        meter = PassMeter(engine, weights, 1e9)
+        meter = PassMeter(engine, 1, 1e9)
         texts = ("a", [*prefix, 6, 7]), ("b", [*prefix, 8]), ("b", [*prefix, 9])
         await asyncio.gather(*(engine.session(name).next_logprobs(text, top=1) for name, text in texts))
         return meter
 
     [(tokens, trees, read, _)] = asyncio.run(run()).passes
-    assert (tokens, trees, read // kv_bytes(model)) == (4, 3, 5 + 4)
+    assert (tokens, trees, read // kv_bytes(engine.model)) == (4, 3, 5 + 4)
 
 
 def test_every_pass_is_measured() -> None:
-    model = tiny_model()
-    weights = weight_bytes(model)
-    engine = HfEngine(model, ToyTokenizer(), cache_tokens=1000)
-    meter = PassMeter(engine, weights, 1e9)
+    engine = tiny_engine(cache_tokens=1000)
+    meter = PassMeter(engine, 1, 1e9)
     asyncio.run(engine.session("a").generate([1, 2, 3], SamplingParams(max_tokens=4)))
     assert [tokens for tokens, *_ in meter.passes] == [3, 1, 1, 1]
-    assert [read // kv_bytes(model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
+    assert [read // kv_bytes(engine.model) for _, _, read, _ in meter.passes] == [3, 4, 5, 6]
     assert meter.summary()["tokens"] == 1.5
 
 
 def test_what_waits_for_the_device_is_no_time_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, clock = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=1000), [0.0]
+    engine, clock = tiny_engine(cache_tokens=1000), [0.0]
     runner = engine.scheduler.runner
 
     def later(call: Callable[..., torch.Tensor], seconds: float) -> Callable[..., torch.Tensor]:
@@ -163,7 +157,7 @@ def test_a_pass_that_runs_out_of_memory_is_not_measured_on_a_gpu_either(monkeypa
     for name in ("max_memory_allocated", "max_memory_reserved"):
         monkeypatch.setattr(torch.cuda, name, lambda device: 0)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    engine, failing = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=1000), [False, True, False, False]
+    engine, failing = tiny_engine(cache_tokens=1000), [False, True, False, False]
     forward = engine.scheduler.runner.forward
 
     def fail(batch: Batch) -> torch.Tensor:

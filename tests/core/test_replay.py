@@ -88,7 +88,7 @@ def test_one_difference_among_many_traces_is_enough_for_exit_code_1(tmp_path, ca
     assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["equal", "DIFFERS", "equal"]
 
 
-TEXTS = ("{", "{}", "[]", "3", '"moves output prompt calls config simulations"', "[" * 200_000)
+TEXTS = (b"{", b"{}", b"[]", b"3", b'"moves output prompt calls config simulations"', b"[" * 200_000, b"\xff\xfe\x00")
 LACKS = {
     "calls": lambda trace: trace.pop("calls"),
     "a setting": lambda trace: trace["config"].pop("maxT"),
@@ -109,10 +109,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", [*TEXTS, *LACKS], ids=lambda what: what[:9])
+@pytest.mark.parametrize("what", [*TEXTS, *LACKS], ids=lambda what: str(what)[:9])
 def test_a_file_that_is_no_whole_trace_ends_with_one_sentence_and_exit_code_2(what, tmp_path, capsys):
     path = tmp_path / "trace.json"
-    tampered(tmp_path, LACKS[what]) if what in LACKS else path.write_text(what)
+    tampered(tmp_path, LACKS[what]) if what in LACKS else path.write_bytes(what)
     code, said = replay(path, capsys)
     assert code == 2 and (what in LACKS or (said.out == "" and str(path) in said.err))
     assert said.err.startswith("rain: error: ") and said.err.count("\n") == 1
@@ -126,8 +126,6 @@ def test_a_field_with_a_wrong_value_ends_with_one_sentence_that_names_the_file(w
     assert said.err.startswith(f"rain: error: the trace {path} has a field with a wrong value (")
 
 
-def test_a_missing_file_and_bytes_that_are_not_text_are_reported(tmp_path, capsys):
-    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    for name in ("none.json", "binary.json"):
-        code, said = replay(tmp_path / name, capsys)
-        assert code == 2 and name in said.err
+def test_a_missing_file_is_reported(tmp_path, capsys):
+    code, said = replay(tmp_path / "none.json", capsys)
+    assert code == 2 and "none.json" in said.err

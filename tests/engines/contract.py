@@ -140,7 +140,7 @@ class EngineContract:
         first, second = (generate(engine, prefix, n=4, max_tokens=8, top_k=15, seed=seed) for seed in (5, 6))
         assert not set(tokens_of(first)) & set(tokens_of(second))
 
-    def test_an_answer_does_not_depend_on_order_neighbours_or_session(self, subject, engine, prefix):
+    async def test_an_answer_does_not_depend_on_order_neighbours_or_session(self, subject, engine, prefix):
         requests = [
             SamplingParams(n=3, max_tokens=5, top_k=15, seed=1),
             SamplingParams(max_tokens=9, seed=2),
@@ -148,23 +148,15 @@ class EngineContract:
             SamplingParams(max_tokens=12, seed=4, stop=Stop(strings=("e",))),
         ]
         pairs = list(zip((prefix, prefix[:5], (*prefix, prefix[0]), prefix), requests, strict=True))
-
-        async def one_after_the_other():
-            session = engine.session("alone")
-            return [await session.generate(*pair) for pair in pairs]
-
-        async def all_at_once_backwards():
-            sessions = [engine.session(str(i)) for i in range(2)]
-            jobs = [sessions[i % 2].generate(*pairs[i]) for i in reversed(range(4))]
-            questions = [sessions[0].next_logprobs(p, top=3) for p, _ in pairs]
-            answers = await asyncio.gather(*jobs, *questions)
-            for session in sessions:
-                await session.close()
-                await session.close()
-            return answers[:4][::-1]
-
-        alone, together = asyncio.run(one_after_the_other()), asyncio.run(all_at_once_backwards())
-        for one, other in zip(alone, together, strict=True):
+        session = engine.session("alone")
+        alone = [await session.generate(*pair) for pair in pairs]
+        sessions = [engine.session(str(i)) for i in range(2)]
+        jobs = [sessions[i % 2].generate(*pairs[i]) for i in reversed(range(4))]
+        questions = [sessions[0].next_logprobs(p, top=3) for p, _ in pairs]
+        together = await asyncio.gather(*jobs, *questions)
+        for session in sessions * 2:
+            await session.close()
+        for one, other in zip(alone, together[:4][::-1], strict=True):
             assert tokens_of(one) == tokens_of(other)
             assert [a.finish for a in one] == [a.finish for a in other]
             for a, b in zip(one, other, strict=True):
@@ -235,15 +227,15 @@ class EngineContract:
         more = next_logprobs(engine, prefix, top=40)
         assert more.keys() == set(ranked[:40]), "more than any search asks for by default"
 
-    def test_next_logprobs_do_not_depend_on_what_was_asked_before(self, subject, engine, prefix):
-        fresh = next_logprobs(engine, prefix, top=5)
+    async def test_next_logprobs_do_not_depend_on_what_was_asked_before(self, subject, engine, prefix):
+        fresh = await engine.session("fresh").next_logprobs(prefix, top=5)
         session = engine.session("another")
-        asyncio.run(session.generate(prefix, SamplingParams(n=3, max_tokens=6, top_k=3, seed=2)))
-        again = asyncio.run(session.next_logprobs(prefix, top=5))
+        await session.generate(prefix, SamplingParams(n=3, max_tokens=6, top_k=3, seed=2))
+        again = await session.next_logprobs(prefix, top=5)
         assert fresh.keys() == again.keys()
         assert list(fresh.values()) == pytest.approx([again[token] for token in fresh], abs=subject.tolerance)
 
-    def test_a_commit_and_a_cached_prefix_change_no_answer(self, subject, engine, prefix):
+    async def test_a_commit_and_a_cached_prefix_change_no_answer(self, subject, engine, prefix):
         longer = (*prefix, *prefix)
         drawing = SamplingParams(n=2, max_tokens=4, top_k=15, seed=5)
 
@@ -261,19 +253,19 @@ class EngineContract:
             await session.close()
             return drawn, known, elsewhere
 
-        plain, announced = asyncio.run(answers(False)), asyncio.run(answers(True))
+        plain, announced = await answers(False), await answers(True)
         assert tokens_of(plain[0]) == tokens_of(announced[0])
         for one, other in zip(plain[1:], announced[1:], strict=True):
             assert one.keys() == other.keys()
             assert list(one.values()) == pytest.approx([other[token] for token in one], abs=subject.tolerance)
 
-    def test_usage_grows_with_every_request_and_each_session_counts_its_own(self, engine, prefix):
+    async def test_usage_grows_with_every_request_and_each_session_counts_its_own(self, engine, prefix):
         session, other = engine.session("a"), engine.session("b")
         assert set(session.usage.as_dict().values()) == {0}
-        asyncio.run(session.generate(prefix, SamplingParams(n=2, max_tokens=3, top_k=15)))
+        await session.generate(prefix, SamplingParams(n=2, max_tokens=3, top_k=15))
         once = session.usage.as_dict()
         assert once["requests"] == 1 and once["forward_passes"] >= 1 and once["tokens_computed"] >= 1
-        asyncio.run(session.next_logprobs((*prefix, *prefix), top=1))
+        await session.next_logprobs((*prefix, *prefix), top=1)
         twice = session.usage.as_dict()
         assert twice["requests"] == 2 and twice["forward_passes"] > once["forward_passes"]
         assert twice["tokens_computed"] > once["tokens_computed"]

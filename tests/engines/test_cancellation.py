@@ -8,9 +8,8 @@ import threading
 from dataclasses import replace
 
 import pytest
-import torch
 from support.completions_server import QUICK, engine_on, serving
-from support.tiny_models import LetterEncoder, letter_tokenizer, tiny_model
+from support.tiny_models import LetterEncoder, letter_tokenizer, tiny_engine, tiny_model
 from support.tiny_task import decisions, make_task
 from support.witness import Log, Witness, WitnessSession
 
@@ -61,11 +60,7 @@ class ClockSession(WitnessSession):
         return await super().next_logprobs(prefix, top=top, ids=ids)
 
 
-def undisturbed(number):
-    return None
-
-
-async def answers(task, engine, count, tick=undisturbed, tasks=None, prefetch=0):
+async def answers(task, engine, count, tick=lambda number: None, tasks=None, prefetch=0):
     """Answer prompts at once, each by RAIN and greedily; return what was decided, None for a cancelled prompt."""
     encoder = MeanPoolingEncoder(LetterEncoder().requires_grad_(False), letter_tokenizer)
     config = make_settings(task, {"modelname": "tiny"}).aligner
@@ -126,30 +121,28 @@ def survive(task, engine, count, seeds, prefetch=0):
 
 @pytest.fixture
 def task(tmp_path):
-    torch.set_num_threads(1)
     return small_task(tmp_path)
 
 
-def test_fifty_searches_on_the_toy_engine(task):
-    survive(task, ToyEngine(), 50, SEEDS)
+EVICTING = {"cache_tokens": 500, "max_batch_tokens": 64}
+ENGINES = {
+    "toy": (ToyEngine, 50, SEEDS),
+    "reference": (lambda: ReferenceEngine(tiny_model(), ToyTokenizer()), 50, SEEDS),
+    "tree cache": (tiny_engine, 50, SEEDS),
+    "evicting all the time": (lambda: tiny_engine(**EVICTING), 12, 5),
+}
 
 
-def test_fifty_searches_on_the_tree_cache(task):
-    survive(task, HfEngine(tiny_model(), ToyTokenizer()), 50, SEEDS)
+@pytest.mark.parametrize("name", ENGINES)
+def test_searches_in_this_process(task, name):
+    open_engine, count, seeds = ENGINES[name]
+    survive(task, open_engine(), count, seeds)
 
 
-def test_searches_on_a_tree_cache_that_evicts_all_the_time(task):
-    survive(task, HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=500, max_batch_tokens=64), 12, 5)
-
-
-@pytest.mark.parametrize("options", [{}, {"cache_tokens": 500, "max_batch_tokens": 64}])
+@pytest.mark.parametrize("options", [{}, EVICTING])
 def test_searches_that_compute_ahead_on_the_tree_cache(task, options):
     longer = replace(task, config=RainConfig(**{**SMALLEST, "max_simulations": 6, "candidates": 4}, max_draws=3))
-    survive(longer, HfEngine(tiny_model(), ToyTokenizer(), **options), 12, 5, prefetch=50)
-
-
-def test_fifty_searches_on_the_reference_engine(task):
-    survive(task, ReferenceEngine(tiny_model(), ToyTokenizer()), 50, SEEDS)
+    survive(longer, tiny_engine(**options), 12, 5, prefetch=50)
 
 
 def test_fifty_searches_on_two_servers(task):

@@ -12,26 +12,22 @@ import pytest
 import torch
 import transformers
 from engines.contract import CONTEXT, EngineContract, Subject
-from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, failing_passes, tiny_model
+from support.tiny_models import GROUPED, IDS, KINDS, SHAPE, failing_passes, tiny_engine, tiny_model
 from support.witness import Witness, computed_tokens, largest_error
 
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, UnclearFault
 from rain.core.stop import Stop
 from rain.engines.local.engine import HfEngine
+from rain.engines.local.model_runner import CPU_WASTE
 from rain.engines.reference import ReferenceEngine
 from rain.engines.toy import ToyTokenizer
 
 TEXT = tuple(b"Human: Is the sea salty?\n\nAssistant: Yes, it is. ")
 
 
-def hf_engine(kind="llama", **options):
-    torch.set_num_threads(1)
-    return HfEngine(tiny_model(kind), ToyTokenizer(), **options)
-
-
 def open_engine(kind="llama", **options):
-    return Witness(hf_engine(kind, **options))
+    return Witness(tiny_engine(kind, **options))
 
 
 def scheduler(witness):
@@ -45,7 +41,6 @@ def generate(session, prefix, **params):
 class TestHfEngine(EngineContract):
     @pytest.fixture
     def subject(self):
-        torch.set_num_threads(1)
         return Subject(HfEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
 
 
@@ -85,19 +80,16 @@ def tokens_drawn(witness):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(kind):
+ONE_CALL = [(kind, math.inf) for kind in ("llama", "gemma2", "mistral")]
+
+
+@pytest.mark.parametrize(("kind", "waste"), [*((kind, CPU_WASTE) for kind in KINDS), *ONE_CALL])
+def test_every_answer_of_several_searches_equals_plain_passes_without_a_cache(kind, waste):
+    """Also with one call of the attention for all trees, as on a GPU."""
     engine = open_engine(kind)
+    scheduler(engine).runner.waste = waste
     asyncio.run(several_searches(engine, count=2))
     assert len(engine.log.known) > 90 and max(len(prefix) for prefix, _ in engine.log.known) > 100
-    assert largest_error(engine.log, engine.engine.model) < 1e-4
-
-
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "mistral"])
-def test_one_call_of_the_attention_for_all_trees_as_on_a_gpu_gives_the_same_answers(kind):
-    engine = open_engine(kind)
-    scheduler(engine).runner.waste = math.inf
-    asyncio.run(several_searches(engine, count=2))
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
@@ -113,7 +105,7 @@ def test_the_attention_is_none_of_cudnns_and_its_result_can_be_viewed():
     assert seen == [(False, True)] and torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
-def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
+async def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
     """Next-token and candidate log-probabilities over commits, two sessions at once and a cached evaluation prompt."""
     model, tokenizer = smollm2
     engine = Witness(HfEngine(model, tokenizer, max_batch_tokens=64))
@@ -131,85 +123,63 @@ def test_smollm2_with_caches_equals_its_plain_passes(smollm2):
             session.commit(prefix)
             judging.commit(judged)
 
-    async def run():
-        await engine.cache_prefix(judge)
-        await asyncio.gather(search(prompt, judge + prompt[-2:]), search(prompt[:-1], judge + prompt[-1:]))
-
-    asyncio.run(run())
+    await engine.cache_prefix(judge)
+    await asyncio.gather(search(prompt, judge + prompt[-2:]), search(prompt[:-1], judge + prompt[-1:]))
     assert largest_error(engine.log, model) < 2e-4
-    asyncio.run(engine.engine.close())
+    await engine.engine.close()
 
 
-def test_every_tree_token_is_computed_once():
-    engine = open_engine()
-
-    async def run():
-        session = engine.session("s")
-        await generate(session, TEXT, n=6, max_tokens=5, top_k=3, greedy_first=True, seed=1)
-        await generate(session, TEXT, n=6, max_tokens=5, top_k=3, seed=1)
-        [roll] = await generate(session, TEXT + TEXT[:3], max_tokens=6, seed=2)
-        await session.next_logprobs(TEXT + TEXT[:3] + roll.tokens, top=3, ids=(1, 2))
-        return session
-
-    session = asyncio.run(run())
+async def test_every_tree_token_is_computed_once():
+    session = open_engine().session("s")
+    await generate(session, TEXT, n=6, max_tokens=5, top_k=3, greedy_first=True, seed=1)
+    await generate(session, TEXT, n=6, max_tokens=5, top_k=3, seed=1)
+    [roll] = await generate(session, TEXT + TEXT[:3], max_tokens=6, seed=2)
+    await session.next_logprobs(TEXT + TEXT[:3] + roll.tokens, top=3, ids=(1, 2))
     usage = session.usage
     assert usage.tokens_distinct == usage.tokens_computed == computed_tokens(session.log)
     assert usage.tokens_reused >= len(TEXT) * 3
 
 
-def test_a_distribution_that_was_brought_back_is_not_computed_again():
-    engine = hf_engine()
-
-    async def run():
-        session = engine.session("s")
-        first = await session.next_logprobs(TEXT, top=10)
-        passes = session.usage.forward_passes
-        assert await session.next_logprobs(TEXT, top=10) == first
-        drawn = await generate(session, TEXT, n=3, max_tokens=1, top_k=10, greedy_first=True, seed=4)
-        assert session.usage.forward_passes == passes and len(drawn) == 3
-
-    asyncio.run(run())
+async def test_a_distribution_that_was_brought_back_is_not_computed_again():
+    engine = tiny_engine()
+    session = engine.session("s")
+    first = await session.next_logprobs(TEXT, top=10)
+    passes = session.usage.forward_passes
+    assert await session.next_logprobs(TEXT, top=10) == first
+    drawn = await generate(session, TEXT, n=3, max_tokens=1, top_k=10, greedy_first=True, seed=4)
+    assert session.usage.forward_passes == passes and len(drawn) == 3
     assert engine.stats().passes == 1, "a step in which nothing is computed is none"
 
 
-def test_a_cached_prefix_is_computed_once_however_many_ask_for_it():
+async def test_a_cached_prefix_is_computed_once_however_many_ask_for_it():
     engine = open_engine()
-
-    async def run():
-        sessions = [engine.session(str(i)) for i in range(3)]
-        await asyncio.gather(*(engine.cache_prefix(TEXT) for _ in sessions))
-        assert engine.engine.stats().passes == 1
-        await asyncio.gather(*(session.next_logprobs(TEXT + (i,), top=1) for i, session in enumerate(sessions)))
-        return [session.usage.tokens_computed for session in sessions]
-
-    assert asyncio.run(run()) == [1, 1, 1]
+    sessions = [engine.session(str(i)) for i in range(3)]
+    await asyncio.gather(*(engine.cache_prefix(TEXT) for _ in sessions))
+    assert engine.engine.stats().passes == 1
+    await asyncio.gather(*(session.next_logprobs(TEXT + (i,), top=1) for i, session in enumerate(sessions)))
+    assert [session.usage.tokens_computed for session in sessions] == [1, 1, 1]
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
-def test_a_commit_keeps_what_continues_it_and_frees_the_rest():
+async def test_a_commit_keeps_what_continues_it_and_frees_the_rest():
     engine = open_engine()
+    session = engine.session("s")
 
-    async def computed(session, prefix):
+    async def computed(text):
         before = session.usage.tokens_computed
-        await session.next_logprobs(prefix, ids=(9,))
+        await session.next_logprobs(TEXT + tuple(text), ids=(9,))
         return session.usage.tokens_computed - before
 
-    async def run():
-        session = engine.session("s")
-        for branch in (b"a", b"b"):
-            await generate(session, TEXT + tuple(branch), n=4, max_tokens=3, top_k=9, seed=1)
-            await session.next_logprobs(TEXT + tuple(branch + b"xyz"), top=1)
-        [tree] = scheduler(engine).trees
-        full = len(tree)
-        session.commit(TEXT + tuple(b"a"))
-        kept = len(tree)
-        again = [await computed(session, TEXT + tuple(text)) for text in (b"axyzw", b"bxyzw")]
-        await session.close()
-        return full, kept, again
-
-    full, kept, again = asyncio.run(run())
-    assert len(TEXT) + 1 < kept < full
-    assert again == [1, 5], "the kept branch is still there, the other one is computed anew"
+    for branch in (b"a", b"b"):
+        await generate(session, TEXT + tuple(branch), n=4, max_tokens=3, top_k=9, seed=1)
+        await session.next_logprobs(TEXT + tuple(branch + b"xyz"), top=1)
+    [tree] = scheduler(engine).trees
+    full = len(tree)
+    session.commit(TEXT + tuple(b"a"))
+    assert len(TEXT) + 1 < len(tree) < full
+    assert await computed(b"axyzw") == 1, "the kept branch is still there"
+    assert await computed(b"bxyzw") == 5, "the other one is computed anew"
+    await session.close()
     assert scheduler(engine).trees == []
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
@@ -244,7 +214,7 @@ def test_eviction_recomputes_and_changes_no_answer(cache_tokens, undisturbed):
 
 
 def test_an_eviction_that_drops_nothing_is_none():
-    engine = hf_engine(cache_tokens=1)
+    engine = tiny_engine(cache_tokens=1)
     asyncio.run(generate(engine.session("s"), TEXT, max_tokens=5))
     assert (engine.stats().passes, engine.stats().evictions) == (5, 0)
 
@@ -265,37 +235,31 @@ def test_a_pass_never_exceeds_its_limit_and_prefill_in_chunks_changes_no_answer(
     assert tokens_drawn(engine) == undisturbed
 
 
-def test_a_short_request_is_answered_while_a_long_prompt_is_computed():
-    engine, finished = HfEngine(tiny_model(context=1024), ToyTokenizer(), max_batch_tokens=32), []
+async def test_a_short_request_is_answered_while_a_long_prompt_is_computed():
+    engine, finished = tiny_engine(max_batch_tokens=32), []
 
-    async def run():
-        async def ask(name, prefix):
-            await engine.session(name).generate(prefix, SamplingParams(max_tokens=3, seed=1))
-            finished.append(name)
+    async def ask(name, prefix):
+        await generate(engine.session(name), prefix, max_tokens=3, seed=1)
+        finished.append(name)
 
-        await asyncio.gather(ask("long", (1, 2, 3, 4) * 100), ask("short", (5, 6, 7)))
-
-    asyncio.run(run())
+    await asyncio.gather(ask("long", (1, 2, 3, 4) * 100), ask("short", (5, 6, 7)))
     assert finished == ["short", "long"]
 
 
-def test_memory_that_a_library_of_cuda_lacks_is_memory_that_ran_out(undisturbed):
-    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    engine = open_engine()
-    with failing_passes(engine.engine.model, lambda i: i < 2, RuntimeError(said)) as passes:
-        asyncio.run(several_searches(engine))
-    assert sum(passes) == 2
-    assert tokens_drawn(engine) == undisturbed
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+OUT_OF_MEMORY = {
+    "first": [lambda i: i < 1],
+    "first five": [lambda i: i < 5],
+    "every other": [lambda i: i % 2 == 0],
+    "in the middle": [lambda i: 10 < i < 17],
+    "of a library of CUDA": [lambda i: i < 2, CUBLAS],
+}
 
 
-@pytest.mark.parametrize(
-    "failing",
-    [lambda i: i < 1, lambda i: i < 5, lambda i: i % 2 == 0, lambda i: 10 < i < 17],
-    ids=["first", "first five", "every other", "in the middle"],
-)
-def test_out_of_memory_halves_the_pass_and_nothing_fails(failing, undisturbed):
+@pytest.mark.parametrize("name", OUT_OF_MEMORY)
+def test_out_of_memory_halves_the_pass_and_nothing_fails(name, undisturbed):
     engine = open_engine()
-    with failing_passes(engine.engine.model, failing) as passes:
+    with failing_passes(engine.engine.model, *OUT_OF_MEMORY[name]) as passes:
         asyncio.run(several_searches(engine))
     assert any(passes) and len(passes) > 20
     assert tokens_drawn(engine) == undisturbed
@@ -312,64 +276,51 @@ def test_a_pass_that_ran_out_of_memory_is_halved_then_grows_again_and_is_not_bil
     assert session.usage.tokens_computed == session.usage.tokens_distinct == 2 * len(TEXT) + 2
 
 
-def test_memory_that_suffices_for_no_token_is_an_error_and_the_next_request_is_tried_anew():
+async def test_memory_that_suffices_for_no_token_is_an_error_and_the_next_request_is_tried_anew():
     engine = open_engine()
     session = engine.session("s")
     broken = failing_passes(engine.engine.model, lambda i: True)
     with broken, pytest.raises(UnclearFault, match="out of memory"):
-        asyncio.run(session.next_logprobs(TEXT, top=1))
-    asyncio.run(session.next_logprobs(TEXT, top=1))
+        await session.next_logprobs(TEXT, top=1)
+    await session.next_logprobs(TEXT, top=1)
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
-def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_right():
+async def test_a_pass_that_breaks_fails_those_who_wait_for_it_and_leaves_the_cache_right():
     engine, error = open_engine(), ValueError("a fault of the device")
-
-    async def run():
-        session = engine.session("s")
-        await session.next_logprobs(TEXT[:9], top=1)
-        with failing_passes(engine.engine.model, lambda i: True, error):
-            waiting = [session.next_logprobs(TEXT, top=1), generate(session, TEXT, max_tokens=2)]
-            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-        await generate(session, TEXT, n=3, max_tokens=4, top_k=5, seed=1)
-        return outcomes
-
-    assert [type(outcome) for outcome in asyncio.run(run())] == [ValueError, ValueError]
+    session = engine.session("s")
+    await session.next_logprobs(TEXT[:9], top=1)
+    with failing_passes(engine.engine.model, lambda i: True, error):
+        waiting = [session.next_logprobs(TEXT, top=1), generate(session, TEXT, max_tokens=2)]
+        assert await asyncio.gather(*waiting, return_exceptions=True) == [error, error]
+    await generate(session, TEXT, n=3, max_tokens=4, top_k=5, seed=1)
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
-def test_a_pass_that_breaks_fails_no_request_that_was_still_waiting_for_room():
-    engine = hf_engine(cache_tokens=len(TEXT) + 9)
-
-    async def run():
+async def test_a_pass_that_breaks_fails_no_request_that_was_still_waiting_for_room():
+    engine, error = tiny_engine(cache_tokens=len(TEXT) + 9), ValueError("a fault of the pass")
+    with failing_passes(engine.model, lambda i: i == 0, error):
         asked = [engine.session(str(i)).next_logprobs((i, *TEXT), top=1) for i in range(2)]
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    with failing_passes(engine.model, lambda i: i == 0, ValueError("a fault of the pass")):
-        failed, answered = asyncio.run(run())
-    assert isinstance(failed, ValueError) and len(answered) == 1
+        failed, answered = await asyncio.gather(*asked, return_exceptions=True)
+    assert failed is error and len(answered) == 1
 
 
-def test_a_request_that_is_given_up_disturbs_no_other():
-    engine = open_engine()
-
-    async def run():
-        session, started = engine.session("s"), asyncio.Event()
-        watch_passes(engine, lambda tokens: started.set())
-        lost = asyncio.create_task(generate(session, TEXT, max_tokens=200, top_k=5, seed=3))
-        kept = asyncio.create_task(generate(session, TEXT, n=2, max_tokens=30, top_k=5, seed=4))
-        await started.wait()
-        assert not kept.done()
-        lost.cancel()
-        await kept
-        assert scheduler(engine).requests == []
-        assert session.usage.tokens_computed < 200
-
-    asyncio.run(run())
+async def test_a_request_that_is_given_up_disturbs_no_other():
+    engine, started = open_engine(), asyncio.Event()
+    session = engine.session("s")
+    watch_passes(engine, lambda tokens: started.set())
+    lost = asyncio.create_task(generate(session, TEXT, max_tokens=200, top_k=5, seed=3))
+    kept = asyncio.create_task(generate(session, TEXT, n=2, max_tokens=30, top_k=5, seed=4))
+    await started.wait()
+    assert not kept.done()
+    lost.cancel()
+    await kept
+    assert scheduler(engine).requests == []
+    assert session.usage.tokens_computed < 200
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
 
-def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
+async def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
     rng = random.Random(5)
     engine = open_engine("gemma3", cache_tokens=120, max_batch_tokens=23)
 
@@ -388,11 +339,8 @@ def test_random_requests_commits_and_closings_in_any_order_give_right_answers():
             if rng.random() < 0.2:
                 await session.close()
 
-    async def run():
-        await engine.cache_prefix(TEXT[:4])
-        await asyncio.gather(*(life(str(i)) for i in range(4)))
-
-    asyncio.run(run())
+    await engine.cache_prefix(TEXT[:4])
+    await asyncio.gather(*(life(str(i)) for i in range(4)))
     assert engine.engine.stats().evictions and len(engine.log.drawn) == 64
     assert largest_error(engine.log, engine.engine.model) < 1e-4
 
@@ -441,7 +389,7 @@ def test_a_model_can_be_opened_again_and_the_last_engine_on_it_answers_right():
 
 
 def test_a_model_is_freed_with_its_engine():
-    engine = hf_engine()
+    engine = tiny_engine()
     asyncio.run(generate(engine.session("s"), (1, 2, 3), max_tokens=2))
     known = weakref.ref(engine.model)
     del engine

@@ -16,7 +16,6 @@ from support.scripted_server import FLOOD
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, WorkerFault
 from rain.engines.remote.client import RetryPolicy, Unreachable
-from rain.engines.remote.http import open_http
 from rain.engines.toy import EOS, ToyTokenizer
 
 pytestmark = pytest.mark.faults
@@ -122,7 +121,7 @@ def test_a_server_that_replies_so_is_found_out_at_the_start(name):
     tamper, message = WRONG[name]
     with serving() as server, pytest.raises(RainError, match=message):
         server.tamper = tamper
-        open_http(server.url, TOKENIZER, "toy")
+        engine_on(server)
 
 
 CARDS = {
@@ -142,14 +141,14 @@ CARDS = {
 def test_a_list_of_models_with_wrong_types_is_one_sentence(name):
     with serving() as server, pytest.raises(RainError) as caught:
         server.tamper = lambda reply: CARDS[name] if "data" in reply else reply
-        open_http(server.url, TOKENIZER, "toy")
+        engine_on(server)
     assert str(caught.value).isprintable() and server.url in str(caught.value)
 
 
 def test_meta_data_that_are_a_list_leave_the_context_open():
     with serving() as server:
         server.tamper = lambda reply: {"data": [{"id": "toy", "meta": [1]}]} if "data" in reply else reply
-        assert open_http(server.url, TOKENIZER, "toy").context > 10**6
+        assert engine_on(server).context > 10**6
 
 
 def test_replies_that_are_no_json_objects_are_asked_again_and_then_an_unreachable_server():

@@ -30,29 +30,25 @@ WAYS = {
 }
 
 
-def open_on(server):
-    return open_http(server.url, TOKENIZER, "toy")
-
-
 class TestHttpEngine(EngineContract):
     @pytest.fixture(params=WAYS)
     def subject(self, request):
         with serving(WAYS[request.param]) as server:
-            yield Subject(open_on(server), TOKENIZER, context=256)
+            yield Subject(engine_on(server), TOKENIZER, context=256)
 
 
 def test_greedy_text_and_logprobs_are_those_of_the_model_behind_the_server():
     options = {"max_tokens": 40, "temperature": 2.0, "top_k": 15, "greedy_first": True}
     [expected] = generate(ToyEngine(), PREFIX, **options)
     with serving() as server:
-        [answer] = generate(open_on(server), PREFIX, **options)
+        [answer] = generate(engine_on(server), PREFIX, **options)
     assert answer.tokens == expected.tokens
     assert answer.logprobs == pytest.approx(expected.logprobs, abs=1e-9)
 
 
 def test_candidates_take_one_greedy_request_and_one_for_all_others():
     with serving() as server:
-        session = open_on(server).session("s")
+        session = engine_on(server).session("s")
         server.requests.clear()
         params = SamplingParams(n=10, max_tokens=10, top_k=15, temperature=2.0, greedy_first=True, seed=4)
         asyncio.run(session.generate(PREFIX, params))
@@ -67,7 +63,7 @@ def test_candidates_take_one_greedy_request_and_one_for_all_others():
 def test_what_needs_no_logprobs_requests_none_unless_the_ids_come_with_them(ways, asked, temperature):
     options = {"n": 3, "max_tokens": 5, "temperature": temperature, "greedy_first": True, "seed": 3}
     with serving(ways) as server:
-        engine = open_on(server)
+        engine = engine_on(server)
         expected = generate(engine, PREFIX, **options)
         server.requests.clear()
         answers = generate(engine, PREFIX, **options, logprobs=False)
@@ -77,7 +73,7 @@ def test_what_needs_no_logprobs_requests_none_unless_the_ids_come_with_them(ways
 
 def test_a_search_needs_no_logprobs_of_its_rollouts():
     with serving() as server:
-        session = open_on(server).session("s")
+        session = engine_on(server).session("s")
         server.requests.clear()
         config = RainConfig(max_simulations=3, extra_simulations=1, max_new_tokens=4, top_k=15)
         run_search(search(session, lambda response: 0.0, config), 1)
@@ -111,13 +107,13 @@ def test_an_id_that_was_not_returned_gets_the_smallest_logprob_that_was():
     row = log_distribution(PREFIX)
     ranked = sorted(range(len(row)), key=lambda token: -row[token])
     with serving() as server:
-        known = next_logprobs(open_on(server), PREFIX, ids=(ranked[3], ranked[200]))
+        known = next_logprobs(engine_on(server), PREFIX, ids=(ranked[3], ranked[200]))
     assert known == {ranked[3]: pytest.approx(row[ranked[3]]), ranked[200]: pytest.approx(row[ranked[19]])}
 
 
 def test_usage_counts_what_the_server_says_was_cached():
     with serving() as server:
-        session = open_on(server).session("s")
+        session = engine_on(server).session("s")
         for _ in range(2):
             asyncio.run(session.generate(PREFIX + PREFIX, SamplingParams(n=3, max_tokens=5, top_k=15)))
     assert (session.usage.requests, session.usage.forward_passes, session.usage.tokens_reused) == (2, 10, 32)
@@ -180,7 +176,7 @@ UNFIT = {
 def test_a_server_that_lacks_something_is_found_out_at_the_start_in_one_sentence(name):
     ways, message = UNFIT[name]
     with serving(ways) as server, pytest.raises(RainError, match=message) as caught:
-        open_on(server)
+        engine_on(server)
     assert "\n" not in str(caught.value) and server.url in str(caught.value)
 
 
@@ -196,10 +192,10 @@ def test_llama_cpp_gives_ids_another_way_and_is_not_told_to_ignore_the_end_of_se
     stop = Stop(frozenset({EOS}), strings)
     options = {"n": 3, "max_tokens": 6, "top_k": 15, "greedy_first": True, "stop": stop, "seed": 2}
     with serving(Ways(ids="llamacpp")) as server:
-        answers = generate(open_on(server), PREFIX, **options)
+        answers = generate(engine_on(server), PREFIX, **options)
         assert not any("ignore_eos" in request for request in server.requests)
     with serving() as server:
-        assert generate(open_on(server), PREFIX, **options) == answers
+        assert generate(engine_on(server), PREFIX, **options) == answers
 
 
 def test_a_reply_that_lacks_tokens_is_refused():
@@ -215,7 +211,7 @@ def test_a_reply_that_lacks_tokens_is_refused():
 def test_where_one_request_cannot_give_several_texts_each_gets_its_own_request(ways):
     options = {"n": 4, "max_tokens": 6, "top_k": 15, "greedy_first": True, "seed": 2}
     with serving() as usual, serving(ways) as unusual:
-        expected, engine = generate(open_on(usual), PREFIX, **options), open_on(unusual)
+        expected, engine = generate(engine_on(usual), PREFIX, **options), engine_on(unusual)
         unusual.requests.clear()
         assert generate(engine, PREFIX, **options) == expected
         assert [request["n"] for request in unusual.requests] == [1, 1, 1, 1]

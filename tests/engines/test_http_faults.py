@@ -10,14 +10,19 @@ from support.completions_server import Ways, engine_on, serving
 from rain.core.engine import SamplingParams
 from rain.core.errors import WorkerFault
 from rain.engines.remote.client import RetryPolicy, Unreachable
-from rain.engines.remote.engine import greedy_request
 from rain.engines.toy import ToyTokenizer
 
 pytestmark = pytest.mark.faults
 PREFIX = tuple(ToyTokenizer().encode("Human: Is the sea salt"))
+IMPATIENT = RetryPolicy(reply=1.0, retry=0.1, pause=0.02)
+HALF_OPEN = RetryPolicy(reply=2.0, retry=0.2, pause=0.02, again=0.1)
 
 
-def test_a_server_that_fails_a_fifth_of_requests_costs_time_but_changes_no_answer():
+async def ask(session):
+    return await session.next_logprobs(PREFIX, top=3)
+
+
+async def test_a_server_that_fails_a_fifth_of_requests_costs_time_but_changes_no_answer():
     def fault(number):
         return ("500", "cut", "429", "503")[number // 5 % 4] if number % 5 == 3 else ""
 
@@ -28,80 +33,62 @@ def test_a_server_that_fails_a_fifth_of_requests_costs_time_but_changes_no_answe
         return await asyncio.gather(*jobs, *(session.next_logprobs(PREFIX[i:], top=3) for i in range(20)))
 
     with serving() as sound, serving(fault=fault) as broken:
-        expected = asyncio.run(work(engine_on(sound)))
-        assert asyncio.run(work(engine_on(broken))) == expected
+        assert await work(engine_on(broken)) == await work(engine_on(sound))
         assert len(broken.requests) >= 60 / 0.8 - 1, "a fifth was asked again"
 
 
-def test_a_request_waits_for_a_server_that_restarts():
+async def test_a_request_waits_for_a_server_that_restarts():
     with serving() as before:
         session, port = engine_on(before).session("s"), before.port
-        first = asyncio.run(session.next_logprobs(PREFIX, top=5))
-
-    async def while_it_is_away():
-        waiting = asyncio.create_task(session.next_logprobs(PREFIX, top=5))
-        done, _ = await asyncio.wait({waiting}, timeout=0.2)
-        assert not done
-        with serving(port=port):
-            return await waiting
-
-    assert asyncio.run(while_it_is_away()) == first
+        first = await ask(session)
+    waiting = asyncio.create_task(ask(session))
+    done, _ = await asyncio.wait({waiting}, timeout=0.2)
+    assert not done
+    with serving(port=port):
+        assert await waiting == first
 
 
-def test_a_server_that_never_answers_is_an_error_that_says_where_and_how_often():
-    impatient = RetryPolicy(reply=1.0, retry=0.1, pause=0.02)
+async def test_a_server_that_never_answers_is_an_error_that_says_where_and_how_often():
     with serving(fault=lambda number: "503" if number > 1 else "") as server:
-        session = engine_on(server, policy=impatient).session("s")
+        session = engine_on(server, policy=IMPATIENT).session("s")
         with pytest.raises(Unreachable, match=rf"{server.url} .*HTTP 503 .*\(\d tries\)"):
-            asyncio.run(session.generate(PREFIX, SamplingParams(max_tokens=3)))
+            await session.generate(PREFIX, SamplingParams(max_tokens=3))
 
 
-def test_a_lost_server_leaves_its_searches_to_the_others():
-    impatient = RetryPolicy(reply=1.0, retry=0.1, pause=0.02)
+async def test_a_lost_server_leaves_its_searches_to_the_others():
     with serving() as staying, serving() as leaving:
-        engine = engine_on(staying, leaving, policy=impatient)
+        engine = engine_on(staying, leaving, policy=IMPATIENT)
         sessions = [engine.session(str(i)) for i in range(6)]
         leaving.close()
-        answers = [asyncio.run(session.next_logprobs(PREFIX, top=3)) for session in sessions]
+        answers = [await ask(session) for session in sessions]
         assert all(answer == answers[0] for answer in answers)
         assert list(engine.pool.load().values()) == [6]
-        asyncio.run(engine.cache_prefix(PREFIX))
+        await engine.cache_prefix(PREFIX)
         staying.close()
         with pytest.raises(WorkerFault, match="does not answer"):
-            asyncio.run(sessions[0].next_logprobs(PREFIX, top=3))
+            await ask(sessions[0])
         with pytest.raises(WorkerFault, match=staying.url):
-            asyncio.run(engine.session("late").next_logprobs(PREFIX, top=3))
+            await ask(engine.session("late"))
 
 
-HALF_OPEN = RetryPolicy(reply=2.0, retry=0.2, pause=0.02, again=0.1)
-
-
-async def ask(session):
-    return await session.next_logprobs(PREFIX, top=3)
-
-
-def test_a_lost_server_is_asked_again_and_serves_new_searches_when_it_is_back():
+async def test_a_lost_server_is_asked_again_and_serves_new_searches_when_it_is_back():
     with serving() as staying, serving() as leaving:
         engine, port = engine_on(staying, leaving, policy=HALF_OPEN), leaving.port
         leaving.close()
         sessions = [engine.session(str(i)) for i in range(4)]
-
-        async def lose_and_find():
-            await asyncio.gather(*map(ask, sessions))
-            assert [server.lost for server in engine.pool.servers] == [False, True]
-            with serving(port=port) as back:
-                while any(server.lost for server in engine.pool.servers):
-                    await ask(sessions[0])
-                later = [engine.session(f"later {i}") for i in range(4)]
-                await asyncio.gather(*map(ask, later))
-                assert list(engine.pool.load().values()) == [4, 4]
-                assert len(back.requests) >= 4
-            await engine.close()
-
-        asyncio.run(lose_and_find())
+        await asyncio.gather(*map(ask, sessions))
+        assert [server.lost for server in engine.pool.servers] == [False, True]
+        with serving(port=port) as back:
+            while any(server.lost for server in engine.pool.servers):
+                await ask(sessions[0])
+            later = [engine.session(f"later {i}") for i in range(4)]
+            await asyncio.gather(*map(ask, later))
+            assert list(engine.pool.load().values()) == [4, 4]
+            assert len(back.requests) >= 4
+        await engine.close()
 
 
-def test_when_all_servers_are_away_for_longer_than_the_patience_nothing_is_lost_but_time():
+async def test_when_all_servers_are_away_for_longer_than_the_patience_nothing_is_lost_but_time():
     """What a pool does with a WorkerFault, in small: ask again; no request fails in another way."""
     faults, prompts = [], 200
 
@@ -115,38 +102,31 @@ def test_when_all_servers_are_away_for_longer_than_the_patience_nothing_is_lost_
             finally:
                 await session.close()
 
-    async def run(engine):
-        return await asyncio.gather(*(answer(engine, number) for number in range(prompts)))
-
     with serving(fault=lambda number: "503" if number > 20 and len(faults) < prompts else "") as server:
         engine = engine_on(server, policy=HALF_OPEN)
-        answers = asyncio.run(run(engine))
+        answers = await asyncio.gather(*(answer(engine, number) for number in range(prompts)))
     assert len(answers) == prompts and len(faults) >= prompts
     assert any("no server answers" in fault for fault in faults), "requests that came later waited too"
     assert engine.pool.places == {}
 
 
-def test_a_server_that_comes_back_with_another_model_stays_lost():
+async def test_a_server_that_comes_back_with_another_model_stays_lost():
     with serving() as staying, serving() as leaving:
         engine, port = engine_on(staying, leaving, policy=HALF_OPEN), leaving.port
         leaving.close()
-
-        async def lose():
-            session = engine.session("0")
-            await engine.warm(greedy_request(PREFIX, 1, 1))
-            with serving(Ways(shift=1), port=port) as other:
-                while not other.requests:
-                    await ask(session)
-                await engine.close()
-                assert [server.lost for server in engine.pool.servers] == [False, True]
-
-        asyncio.run(lose())
+        session = engine.session("0")
+        await engine.cache_prefix(PREFIX)
+        with serving(Ways(shift=1), port=port) as other:
+            while not other.requests:
+                await ask(session)
+            await engine.close()
+            assert [server.lost for server in engine.pool.servers] == [False, True]
 
 
-def test_a_session_that_is_opened_and_never_used_takes_no_place():
+async def test_a_session_that_is_opened_and_never_used_takes_no_place():
     with serving() as server:
         engine = engine_on(server)
         sessions = [engine.session(str(i)) for i in range(9)]
         assert list(engine.pool.load().values()) == [0] and engine.pool.places == {}
-        asyncio.run(sessions[0].close())
+        await sessions[0].close()
         assert list(engine.pool.load().values()) == [0]

@@ -10,14 +10,12 @@ from weakref import WeakSet
 
 import pytest
 import torch
-from support.tiny_models import tiny_model
+from support.tiny_models import tiny_engine
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rain.core.engine import SamplingParams
 from rain.engines.local.batch import Layout, Span
-from rain.engines.local.engine import HfEngine
 from rain.engines.local.kv_cache import KvPool, KvTree
-from rain.engines.toy import ToyTokenizer
 
 LAYERS = 3
 
@@ -164,7 +162,7 @@ def test_a_query_sees_its_own_chain_up_to_itself_and_nothing_else(seed, waste):
 
 
 def test_no_slot_is_lost_however_requests_end():
-    engine = HfEngine(tiny_model(), ToyTokenizer(), cache_tokens=300, max_batch_tokens=16)
+    engine = tiny_engine(cache_tokens=300, max_batch_tokens=16)
 
     async def run():
         await engine.cache_prefix((1, 2, 3))

@@ -6,13 +6,12 @@ import asyncio
 
 import pytest
 import torch
-from support.tiny_models import failing_passes, tiny_model
+from support.tiny_models import failing_passes, tiny_engine, tiny_model
 
 from rain.core.engine import SamplingParams
 from rain.core.errors import RainError, UnclearFault, WorkerFault
 from rain.core.stop import Stop
 from rain.engines.local.engine import HfEngine
-from rain.engines.local.linear import can_pack
 from rain.engines.local.self_check import check_tokens
 from rain.engines.reference import ReferenceEngine
 from rain.engines.toy import ToyTokenizer
@@ -24,7 +23,6 @@ BAD = 200  # an id that the check at start-up does not use
 
 @pytest.fixture(params=ENGINES)
 def open_engine(request):
-    torch.set_num_threads(1)
     return lambda model: ENGINES[request.param](model, ToyTokenizer())
 
 
@@ -73,36 +71,26 @@ def test_a_device_that_fails_at_the_check_is_no_fault_of_the_model(said, monkeyp
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("params", [{"top_k": 5}, {}, {"greedy_first": True}])
-def test_a_pass_whose_numbers_are_none_is_an_error_of_the_requests_that_need_them(value, params, open_engine):
-    engine = open_engine(poisoned(value))
-
-    async def run():
-        sick, sound = engine.session("sick"), engine.session("sound")
-        text = (*TEXT, BAD)
-        requests = [
-            sick.generate(text, SamplingParams(max_tokens=3, **params)),
-            sick.next_logprobs(text, top=3),
-            sick.next_logprobs(text, ids=(1,)),
-            sound.generate(TEXT, SamplingParams(max_tokens=3, **params)),
-            sound.next_logprobs(TEXT, top=3),
-        ]
-        return await asyncio.gather(*requests, return_exceptions=True)
-
-    *sick, drawn, known = asyncio.run(run())
-    assert all(isinstance(error, RainError) and "--dtype" in str(error) for error in sick)
+async def test_a_pass_whose_numbers_are_none_is_an_error_of_the_requests_that_need_them(value, params, open_engine):
+    engine, text = open_engine(poisoned(value)), (*TEXT, BAD)
+    sick, sound = engine.session("sick"), engine.session("sound")
+    requests = [
+        sick.generate(text, SamplingParams(max_tokens=3, **params)),
+        sick.next_logprobs(text, top=3),
+        sick.next_logprobs(text, ids=(1,)),
+        sound.generate(TEXT, SamplingParams(max_tokens=3, **params)),
+        sound.next_logprobs(TEXT, top=3),
+    ]
+    *errors, drawn, known = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(error, RainError) and "--dtype" in str(error) for error in errors)
     assert len(drawn[0].tokens) == 3 and len(known) == 3
 
 
-def test_an_id_that_the_model_lacks_is_an_error_of_its_request(open_engine):
-    engine = open_engine(tiny_model())
-
-    async def run():
-        session = engine.session("s")
-        wrong = [session.next_logprobs((*TEXT, token), top=1) for token in (257, -1, 10**12)]
-        wrong += [session.next_logprobs(TEXT, ids=(257,)), session.generate((300,), SamplingParams(max_tokens=1))]
-        return await asyncio.gather(*wrong, session.next_logprobs(TEXT, top=2), return_exceptions=True)
-
-    *wrong, right = asyncio.run(run())
+async def test_an_id_that_the_model_lacks_is_an_error_of_its_request(open_engine):
+    session = open_engine(tiny_model()).session("s")
+    wrong = [session.next_logprobs((*TEXT, token), top=1) for token in (257, -1, 10**12)]
+    wrong += [session.next_logprobs(TEXT, ids=(257,)), session.generate((300,), SamplingParams(max_tokens=1))]
+    *wrong, right = await asyncio.gather(*wrong, session.next_logprobs(TEXT, top=2), return_exceptions=True)
     assert all(isinstance(error, RainError) for error in wrong) and len(right) == 2
 
 
@@ -119,58 +107,42 @@ class TouchyTokenizer(ToyTokenizer):
 
 
 @pytest.mark.parametrize("params", [{"top_k": 5}, {}])
-def test_a_tokenizer_that_fails_on_one_text_fails_that_request_alone(params):
+async def test_a_tokenizer_that_fails_on_one_text_fails_that_request_alone(params):
     engine = HfEngine(tiny_model(), TouchyTokenizer())
-    stop = Stop(strings=("no such text",))
-
-    async def run():
-        sick, sound = engine.session("sick"), engine.session("sound")
-        failing = sick.generate(TEXT, SamplingParams(max_tokens=12, stop=stop, **params))
-        outcomes = await asyncio.gather(
-            failing, sound.generate(TEXT, SamplingParams(n=3, max_tokens=20, **params)), return_exceptions=True
-        )
-        return outcomes, await sick.generate(TEXT, SamplingParams(max_tokens=4, **params))
-
-    (failed, drawn), later = asyncio.run(run())
+    sick, sound = engine.session("sick"), engine.session("sound")
+    failing = sick.generate(TEXT, SamplingParams(max_tokens=12, stop=Stop(strings=("no such text",)), **params))
+    drawing = sound.generate(TEXT, SamplingParams(n=3, max_tokens=20, **params))
+    failed, drawn = await asyncio.gather(failing, drawing, return_exceptions=True)
+    later = await sick.generate(TEXT, SamplingParams(max_tokens=4, **params))
     assert isinstance(failed, ValueError)
     assert [len(answer.tokens) for answer in drawn] == [20] * 3 and len(later[0].tokens) == 4
     assert engine.scheduler.requests == []
 
 
-def test_a_prompt_too_long_for_the_memory_fails_alone():
-    engine = HfEngine(tiny_model(), ToyTokenizer(), max_batch_tokens=16)
-
-    async def run():
-        small = [engine.session(str(i)).generate((*TEXT, i), SamplingParams(max_tokens=9, seed=i)) for i in range(4)]
-        long = engine.session("long").next_logprobs(TEXT * 5, top=1)
-        return await asyncio.gather(*small[:2], long, *small[2:], return_exceptions=True)
-
+async def test_a_prompt_too_long_for_the_memory_fails_alone():
+    engine = tiny_engine(max_batch_tokens=16)
+    small = [engine.session(str(i)).generate((*TEXT, i), SamplingParams(max_tokens=9, seed=i)) for i in range(4)]
+    asked = [*small[:2], engine.session("long").next_logprobs(TEXT * 5, top=1), *small[2:]]
     with failing_passes(engine.model, lambda i: sum(map(len, engine.scheduler.trees)) > 150):
-        first, second, long, *others = asyncio.run(run())
+        first, second, long, *others = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(long, UnclearFault) and "out of memory" in str(long)
     assert [len(found[0].tokens) for found in (first, second, *others)] == [9] * 4
 
 
-def test_a_prefix_that_is_cached_for_several_is_not_lost_when_one_of_them_is_cancelled():
-    engine = HfEngine(tiny_model(), ToyTokenizer())
-
-    async def run():
-        first = asyncio.create_task(engine.cache_prefix(TEXT))
-        second = asyncio.create_task(engine.cache_prefix(TEXT))
-        await asyncio.sleep(0)
-        first.cancel()
-        await second
-        assert first.cancelled() and engine.cached_prefix((*TEXT, 1)) is not None
-
-    asyncio.run(run())
+async def test_a_prefix_that_is_cached_for_several_is_not_lost_when_one_of_them_is_cancelled():
+    engine = tiny_engine()
+    first, second = (asyncio.create_task(engine.cache_prefix(TEXT)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert first.cancelled() and engine.cached_prefix((*TEXT, 1)) is not None
 
 
-def test_a_prefix_that_could_not_be_cached_is_computed_anew():
-    engine = HfEngine(tiny_model(), ToyTokenizer())
-    broken = failing_passes(engine.model, lambda i: True, ValueError("a fault of the device"))
-    with broken, pytest.raises(ValueError, match="device"):
-        asyncio.run(engine.cache_prefix(TEXT))
-    asyncio.run(engine.cache_prefix(TEXT))
+async def test_a_prefix_that_could_not_be_cached_is_computed_anew():
+    engine = tiny_engine()
+    with failing_passes(engine.model, lambda i: True), pytest.raises(UnclearFault, match="out of memory"):
+        await engine.cache_prefix(TEXT)
+    await engine.cache_prefix(TEXT)
     assert engine.cached_prefix((*TEXT, 1)) is not None
 
 
@@ -184,12 +156,6 @@ def test_rotary_positions_that_change_with_the_length_are_refused_on_the_tree_ca
     model = tiny_model(kind, rope_parameters={"rope_type": rope, "rope_theta": 1e4, **parameters})
     with pytest.raises(RainError, match=f"{rope} .*--engine reference"):
         HfEngine(model, ToyTokenizer())
-
-
-def test_linear_layers_stay_as_they_are_where_pytorch_has_no_onednn(monkeypatch):
-    for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(torch.ops, "mkldnn", object())
-        assert not can_pack(torch.nn.Linear(4, 4).to(dtype))
 
 
 def test_a_model_on_several_gpus_is_refused_on_the_tree_cache_and_one_that_is_offloaded_in_part_is_not():

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from support.tiny_models import failing_passes, tiny_model
+from support.tiny_models import failing_passes, tiny_engine, tiny_model
 
 from rain.core.engine import SamplingParams
 from rain.engines.local import memory
@@ -25,26 +25,22 @@ def alone(monkeypatch):
     monkeypatch.setattr(memory, "_measured", WeakKeyDictionary())
 
 
-def opened(dtype=torch.float32, **limits):
-    torch.set_num_threads(1)
-    return HfEngine(tiny_model().to(dtype), ToyTokenizer(), **limits)
-
-
 @pytest.mark.parametrize(("dtype", "bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
 @pytest.mark.parametrize("sharers", [1, 3])
 def test_the_budget_is_half_of_the_free_memory_by_what_a_token_takes(dtype, bytes, sharers, monkeypatch):
     monkeypatch.setattr(memory, "free_cpu_memory", lambda: 1 << 20)
     monkeypatch.setenv(memory.SHARERS, str(sharers))
     token = 2 * LAYERS * HEADS * SIZE * bytes
-    assert opened(dtype).scheduler.cache_tokens == int((1 << 20) / 2 / sharers / token)
-    assert opened(dtype, cache_tokens=77).scheduler.cache_tokens == 77
+    engine = HfEngine(tiny_model().to(dtype), ToyTokenizer())
+    assert engine.scheduler.cache_tokens == int((1 << 20) / 2 / sharers / token)
+    assert tiny_engine(cache_tokens=77).scheduler.cache_tokens == 77
 
 
 def test_a_second_model_is_not_promised_what_the_first_may_still_take(monkeypatch):
     monkeypatch.setattr(memory, "free_cpu_memory", lambda: 1 << 20)
     token = 2 * LAYERS * HEADS * SIZE * 4
-    writer, cpu = opened(), torch.device("cpu")
-    assert opened().scheduler.cache_tokens == (1 << 20) // 4 // token
+    writer, cpu = tiny_engine(), torch.device("cpu")
+    assert tiny_engine().scheduler.cache_tokens == (1 << 20) // 4 // token
     asyncio.run(writer.session("s").next_logprobs(TEXT, top=1))
     taken = sum(layer.nbytes for layer in writer.scheduler.runner.pool.layers)
     assert taken and memory._promised(cpu) == (1 << 20) // 2 - taken  # the second model is gone
@@ -54,7 +50,7 @@ def test_a_second_model_is_not_promised_what_the_first_may_still_take(monkeypatc
 
 def test_no_free_memory_at_all_still_leaves_an_engine_that_answers(monkeypatch):
     monkeypatch.setattr(memory, "free_cpu_memory", lambda: 0)
-    engine = opened()
+    engine = tiny_engine()
     assert engine.scheduler.cache_tokens == 1
     asyncio.run(engine.session("s").next_logprobs(TEXT, top=1))
 
@@ -72,7 +68,7 @@ def test_on_a_gpu_what_is_free_after_a_full_pass_counts_and_a_shared_gpu_counts_
 
 
 def test_a_full_pass_that_does_not_fit_is_tried_with_half_and_any_other_error_is_not(monkeypatch):
-    runner, tried, said = opened().scheduler.runner, [], ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED"]
+    runner, tried, said = tiny_engine().scheduler.runner, [], ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED"]
     forward = runner.forward
 
     def fail(batch):
@@ -122,37 +118,30 @@ def test_without_such_files_some_memory_is_taken_to_be_free(tmp_path):
     assert memory.free_cpu_memory(tmp_path) == 8 << 30
 
 
-def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
+async def test_memory_that_runs_out_is_learnt_and_mostly_kept_filled(capsys):
     """A cache of 400 tokens fits; without learning, every few passes would run out of memory anew."""
-    engine, room, left = opened(max_batch_tokens=16, cache_tokens=10_000), 400, []
+    engine, room, left = tiny_engine(max_batch_tokens=16, cache_tokens=10_000), 400, []
 
     def full(number):
         left.append(sum(map(len, engine.scheduler.trees)))
         return left[-1] > room
 
-    async def run():
-        sessions = [engine.session(str(i)) for i in range(12)]
+    sessions = [engine.session(str(i)) for i in range(12)]
+    with failing_passes(engine.model, full) as failures:
         for turn in range(4):
             for number, session in enumerate(sessions):
                 await session.generate((*TEXT, number), SamplingParams(n=3, max_tokens=6, seed=turn))
-
-    with failing_passes(engine.model, full) as failures:
-        asyncio.run(run())
     assert 0 < sum(failures) < 5
     assert 0.6 * room < engine.scheduler.cache_tokens <= 0.8 * (room + 16)
     assert min(left[len(left) // 2 :]) > 0.5 * room, "what fits stays cached"
     assert capsys.readouterr().err.count("out of memory") == 1
 
 
-def test_cached_prefixes_count():
-    engine = opened(cache_tokens=100, max_batch_tokens=10)
-
-    async def run():
-        await engine.cache_prefix(TEXT)
-        for number in range(6):
-            await engine.session(str(number)).next_logprobs((*TEXT, number, *TEXT[:15]), top=1)
-
-    asyncio.run(run())
+async def test_cached_prefixes_count():
+    engine = tiny_engine(cache_tokens=100, max_batch_tokens=10)
+    await engine.cache_prefix(TEXT)
+    for number in range(6):
+        await engine.session(str(number)).next_logprobs((*TEXT, number, *TEXT[:15]), top=1)
     assert engine.scheduler.pinned_tokens == len(TEXT)
     assert sum(map(len, engine.scheduler.trees)) <= 100 - len(TEXT)
     assert engine.scheduler.runner.pool.used <= 100

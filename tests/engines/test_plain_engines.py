@@ -17,7 +17,6 @@ from rain.engines.registry import ModelConfig, PlacementConfig, open_engine
 from rain.engines.toy import EOS, ToyEngine, ToyTokenizer
 
 SECOND_END = ord("e")
-TEN = SamplingParams(max_tokens=10, seed=1)
 
 
 class TestToyEngine(EngineContract):
@@ -28,30 +27,19 @@ class TestToyEngine(EngineContract):
 
 
 class TestReferenceEngine(EngineContract):
-    @pytest.fixture
-    def subject(self):
-        return Subject(ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()), ToyTokenizer())
-
-
-def test_the_reference_engine_lets_others_run_between_tokens():
-    async def run():
-        generation = asyncio.create_task(
-            ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()).session("s").generate((1, 2), TEN)
-        )
-        turns = 0
-        while not generation.done():
-            await asyncio.sleep(0)
-            turns += 1
-        return turns
-
-    assert asyncio.run(run()) >= TEN.max_tokens
-
-
-class TestPublishedEngine(EngineContract):
-    @pytest.fixture
-    def subject(self):
-        engine = ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer(), published=True)
+    @pytest.fixture(params=[False, True], ids=["plain", "published"])
+    def subject(self, request):
+        engine = ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer(), published=request.param)
         return Subject(engine, ToyTokenizer())
+
+
+async def test_the_reference_engine_lets_others_run_between_tokens():
+    session = ReferenceEngine(tiny_model(context=CONTEXT), ToyTokenizer()).session("s")
+    generation, turns = asyncio.create_task(session.generate((1, 2), SamplingParams(max_tokens=10, seed=1))), 0
+    while not generation.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 10
 
 
 def test_the_published_way_keeps_last_logits_and_computes_the_whole_text_again_where_it_lacks_them():

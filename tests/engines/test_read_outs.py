@@ -31,7 +31,6 @@ def read_outs(layers=(1, 2, 1), size=32):
 
 
 def model_of(kind="llama"):
-    torch.set_num_threads(1)
     return tiny_model(kind, num_hidden_layers=3, **({"layer_types": GEMMA} if kind == "gemma3" else {}))
 
 
@@ -53,7 +52,7 @@ def plainly(model, prefix, start):
 
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "qwen2"])
-def test_read_outs_of_searches_at_once_equal_a_plain_pass_and_the_reference(kind, limits):
+async def test_read_outs_of_searches_at_once_equal_a_plain_pass_and_the_reference(kind, limits):
     engine, reference = opened(kind, **LIMITS[limits]), ReferenceEngine(model_of(kind), ToyTokenizer())
     reference.set_read_outs(read_outs())
     plain = model_of(kind)
@@ -71,51 +70,41 @@ def test_read_outs_of_searches_at_once_equal_a_plain_pass_and_the_reference(kind
         await session.close()
         return found
 
-    async def run():
-        await engine.cache_prefix(TEXT[:20])
-        return [item for found in await asyncio.gather(*map(one, range(3))) for item in found]
-
-    found = asyncio.run(run())
+    await engine.cache_prefix(TEXT[:20])
+    found = [item for found in await asyncio.gather(*map(one, range(3))) for item in found]
     assert len(found) == 27 and bool(engine.stats().evictions) == ("cache_tokens" in LIMITS[limits])
     for text, start, mean in found:
         assert mean == pytest.approx(plainly(plain, text, start), abs=1e-5)
     text, start, mean = found[-1]
-    assert mean == pytest.approx(asyncio.run(reference.session("s").read_out(text, start)), abs=1e-5)
+    assert mean == pytest.approx(await reference.session("s").read_out(text, start), abs=1e-5)
 
 
-def test_a_text_whose_path_is_cached_costs_at_most_its_last_token():
-    engine = opened()
-
-    async def run():
-        session, costs = engine.session("s"), []
-        for answer in await session.generate(TEXT, SamplingParams(n=6, max_tokens=5, top_k=9, seed=1)):
-            before = session.usage.tokens_computed
-            for _ in range(2):
-                await session.read_out(TEXT + answer.tokens, len(TEXT))
-            costs.append(session.usage.tokens_computed - before)
-        return costs
-
-    costs = asyncio.run(run())
+async def test_a_text_whose_path_is_cached_costs_at_most_its_last_token():
+    session, costs = opened().session("s"), []
+    for answer in await session.generate(TEXT, SamplingParams(n=6, max_tokens=5, top_k=9, seed=1)):
+        before = session.usage.tokens_computed
+        for _ in range(2):
+            await session.read_out(TEXT + answer.tokens, len(TEXT))
+        costs.append(session.usage.tokens_computed - before)
     assert max(costs) == 1 and sum(costs) <= 6
 
 
-def test_tokens_inside_a_cached_prefix_are_read_too():
-    engine, plain = opened(), model_of()
-    asyncio.run(engine.cache_prefix(TEXT))
+async def test_tokens_inside_a_cached_prefix_are_read_too():
+    engine, plain, text = opened(), model_of(), (*TEXT, 70, 71, 72)
+    await engine.cache_prefix(TEXT)
     for start in (0, 7, len(TEXT) - 1, len(TEXT), len(TEXT) + 2):
-        text = (*TEXT, 70, 71, 72)
-        mean = asyncio.run(engine.session("s").read_out(text, start))
+        mean = await engine.session("s").read_out(text, start)
         assert mean == pytest.approx(plainly(plain, text, start), abs=1e-5)
 
 
-def test_tokens_that_were_computed_before_there_were_read_outs_are_refused():
+async def test_tokens_that_were_computed_before_there_were_read_outs_are_refused():
     engine = HfEngine(model_of(), ToyTokenizer())
-    asyncio.run(engine.cache_prefix(TEXT))
+    await engine.cache_prefix(TEXT)
     engine.set_read_outs(read_outs())
     session = engine.session("s")
     with pytest.raises(RainError, match="set_read_outs"):
-        asyncio.run(session.read_out((*TEXT, 70), 3))
-    assert len(asyncio.run(session.read_out((*TEXT, 70), len(TEXT)))) == 3
+        await session.read_out((*TEXT, 70), 3)
+    assert len(await session.read_out((*TEXT, 70), len(TEXT))) == 3
 
 
 @pytest.mark.parametrize("kind", [HfEngine, ReferenceEngine])

@@ -7,12 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.completions_server import serving
+from support.completions_server import engine_on, serving
 
 from rain.core.errors import RainError
 from rain.engines.remote.client import ServerClient
 from rain.engines.remote.engine import greedy_request
-from rain.engines.remote.http import open_http
 from rain.engines.remote.probe import probe
 from rain.engines.toy import ToyTokenizer
 from rain.evaluators.model import ModelSpec, open_model
@@ -37,7 +36,7 @@ def test_a_server_gets_its_own_key_and_that_of_openai_only_where_the_user_sends_
     with serving() as server:
         for name, value in {**KEYS, **given}.items():
             monkeypatch.setenv(name, server.url if value == "URL" else value)
-        open_http(server.url, TOKENIZER, "toy")
+        engine_on(server)
         for headers in server.headers:
             assert headers["authorization"] == expected
             assert not any(value in OTHERS.values() for value in headers.values())

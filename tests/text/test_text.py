@@ -54,13 +54,11 @@ def test_an_adapter_knows_how_texts_begin_and_end(real, toy, llama):
     assert 0 not in llama.encode("a")
 
 
-def test_text_after_other_text_gets_no_dummy_space(llama):
+def test_text_after_other_text_gets_no_dummy_space_and_is_encoded_alone_if_it_would_merge(llama):
     assert llama.encode("a") != llama.encode_after("x", "a")
     assert llama.decode(llama.encode("x") + llama.encode_after("x", "a")) == "xa"
     assert llama.decode(llama.encode("x") + llama.encode_after("x", " a")) == "x a"
 
-
-def test_text_that_would_merge_with_what_precedes_it_is_encoded_alone(llama):
     assert llama.encode_after("h", "e") == llama.encode("e")
 
 

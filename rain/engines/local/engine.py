@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage, check_request
+from rain.core.engine import Continuation, Engine, EngineStats, ReadOut, SamplingParams, Session, Usage
 from rain.core.errors import RainError
 from rain.core.types import Tokens, Vector
 from rain.engines.local import sequence
@@ -18,7 +18,7 @@ from rain.engines.local.memory import measured_cache
 from rain.engines.local.scheduler import Scheduler
 from rain.engines.local.self_check import restore_model, verified_model
 from rain.engines.local.sequence import GenerationSequence, LogprobsSequence
-from rain.models.info import UNLIMITED, check_read_out, context_length, decoder, dtype_name, end_ids
+from rain.models.info import check_read_out, context_length, decoder, dtype_name, end_ids
 
 
 class HfEngine(Engine):
@@ -54,7 +54,7 @@ class HfEngine(Engine):
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
         """Compute a prefix once; concurrent calls wait for the same computation. It is never evicted."""
         tokens = tuple(prefix)
-        check_request(tokens, self.context, vocabulary=self.vocabulary)
+        self.check_request(tokens)
         task = self._prefixes.get(tokens)
         if task is None or (task.done() and not _succeeded(task)):
             task = self._prefixes[tokens] = asyncio.create_task(self._compute(tokens))
@@ -62,18 +62,18 @@ class HfEngine(Engine):
 
     async def _compute(self, tokens: Tokens) -> KvTree:
         tree = KvTree(self.scheduler.runner.pool)  # not one of the scheduler's trees: those may be evicted
-        await self.scheduler.run([LogprobsSequence(tree, list(tokens), Usage(), 1)])
+        await self.scheduler.run(LogprobsSequence(tree, tokens, Usage(), 1))
         self.scheduler.pinned_tokens += len(tree)
         return tree
 
     def cached_prefix(self, prefix: Sequence[int]) -> KvTree | None:
         """Return the longest cached prefix that a request goes beyond."""
-        found: KvTree | None = None
-        for tokens, task in self._prefixes.items():
-            if _succeeded(task) and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens:
-                if found is None or len(tokens) > len(found):
-                    found = task.result()
-        return found
+        found = [
+            task.result()
+            for tokens, task in self._prefixes.items()
+            if _succeeded(task) and len(tokens) < len(prefix) and tuple(prefix[: len(tokens)]) == tokens
+        ]
+        return max(found, key=len, default=None)
 
     def cached_tokens(self, prefix: Sequence[int]) -> int:
         """See ``Engine.cached_tokens``."""
@@ -113,35 +113,31 @@ class HfSession(Session):
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``; continuations share the tree, so an equal beginning is computed once."""
-        check_request(prefix, self.engine.context, params.max_tokens, self.engine.vocabulary)
-        tree, tokens = self._locate(prefix)
-        drawn = [
-            GenerationSequence(tree, list(tokens), self.usage, params, params.first + i, self.engine.decode)
-            for i in range(params.n)
-        ]
-        await self._run(list(drawn))
+        self.engine.check_request(prefix, params.max_tokens)
+        tree, numbers = self._tree(prefix), range(params.first, params.first + params.n)
+        drawn = [GenerationSequence(tree, prefix, self.usage, params, i, self.engine.decode) for i in numbers]
+        await self._run(*drawn)
         return [continuing.continuation() for continuing in drawn]
 
     async def next_logprobs(
         self, prefix: Sequence[int], *, top: int = 0, ids: Collection[int] = ()
     ) -> dict[int, float]:
         """See ``Session.next_logprobs``."""
-        check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
-        check_request((0, *ids), UNLIMITED, vocabulary=self.engine.vocabulary)
-        question = LogprobsSequence(*self._locate(prefix), self.usage, top, ids)
-        await self._run([question])
+        self.engine.check_request(prefix, ids=ids)
+        question = LogprobsSequence(self._tree(prefix), prefix, self.usage, top, ids)
+        await self._run(question)
         return question.logprobs
 
     async def read_out(self, prefix: Sequence[int], start: int, usage: Usage | None = None) -> Vector:
         """See ``Session.read_out``: mostly the last token alone has to be computed for it."""
         check_read_out(self.engine.scheduler.runner.read_outs, prefix, start)
         while True:  # once more if memory ran out and the tree was evicted in the meantime
-            tree, tokens = self._locate(prefix)
-            slots = tree.match_prefix(tokens)
-            if len(slots) == len(tokens):
+            tree = self._tree(prefix)
+            slots = tree.match_prefix(prefix)
+            if len(slots) == len(prefix):
                 break
-            check_request(prefix, self.engine.context, vocabulary=self.engine.vocabulary)
-            await self._run([LogprobsSequence(tree, tokens, usage or self.usage, count=1)])
+            self.engine.check_request(prefix)
+            await self._run(LogprobsSequence(tree, prefix, usage or self.usage, count=1))
         nodes = {**tree.base.nodes, **tree.nodes} if tree.base else tree.nodes
         found = [nodes[slot].reading for slot in slots[start:]]
         if not all(map(len, found)):
@@ -161,17 +157,17 @@ class HfSession(Session):
         self.engine.scheduler.trees = [tree for tree in self.engine.scheduler.trees if tree not in mine]
         self.trees.clear()
 
-    def _locate(self, prefix: Sequence[int]) -> tuple[KvTree, list[int]]:
-        """Return the tree that a prefix belongs to, and its tokens."""
+    def _tree(self, prefix: Sequence[int]) -> KvTree:
+        """Return the tree that a prefix belongs to."""
         base = self.engine.cached_prefix(prefix)
         if base not in self.trees:
             self.trees[base] = KvTree(self.engine.scheduler.runner.pool, base)
             self.engine.scheduler.trees.append(self.trees[base])
-        return self.trees[base], list(prefix)
+        return self.trees[base]
 
-    async def _run(self, sequences: list[sequence.Sequence]) -> None:
+    async def _run(self, *sequences: sequence.Sequence) -> None:
         first = sequences[0]
         first.sync()
         first.usage.requests += 1
         first.usage.tokens_reused += len(first.slots)
-        await self.engine.scheduler.run(sequences)
+        await self.engine.scheduler.run(*sequences)

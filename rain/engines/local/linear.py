@@ -15,29 +15,6 @@ from torch import nn
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # get the same input in transformers' models
 
 
-class PackedLinear(nn.Module):
-    """Does what a linear layer does, by oneDNN, with a weight in oneDNN's own order; for inference only.
-
-    Args:
-        linear: its weight is copied (and freed, if nobody else holds it); see ``can_pack``.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)  # some models ask its dtype
-        self.bias = linear.bias
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Multiply: (..., in features) to (..., out features)."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
-        return out
-
-    def unpacked(self) -> nn.Linear:
-        """Return the layer as it was; the order of its numbers is all that packing changes."""
-        return _linear(self.weight.to_dense(), self.bias)
-
-
 def can_pack(linear: nn.Linear) -> bool:
     """Check that a layer's weight can be laid out: dense, on a CPU, in a number format that oneDNN multiplies here."""
     weight, ops = linear.weight, torch.ops.mkldnn
@@ -50,50 +27,60 @@ def can_pack(linear: nn.Linear) -> bool:
     return weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-class FusedLinear:
-    """Layers that get the same input, multiplied in one go.
+class PackedGroup:
+    """Layers that get the same input, or a single one, multiplied in one go, with the weights in oneDNN's own order.
 
     A model calls its layers one after the other (q, k, v) with the same tensor. The first call multiplies for all and
-    keeps the other layers' slices until they are called; a call with another tensor, or for a slice that was taken
+    keeps the other layers' outputs until they are called; a call with another tensor, or for an output that was taken
     already, multiplies anew. So the order of the calls costs time at most, never a wrong answer.
 
     Args:
-        linears: ``can_pack`` each; with biases all, or none.
+        linears: ``can_pack`` each; with biases all, or none. The weights are copied (and freed, if nobody else holds
+            them).
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self.sizes = [linear.out_features for linear in linears]
+        weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
         bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-        self.layer = PackedLinear(_linear(torch.cat([linear.weight for linear in linears]), bias))
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        self.bias = None if bias is None else bias.detach()
         self.inputs: torch.Tensor | None = None
-        self.slices: dict[int, torch.Tensor] = {}
+        self.outputs: dict[int, torch.Tensor] = {}
 
-    def slice(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
+    def output(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
         """Return the output of one of the layers."""
-        if inputs is not self.inputs or index not in self.slices:
-            self.inputs, self.slices = inputs, dict(enumerate(self.layer(inputs).split(self.sizes, dim=-1)))
-        found = self.slices.pop(index)
-        if not self.slices:
+        if inputs is not self.inputs or index not in self.outputs:
+            whole = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+            self.inputs, self.outputs = inputs, dict(enumerate(whole.split(self.sizes, dim=-1)))
+        found = self.outputs.pop(index)
+        if not self.outputs:
             self.inputs = None
         return found
 
 
-class FusedSlice(nn.Module):
-    """One of the layers of a ``FusedLinear``."""
+class PackedLinear(nn.Module):
+    """Does what a linear layer of a ``PackedGroup`` does; for inference only."""
 
-    def __init__(self, fused: FusedLinear, index: int) -> None:
+    def __init__(self, group: PackedGroup, index: int) -> None:
         super().__init__()
-        self.fused, self.index = fused, index
+        self.group, self.index = group, index
+        self.weight = group.weight  # some models ask its dtype
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Multiply: (..., in features) to (..., out features)."""
-        return self.fused.slice(self.index, inputs)
+        return self.group.output(self.index, inputs)
 
     def unpacked(self) -> nn.Linear:
-        """Return the layer as it was."""
-        whole, sizes = self.fused.layer.unpacked(), self.fused.sizes
-        bias = None if whole.bias is None else torch.split(whole.bias, sizes)[self.index].clone()
-        return _linear(torch.split(whole.weight, sizes)[self.index].clone(), bias)
+        """Return the layer as it was; the order of its numbers is all that packing changes."""
+        group = self.group
+        weight = torch.split(group.weight.to_dense(), group.sizes)[self.index].clone()
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        if group.bias is not None:
+            bias = torch.split(group.bias, group.sizes)[self.index].clone()
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+        return layer
 
 
 def pack_linears(model: nn.Module) -> int:
@@ -103,13 +90,11 @@ def pack_linears(model: nn.Module) -> int:
         layers = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
         layers = {name: layer for name, layer in layers.items() if can_pack(layer)}
         count += len(layers)
-        for names in SIBLINGS:
+        for names in [*SIBLINGS, *((name,) for name in layers)]:
             if all(name in layers for name in names) and len({layers[name].bias is None for name in names}) == 1:
-                fused = FusedLinear([layers.pop(name) for name in names])
+                group = PackedGroup([layers.pop(name) for name in names])
                 for index, name in enumerate(names):
-                    setattr(parent, name, FusedSlice(fused, index))
-        for name, layer in layers.items():
-            setattr(parent, name, PackedLinear(layer))
+                    setattr(parent, name, PackedLinear(group, index))
     return count
 
 
@@ -117,13 +102,5 @@ def unpack_linears(model: nn.Module) -> None:
     """Put PyTorch's own linear layers back; weights that were shared with other layers are copies from then on."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, (PackedLinear, FusedSlice)):
+            if isinstance(child, PackedLinear):
                 setattr(parent, name, child.unpacked())
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    """Return a layer with this weight (out features, in features) and bias (out features), without copying them."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
-    return layer

@@ -58,7 +58,7 @@ class Scheduler:
         """Totals over all sessions."""
         return EngineStats(self._passes, self._model_seconds, self._evictions)
 
-    async def run(self, sequences: list[Sequence]) -> None:
+    async def run(self, *sequences: Sequence) -> None:
         """Advance these sequences until all are done."""
         request = Request(sequences)
         self.requests.append(request)

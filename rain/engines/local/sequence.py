@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from rain.core.engine import Continuation, SamplingParams, Usage
@@ -41,9 +41,9 @@ class Sequence(ABC):
     error: Exception | None = None
     remaining = 0
 
-    def __init__(self, tree: KvTree, tokens: list[int], usage: Usage) -> None:
+    def __init__(self, tree: KvTree, tokens: Iterable[int], usage: Usage) -> None:
         self.tree = tree
-        self.tokens = tokens
+        self.tokens = list(tokens)
         self.usage = usage
         self.slots: list[int] = []
         self.version = -1
@@ -94,7 +94,9 @@ class Sequence(ABC):
 class LogprobsSequence(Sequence):
     """Needs log-probabilities of the next token: the ``count`` most likely, and those of ``ids``."""
 
-    def __init__(self, tree: KvTree, tokens: list[int], usage: Usage, count: int, ids: Collection[int] = ()) -> None:
+    def __init__(
+        self, tree: KvTree, tokens: Iterable[int], usage: Usage, count: int, ids: Collection[int] = ()
+    ) -> None:
         super().__init__(tree, tokens, usage)
         self.count, self.top, self.lookups = count, max(count, TOP), ids
         self.logprobs: dict[int, float] = {}
@@ -117,7 +119,7 @@ class GenerationSequence(Sequence):
     """Generates continuation number ``index`` of a request, token by token."""
 
     def __init__(
-        self, tree: KvTree, tokens: list[int], usage: Usage, params: SamplingParams, index: int, decode: Decode
+        self, tree: KvTree, tokens: Iterable[int], usage: Usage, params: SamplingParams, index: int, decode: Decode
     ) -> None:
         super().__init__(tree, tokens, usage)
         self.params, self.decode = params, decode
@@ -165,7 +167,7 @@ class Request:
         size: tokens that they may come to in the cache after their tree's base, their common beginning counted once.
     """
 
-    def __init__(self, sequences: list[Sequence]) -> None:
+    def __init__(self, sequences: tuple[Sequence, ...]) -> None:
         self.sequences = sequences
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         shared = min(len(sequence.tokens) for sequence in sequences)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from rain.core.concurrency import gather_or_cancel
-from rain.core.engine import Continuation, Engine, SamplingParams, Session, Usage, check_request
+from rain.core.engine import Continuation, Engine, SamplingParams, Session, Usage
 from rain.core.errors import RainError
 from rain.core.types import Tokens
 from rain.models.info import decoder, end_ids
@@ -145,12 +145,8 @@ class RemoteEngine(Engine):
 
     async def cache_prefix(self, prefix: Sequence[int]) -> None:
         """Have the prefix computed, so that the program's cache has it."""
-        check_request(prefix, self.context)
-        await self.warm(greedy_request(prefix, 1, 1))
-
-    async def warm(self, request: CompletionRequest) -> None:
-        """Have a request answered wherever later ones may go."""
-        await self.complete(request, "")
+        self.check_request(prefix)
+        await self.complete(greedy_request(prefix, 1, 1), "")
 
 
 class RemoteSession(Session):
@@ -167,7 +163,7 @@ class RemoteSession(Session):
 
     async def generate(self, prefix: Sequence[int], params: SamplingParams) -> list[Continuation]:
         """See ``Session.generate``; the greedy continuation is a request of its own, sent with that for the others."""
-        check_request(prefix, self.engine.context, params.max_tokens)
+        self.engine.check_request(prefix, params.max_tokens)
         needed = (params.top_k or (1 if params.temperature == 1 else WHOLE)) if params.logprobs else 0
         greedy = int(params.greedy_first)
         parts = [replace(params, n=1, top_k=0, seed=0)] if greedy else []
@@ -186,7 +182,7 @@ class RemoteSession(Session):
         The floor is the smallest of the returned log-probabilities: an upper bound for any token that was not returned.
         More than TOP are requested only where ``top`` or the number of ``ids`` is larger.
         """
-        check_request(prefix, self.engine.context)
+        self.engine.check_request(prefix)
         [sample] = await self._complete([greedy_request(prefix, 1, max(TOP, top, len(ids)))])
         if self.engine.exact and not sample.tops[0].keys() >= set(ids):
             [sample] = await self._complete([greedy_request(prefix, 1, WHOLE)])

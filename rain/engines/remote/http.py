@@ -19,7 +19,7 @@ from typing import Any
 from rain.core.concurrency import cancel_all, gather_or_cancel
 from rain.core.errors import RainError
 from rain.engines.remote.client import RetryPolicy, ServerClient, Unreachable
-from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine
+from rain.engines.remote.engine import CompletionRequest, CompletionResult, RemoteEngine, greedy_request
 from rain.engines.remote.probe import probe
 from rain.keys import ENGINE_KEY
 
@@ -113,8 +113,10 @@ class HttpEngine(RemoteEngine):
             if result is not None:
                 return result
 
-    async def warm(self, request: CompletionRequest) -> None:
-        """Send a request to all servers."""
+    async def cache_prefix(self, prefix: Sequence[int]) -> None:
+        """Have the prefix computed by all servers."""
+        self.check_request(prefix)
+        request = greedy_request(prefix, 1, 1)
         await gather_or_cancel(*(self._try(server, request) for server in self.pool.load()))
 
     async def close(self) -> None:

