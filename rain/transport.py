@@ -19,8 +19,8 @@ def http_client(
 ) -> Any:
     """Return the http_client of an ``openai.AsyncOpenAI``, whose timeout limits each try as a whole, not each read.
 
-    A redirect, which could lead prompts elsewhere, is returned as the reply. More than MAX_REPLY_BYTES after
-    decompression raise ReplyTooLarge, which versions of the openai package wrap in an APIConnectionError or leave alone.
+    A redirect, which could lead prompts elsewhere, is returned as the reply. More than MAX_REPLY_BYTES, unpacked,
+    raise ReplyTooLarge, which versions of the openai package wrap in an APIConnectionError or leave alone.
 
     Args:
         on_request: is called before each request is sent.

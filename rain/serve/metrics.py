@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rain.core.engine import EngineStats
+from rain.library import Rain
 from rain.serve.admission import Admission
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
@@ -44,9 +44,10 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, registry=self.registry, buckets=SECONDS)
 
-    def text(self, stats: EngineStats, embedding: float) -> bytes:
-        """Return everything in Prometheus's format; ``embedding``: time in the sentence encoder so far (s)."""
-        self._embedding.set(embedding)
-        for name, value in stats._asdict().items():
-            self._engine[name].set(value)
+    def text(self, rain: Rain | None) -> bytes:
+        """Return everything in Prometheus's format, with what the models have done so far (None: nothing yet)."""
+        if rain:
+            self._embedding.set(rain.aligner.parts.encoder.seconds)
+            for name, value in rain.aligner.engine.stats()._asdict().items():
+                self._engine[name].set(value)
         return generate_latest(self.registry)

@@ -29,25 +29,6 @@ def guarded_server(tmp_path_factory):
 
 
 @pytest.fixture
-def make_service():
-    """A function that returns what a server's requests share, with settings of the server, without a model."""
-
-    def make(**settings):
-        from rain.serve.admission import Admission
-        from rain.serve.budgets import BudgetRules
-        from rain.serve.config import ServeConfig
-        from rain.serve.keys import Keys
-        from rain.serve.metrics import Metrics
-        from rain.serve.service import Service
-
-        admission = Admission(1, 1)
-        parts = BudgetRules.from_texts("", ""), Keys({}), admission, Metrics(admission)
-        return Service(ServeConfig(**settings), *parts, log=print)
-
-    return make
-
-
-@pytest.fixture
 def client(server):
     with server.client() as client:
         yield client

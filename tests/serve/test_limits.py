@@ -23,12 +23,14 @@ from rain.library import Rain
 from rain.serve import answers
 from rain.serve.app import make_app
 from rain.serve.budgets import BudgetRules
+from rain.serve.config import ServeConfig
 from rain.serve.gate import Gate
 from rain.serve.keys import Keys
 from rain.serve.models import Served
 from rain.serve.process import _load
 from rain.serve.replies import AnswerJob, rewound
 from rain.serve.schema import StreamOptions
+from rain.serve.service import Service
 from rain.serve.trace import Trace
 
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -136,6 +138,12 @@ def test_a_silent_stream_says_that_it_is_alive(server):
 
 
 @pytest.fixture
+def service():
+    """What a server's requests share, without a model."""
+    return Service(ServeConfig(), "", print)
+
+
+@pytest.fixture
 def job():
     """A request for a stream, of which a comment is expected after 0.2 s."""
     prompt = PreparedPrompt("1", "?", "?", (1,), RainConfig(), 0)
@@ -144,7 +152,7 @@ def job():
     return AnswerJob(**names, **asked, chat=True, choices=1, shared=0, silence=0.2)
 
 
-def test_commits_without_text_are_silence(make_service, job):
+def test_commits_without_text_are_silence(service, job):
     class Held(Rain):
         async def aevents(self, prompt, **options):
             for _ in range(8):
@@ -155,14 +163,13 @@ def test_commits_without_text_are_silence(make_service, job):
     async def said():
         return [item async for item in service.events(job)]
 
-    service = make_service()
     with Held(engine="toy") as service.rain:
         assert asyncio.run(said()).count(None) >= 2
 
 
-def test_a_client_that_does_not_read_gets_nothing_more(make_service, job, monkeypatch):
+def test_a_client_that_does_not_read_gets_nothing_more(service, job, monkeypatch):
     monkeypatch.setattr(answers, "SLOWEST_READER", 0.05)
-    service, trace, sent = make_service(), Trace("1", "POST", "/"), []
+    trace, sent = Trace("1"), []
 
     async def receive():
         await asyncio.Event().wait()
@@ -297,8 +304,8 @@ def test_a_broken_device_ends_the_server_with_a_sentence():
         server.wait_for_log("rain: error: the device has failed")
 
 
-def test_health_says_that_a_device_has_failed(make_service):
-    service, ended = make_service(), []
+def test_health_says_that_a_device_has_failed(service):
+    ended = []
     service.ending = lambda: ended.append(True)
     there = httpx.ASGITransport(Gate(make_app(service), service))
 

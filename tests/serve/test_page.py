@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 
-import pytest
+import httpx
+from support.toy_server import KEY
 
-pytest.importorskip("starlette")
-import httpx  # noqa: E402
-
-from rain.serve.app import make_app  # noqa: E402
-from rain.serve.gate import Gate  # noqa: E402
-from rain.serve.page import page_response  # noqa: E402
+from rain.serve.app import make_app
+from rain.serve.config import ServeConfig
+from rain.serve.gate import Gate
+from rain.serve.page import page_response
+from rain.serve.service import Service
 
 COUNT_COMMITS = """() => {
   const rain = document.getElementById("rain");
@@ -30,14 +30,15 @@ def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
     assert not re.search(r"https?://|innerHTML|insertAdjacent|document\.write|\bsrc=|\bhref=|\bon[a-z]+=", page.text)
 
 
-def test_the_page_is_for_this_machine_unless_it_is_asked_for(make_service):
+def test_the_page_is_for_this_machine_unless_it_is_asked_for(tmp_path):
     async def status(**settings):
-        service = make_service(**settings)
+        service = Service(ServeConfig(**settings), "", print)
         there = httpx.ASGITransport(Gate(make_app(service), service))
         async with httpx.AsyncClient(transport=there, base_url="http://127.0.0.1") as client:
             return (await client.get("/")).status_code
 
-    far = {"host": "0.0.0.0", "api_key_file": "keys"}
+    (tmp_path / "keys").write_text(f"anna {KEY}")
+    far = {"host": "0.0.0.0", "api_key_file": str(tmp_path / "keys")}
     assert [asyncio.run(status(**kind)) for kind in ({}, {**far, "page": True}, far)] == [200, 200, 404]
 
 
