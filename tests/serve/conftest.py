@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import pytest
 
@@ -35,12 +36,17 @@ def client(server):
 
 
 @pytest.fixture
+def anna(guarded_server):
+    """A client of the guarded server with a key."""
+    from support.toy_server import BEARER
+
+    with guarded_server.client(headers=BEARER) as client:
+        yield client
+
+
+@pytest.fixture
 def ask(client):
     """A function that asks, with the fields of a request, and returns the response."""
+    from support.toy_server import ask
 
-    def ask(question="What now?", **fields):
-        headers = fields.pop("headers", None)
-        body = {"model": "rain/toy", "messages": [{"role": "user", "content": question}], **fields}
-        return client.post("/v1/chat/completions", json=body, headers=headers)
-
-    return ask
+    return partial(ask, client)
