@@ -21,9 +21,8 @@ COUNT_COMMITS = """() => {
 }"""
 
 
-def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
-    with server.client() as client:
-        page = client.get("/")
+def test_the_page_is_whole_and_allows_nothing_else(client):
+    page = client.get("/")
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
     assert page.text == page_response().body.decode()
@@ -42,7 +41,7 @@ def test_the_page_is_for_this_machine_unless_it_is_asked_for(tmp_path):
     assert [asyncio.run(status(**kind)) for kind in ({}, {**far, "page": True}, far)] == [200, 200, 404]
 
 
-def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, server, tmp_path):
+def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, server, ask, tmp_path):
     page = new_page(viewport={"width": 1000, "height": 700})
     page.goto(server.url)
     page.evaluate(COUNT_COMMITS)
@@ -51,9 +50,7 @@ def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, se
     page.wait_for_selector("#rain span")
     page.wait_for_selector("#ask:enabled")
     counts = page.evaluate("counts")
-    with server.client() as client:
-        body = {"model": "rain/toy", "messages": [{"role": "user", "content": "<b>Why</b> SLOW?"}]}
-        reply = client.post("/v1/chat/completions", json=body).json()
+    reply = ask("<b>Why</b> SLOW?").json()
     assert page.text_content("#rain") == reply["choices"][0]["message"]["content"]
     assert counts == sorted(counts)
     assert len(set(counts)) > 2, "one after the other"
