@@ -21,8 +21,8 @@ Event = Piece | Answer
 Sent = Event | BaseException | None
 """What goes into another thread: events, then None at the end of them; or what ended them."""
 
-Begin = Callable[[], tuple[Generation | PlainGeneration, float]]
-"""Begins an answer; returns it with the seconds that it may take (0: no limit)."""
+Begin = Callable[[], Generation | PlainGeneration]
+"""Begins an answer."""
 
 
 def receive(thread: LoopThread, begin: Begin) -> Generator[Event, None, None]:
@@ -62,17 +62,16 @@ def _end_of(put: Callable[[Sent], None]) -> Callable[[Future[None]], None]:
 
 async def _send(begin: Begin, put: Callable[[Sent], None]) -> None:
     """Send an answer into another thread: its pieces, then itself."""
-    sent = 0
+    generation, sent = begin(), 0
 
-    async def send_pieces(generation: Generation | PlainGeneration) -> None:
+    async def send_pieces() -> None:
         nonlocal sent
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
                 sent += len(piece.text)
                 put(piece)
 
-    generation, seconds = begin()
-    await run_within(send_pieces(generation), seconds or None)
+    await run_within(send_pieces(), generation.budget.seconds or None)
     answer = generation.answer()
     if answer.text[sent:]:
         put(answer.piece(sent))
