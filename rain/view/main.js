@@ -5,7 +5,7 @@ const POLL = 1500, FRAMES = 400;
 
 const app = {
   index: null, prompt: null, trace: null, state: null, layout: null, boxes: [], follows: true,
-  view: whole(0), selected: 0, hits: new Set(), hit: -1, found: [], timer: 0, scratch: null, size: {},
+  view: whole(0), selected: 0, hits: new Set(), hit: -1, found: [], timer: 0, size: {},
 
   /** Show a prompt; `at` says which node, simulation and top row. */
   async open(id, at = {}) {
@@ -55,7 +55,6 @@ const app = {
       return;
     }
     this.state = new State(trace);
-    this.scratch = new State(trace);
     $("slider").max = trace.visits;
     $("commits").replaceChildren(...trace.commits.slice(0, 500).map(each => make("option", {value: each.visits})));
     this.at(this.follows ? trace.visits : Number($("slider").value));
@@ -69,11 +68,9 @@ const app = {
     this.state.seek(this.follows ? trace.events : simulation ? trace.visitEvent[simulation - 1] + 1 : 0);
     this.layout = new Layout(this.state);
     $("slider").value = simulation;
-    const seconds = simulation ? trace.time[trace.visitEvent[simulation - 1]] : 0;
+    const seconds = simulation ? trace.time[simulation - 1] : 0;
     $("when").textContent = `simulation ${simulation} of ${trace.visits} · ${fixed(seconds, 1)} s`;
   },
-
-  stateAt(event) { return this.scratch.seek(event); },
 
   select(node) {
     this.selected = node;
@@ -129,7 +126,7 @@ const app = {
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.boxes = this.layout ? this.layout.boxes(this.view, size.width, size.rows) : [];
-    const playing = new Set(this.timer && this.state.last >= 0 ? this.trace.path(this.trace.leaf[this.state.last]) : []);
+    const playing = new Set(this.timer && this.state.simulations ? this.trace.path(this.trace.leaf[this.state.simulations - 1]) : []);
     const paper = matchMedia("print").matches ? "light" : theme();
     if (this.state) paint(context, this.boxes, this.state, {selected: this.selected, hits: this.hits, playing}, size, paper);
     else context.clearRect(0, 0, size.width, size.height);

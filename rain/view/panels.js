@@ -158,13 +158,12 @@ function showWhy(app) {
   const fork = path.find(node => node && !isCommitted(app, node)) ?? (selected || trace.commits[0]?.node);
   const commit = trace.commits.slice(0, state.committed).findIndex(each => trace.parent[each.node] === trace.parent[fork]);
   if (commit < 0) { $("why").replaceChildren("Nothing has been committed here yet."); return; }
-  const {node, simulations, event, finish} = trace.commits[commit], then = app.stateAt(event), config = trace.head.config;
+  const {node, simulations, event, finish, visits} = trace.commits[commit], then = new State(trace).seek(event), config = trace.head.config;
   const siblings = trace.children[trace.parent[node]].filter(each => trace.born[each] < event);
   const others = siblings.filter(each => each !== node).sort((a, b) => then.n[b] - then.n[a] || then.value[b] - then.value[a]);
   const early = then.visits[node] > config.min_visits && then.value[node] > config.value_threshold;
-  const first = commit ? trace.commits[commit - 1].event : 0, spent = new Map();
-  for (let visit = 0; visit < trace.visits; visit++) {
-    if (trace.visitEvent[visit] < first || trace.visitEvent[visit] >= event) continue;
+  const spent = new Map();
+  for (let visit = commit ? trace.commits[commit - 1].visits : 0; visit < visits; visit++) {
     const child = trace.path(trace.leaf[visit])[trace.depth[node]];
     if (child !== undefined) spent.set(child, (spent.get(child) || 0) + 1);
   }
@@ -183,8 +182,7 @@ function showWhy(app) {
 /** List the evaluations at a node and below it; what was asked is built when somebody opens one. */
 function showEvidence(app) {
   const {trace, state, selected, layout} = app, found = [];
-  for (let visit = 0; visit < trace.visits && found.length < EVALUATIONS; visit++) {
-    if (trace.visitEvent[visit] >= state.position) break;
+  for (let visit = 0; visit < state.simulations && found.length < EVALUATIONS; visit++) {
     if (trace.isBelow(trace.leaf[visit], selected)) found.push(visit);
   }
   const all = layout.mass[selected], shown = all > found.length ? `; the first ${found.length}:` : "";

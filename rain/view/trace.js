@@ -18,8 +18,6 @@ class Trace {
     this.offset = 0;                    // where the next events are in the file (bytes)
     this.events = 0;
     this.kind = [];          // of each event
-    this.ref = [];           // of each event: number of the visit or commit
-    this.time = [];          // of each event: seconds
     this.nodes = 1;
     this.parent = [-1];
     this.depth = [0];
@@ -35,6 +33,7 @@ class Trace {
     this.root = [];
     this.score = [];
     this.visitEvent = [];
+    this.time = [];          // of each visit: seconds
     this.line = [];          // of each visit, as JSON: evidence is parsed when it is looked at
     this.similar = [];       // of each visit: [node, weight] of each sibling that learnt from it
     this.commits = [];       // {node, simulations, finish, event, visits: how many came before}
@@ -52,8 +51,6 @@ class Trace {
     if (event.event === "end") { this.end = event; return; }
     const k = this.events++;
     this.kind.push(event.event);
-    this.time.push(event.t);
-    this.ref.push(event.event === "visit" ? this.visits : this.commits.length);
     if (event.event === "nodes") this.addNodes(k, event);
     else if (event.event === "visit") this.addVisit(k, event, line);
     else if (event.event === "commit") {
@@ -84,6 +81,7 @@ class Trace {
     this.root.push(event.path[0]);
     this.score.push(event.score);
     this.visitEvent.push(k);
+    this.time.push(event.t);
     this.line.push(line);
     this.similar.push(event.similar);
   }
@@ -137,7 +135,6 @@ class State {
     this.root = 0;
     this.simulations = 0;
     this.committed = 0;
-    this.last = -1;                        // the last visit
     return this;
   }
 
@@ -147,9 +144,9 @@ class State {
     position = clamp(position, 0, trace.events);
     if (position < this.position || this.n.length < trace.nodes) this.reset();
     for (; this.position < position; this.position++) {
-      const kind = trace.kind[this.position], ref = trace.ref[this.position];
-      if (kind === "visit") this.visit(ref);
-      else if (kind === "commit") this.commit(trace.commits[ref].node);
+      const kind = trace.kind[this.position];
+      if (kind === "visit") this.visit();
+      else if (kind === "commit") this.commit(trace.commits[this.committed].node);
       else if (trace.firstPrior.has(this.position)) {
         const [node, prior] = trace.firstPrior.get(this.position);
         this.prior[node] = prior;
@@ -158,8 +155,8 @@ class State {
     return this;
   }
 
-  visit(visit) {
-    const trace = this.trace, score = trace.score[visit], root = trace.root[visit];
+  visit() {
+    const trace = this.trace, visit = this.simulations++, score = trace.score[visit], root = trace.root[visit];
     for (const [node, weight] of trace.similar[visit]) {
       this.value[node] = (this.value[node] * this.n[node] + weight * score) / (this.n[node] + weight);
       this.n[node] += weight;
@@ -172,8 +169,6 @@ class State {
       if (node === root) break;
     }
     this.ended[trace.leaf[visit]]++;
-    this.simulations++;
-    this.last = visit;
   }
 
   /** Make a node the root; its children's priors are mixed with the uniform distribution. */

@@ -69,9 +69,10 @@ class ServerProcess:
         return httpx.Client(base_url=self.url, **{"timeout": 20, "verify": False, **options})
 
     def metric(self, name: str, **headers: str) -> float:
-        """Return a number, 0 for what has not been counted yet."""
+        """Return a number; 0 for a label that has not been counted yet."""
         text = httpx.get(f"{self.url}/metrics", headers=headers, verify=False).text
         found = re.search(rf"^{name} (\S+)$", text, flags=re.M)
+        assert found or "{" in name, name
         return float(found[1]) if found else 0.0
 
 
