@@ -182,6 +182,6 @@ class State {
       this.prior[child] = (1 - share) * this.prior[child] + share / children.length;
       total += this.prior[child];
     }
-    for (const child of children) this.prior[child] /= total;
+    for (const child of children) this.prior[child] = total ? this.prior[child] / total : 1 / children.length;
   }
 }

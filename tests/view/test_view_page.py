@@ -85,6 +85,14 @@ def test_the_browser_rebuilds_the_same_tree_as_python_at_every_fifth_event(recor
             assert [n, value, prior] == pytest.approx([node.n, node.value, node.prior], abs=1e-9, nan_ok=True)
 
 
+def test_priors_that_are_all_zero_count_alike_below_a_new_root(tmp_path, view):
+    below, file = {**nodes_of("c", "d"), "parent": 1, "priors": [0, 0]}, tmp_path / "zero.jsonl.gz"
+    config = {"root_mix": 0, "min_visits": 1, "value_threshold": 0.5}
+    write_search(file, nodes_of("a", "b"), below, visit_of(1), commit_of(1), config=config)
+    priors = [node.prior for node in Tree(read(file).events).nodes]
+    assert view(file).evaluate("[...app.state.prior]") == priors == [1, 0.5, 0.5, 0.5, 0.5]
+
+
 def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, view):
     found = view(recorded).evaluate(
         """() => { const {trace, layout} = app, wrong = [], view = {root: 0, left: 0, right: 1, top: 0};
