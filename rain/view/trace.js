@@ -15,7 +15,7 @@ class Trace {
   constructor() {
     this.head = null;
     this.end = null;
-    this.offset = 0;                    // where the next events are in the file (bytes)
+    this.offset = 0;         // where the next events are in the file (bytes)
     this.events = 0;
     this.kind = [];          // of each event
     this.nodes = 1;
