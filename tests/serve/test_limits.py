@@ -133,9 +133,7 @@ def service():
 def job():
     """A request for a stream, of which a comment is expected after 0.2 s."""
     prompt = PreparedPrompt("1", "?", "?", (1,), RainConfig(), 0)
-    names = {"head": {}, "ignored": (), "stream_options": StreamOptions()}
-    asked = {"served": Served(False, 0), "prompt": prompt, "evaluator": None, "budget": Budget(), "deadline": None}
-    return AnswerJob(**names, **asked, chat=True, choices=1, shared=0, silence=0.2)
+    return AnswerJob({}, True, Served(), prompt, None, 1, Budget(), 0, None, 0.2, StreamOptions(), ())
 
 
 def test_commits_without_text_are_silence(service, job):

@@ -263,12 +263,19 @@ def test_a_folder_cannot_be_the_page(recorded, tmp_path, monkeypatch, capsys):
     assert "folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["nothing", "empty", "text"])
-def test_what_is_no_run_ends_with_one_sentence(what, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").write_text("not a search")
-    assert main(["view", str(tmp_path / what)]) == 2
-    assert str(tmp_path / what) in capsys.readouterr().err
+NO_EVENTS = (b"no JSON\n", b"[]\n", b"{}\n", b"\n")
+
+
+@pytest.mark.parametrize("content", [None, b"not a search", *map(gzip.compress, NO_EVENTS)])
+def test_what_is_no_run_ends_with_one_sentence(content, tmp_path, capsys):
+    file = tmp_path / "one.jsonl.gz"
+    if content:
+        file.write_bytes(content)
+        with pytest.raises(RainError, match=file.name):
+            Follower(tmp_path)
+    for path in (file, tmp_path):
+        assert main(["view", str(path)]) == 2
+        assert str(file if content else path) in capsys.readouterr().err
 
 
 def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(recorded, tmp_path, visit):
@@ -300,13 +307,6 @@ def test_an_end_is_seen_in_a_folder_of_recorded_searches_without_records(recorde
     follower.path.joinpath("two.jsonl.gz").write_bytes(recorded.read_bytes())
     follower.update()
     assert [prompt["raina"] for prompt in follower.data.prompts] == [end["answer"]]
-
-
-@pytest.mark.parametrize("text", [b"no JSON\n", b"[]\n", b"{}\n", b"\n"])
-def test_a_folder_with_a_file_that_is_no_recorded_search_ends_with_one_sentence(text, tmp_path):
-    to_file(tmp_path / "one.jsonl.gz")(gzip.compress(text), True)
-    with pytest.raises(RainError, match="one.jsonl.gz"):
-        Follower(tmp_path)
 
 
 def test_the_server_answers_its_own_address_only(recorded):
