@@ -96,8 +96,8 @@ def prepare_prompt(
 
 def begin(
     aligner: Aligner, prompt: PromptLike | PreparedPrompt, options: Mapping[str, Any], plain: bool = False
-) -> tuple[Generation | PlainGeneration, float]:
-    """Return the answer that ``Rain.aevents`` sends, about to begin, and the seconds that it may take (0: no limit)."""
+) -> Generation | PlainGeneration:
+    """Return the answer that ``Rain.aevents`` sends, about to begin."""
     rest = dict(options)
     evaluator, method, budget = rest.pop("evaluator", None), rest.pop("method", None), rest.get("budget")
     if not isinstance(prompt, PreparedPrompt):
@@ -105,9 +105,8 @@ def begin(
     elif late := set(rest) - {"budget"}:
         raise RainError(f"the prompt is prepared already; {min(late)} is an option of aprepare")
     if plain:
-        return aligner.begin_baseline(prompt, PIECE, budget), budget.seconds if budget else 0.0
-    generation = aligner.begin(prompt, budget, evaluator, method)
-    return generation, generation.budget.seconds
+        return aligner.begin_baseline(prompt, PIECE, budget)
+    return aligner.begin(prompt, budget, evaluator, method)
 
 
 def _trace(given: Path, id: str, method: str) -> Append:

@@ -21,15 +21,15 @@ Event = Piece | Answer
 Sent = Event | BaseException | None
 """What goes into another thread: events, then None at the end of them; or what ended them."""
 
-Begin = Callable[[], tuple[Generation | PlainGeneration, float]]
-"""Begins an answer; returns it with the seconds that it may take (0: no limit)."""
+Begin = Callable[[], Generation | PlainGeneration]
+"""Begins an answer."""
 
 
 def receive(thread: LoopThread, begin: Begin) -> Generator[Event, None, None]:
     """Yield what an answer in another thread sends; closing the generator ends the answer."""
     events: queue.SimpleQueue[Sent] = queue.SimpleQueue()
     with thread.running(_send(begin, events.put)) as future:
-        future.add_done_callback(_end_of(events))
+        future.add_done_callback(_end_of(events.put))
         while (event := events.get()) is not None:
             if isinstance(event, BaseException):
                 raise event
@@ -45,6 +45,7 @@ async def areceive(thread: LoopThread, begin: Begin) -> AsyncGenerator[Event, No
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     future = thread.submit(_send(begin, put))
+    future.add_done_callback(_end_of(put))
     try:
         while (event := await events.get()) is not None:
             if isinstance(event, BaseException):
@@ -54,32 +55,24 @@ async def areceive(thread: LoopThread, begin: Begin) -> AsyncGenerator[Event, No
         future.cancel()
 
 
-def _end_of(events: queue.SimpleQueue[Sent]) -> Callable[[Future[None]], None]:
-    """Return what tells who waits for events that there will be none: what never began sends nothing itself."""
-    return lambda future: events.put(RainError(ENDED)) if future.cancelled() else None
+def _end_of(put: Callable[[Sent], None]) -> Callable[[Future[None]], None]:
+    """Return what tells who waits for events that there will be no more, of what never began, too."""
+    return lambda future: put(RainError(ENDED) if future.cancelled() else future.exception())
 
 
 async def _send(begin: Begin, put: Callable[[Sent], None]) -> None:
-    """Send an answer into another thread: its pieces, itself, then None; or what ended it."""
-    sent = 0
+    """Send an answer into another thread: its pieces, then itself."""
+    generation, sent = begin(), 0
 
-    async def send_pieces(generation: Generation | PlainGeneration) -> None:
+    async def send_pieces() -> None:
         nonlocal sent
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
                 sent += len(piece.text)
                 put(piece)
 
-    try:
-        generation, seconds = begin()
-        await run_within(send_pieces(generation), seconds or None)
-        answer = generation.answer()
-        if answer.text[sent:]:
-            put(answer.piece(sent))
-        put(answer)
-        put(None)
-    except Exception as error:
-        put(error)
-    except asyncio.CancelledError:
-        put(RainError(ENDED))
-        raise
+    await run_within(send_pieces(), generation.budget.seconds or None)
+    answer = generation.answer()
+    if answer.text[sent:]:
+        put(answer.piece(sent))
+    put(answer)

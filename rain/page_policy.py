@@ -1,4 +1,4 @@
-"""How a page's Content-Security-Policy names the scripts and styles that the page has itself."""
+"""The Content-Security-Policy of a page: its own script and style, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import hashlib
 import re
 
 
-def source(content: str) -> str:
-    """Return the name of a script's or style's content: its hash."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+def page_policy(page: str, *, connect: bool = False) -> str:
+    """Return the policy of a page, which names its script and its style by their hashes.
 
-
-def element_source(page: str, tag: str) -> str:
-    """Return the name of the content of a page's only element of this kind."""
-    [content] = re.findall(f"<{tag}>(.*?)</{tag}>", page, flags=re.S)
-    return source(content)
+    Args:
+        page: HTML, with one script and one style that have no attributes.
+        connect: whether it may ask the server that it came from; otherwise it may ask nobody.
+    """
+    policy = "default-src 'none'"
+    for tag in ("script", "style"):
+        [content] = re.findall(f"<{tag}>(.*?)</{tag}>", page, flags=re.S)
+        policy += f"; {tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    return policy + ("; connect-src 'self'" if connect else "") + "; base-uri 'none'; form-action 'none'"

@@ -15,19 +15,16 @@ class ReplyTooLarge(Exception):
 
 
 def http_client(
-    on_request: Callable[[Any], None] | None = None,
-    on_reply: Callable[[Any], None] | None = None,
-    max_bytes: int = MAX_REPLY_BYTES,
+    on_request: Callable[[Any], None] | None = None, on_reply: Callable[[Any], None] | None = None
 ) -> Any:
     """Return the http_client of an ``openai.AsyncOpenAI``, whose timeout limits each try as a whole, not each read.
 
-    A redirect, which could lead prompts elsewhere, is returned as the reply. A larger reply than `max_bytes` raises
-    ReplyTooLarge, which versions of the openai package wrap in an APIConnectionError or leave alone.
+    A redirect, which could lead prompts elsewhere, is returned as the reply. More than MAX_REPLY_BYTES, unpacked,
+    raise ReplyTooLarge, which versions of the openai package wrap in an APIConnectionError or leave alone.
 
     Args:
         on_request: is called before each request is sent.
         on_reply: is called with each whole reply, and may change its status.
-        max_bytes: the size limit, after decompression.
     """
     import openai
 
@@ -50,8 +47,8 @@ def http_client(
             try:
                 async for chunk in response.aiter_bytes():
                     body += chunk
-                    if len(body) > max_bytes:
-                        raise ReplyTooLarge(f"the reply is larger than {max_bytes:,} bytes")
+                    if len(body) > MAX_REPLY_BYTES:
+                        raise ReplyTooLarge(f"the reply is larger than {MAX_REPLY_BYTES:,} bytes")
             finally:
                 await response.aclose()
             decoded = ("content-encoding", "content-length", "transfer-encoding")

@@ -10,14 +10,14 @@ POINTED = "https://gateway.example/v1"
 
 
 @pytest.fixture(autouse=True)
-def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (OWN, "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+def openais_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (OWN, "RAIN_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
 
 
 @pytest.mark.parametrize("url", ["", f"{OPENAI}/v1", "HTTPS://API.OPENAI.COM/v1/"])
-def test_openais_key_goes_to_openai(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+def test_openais_key_goes_to_openai(url: str) -> None:
     assert key_for(url, OWN) == "sk-openai"
 
 
@@ -31,20 +31,17 @@ def test_openais_key_goes_to_openai(monkeypatch: pytest.MonkeyPatch, url: str) -
         "http://api.openai.com/v1",
     ],
 )
-def test_openais_key_goes_nowhere_else(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+def test_openais_key_goes_nowhere_else(url: str) -> None:
     assert key_for(url, OWN) is None
 
 
 def test_openais_key_goes_where_the_user_pointed_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv("OPENAI_BASE_URL", POINTED)
     assert key_for("", OWN) == key_for(POINTED, OWN) == "sk-openai"
     assert key_for("https://other.example/v1", OWN) is None
 
 
 def test_a_server_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv(OWN, "own")
     assert key_for("https://vllm.example/v1", OWN) == key_for("", OWN) == "own"
     assert key_for("https://vllm.example/v1", "RAIN_API_KEY") is None

@@ -20,7 +20,7 @@ from rain.annotate.items import Item, items_of, load_answers, load_gold, wording
 from rain.core.errors import RainError
 from rain.core.types import Json
 from rain.judges.queries import Run
-from rain.page_policy import element_source
+from rain.page_policy import page_policy
 from rain.results.files import write_atomic, write_error
 from rain.results.jsonl import encode_json
 
@@ -139,10 +139,8 @@ def page_data(key: str, study: str, rater: str, question: str, items: Sequence[I
 
 def page(data: str) -> str:
     """Return a rater's page; its policy allows its own script and style, and no network at all."""
-    text, policy = files("rain.annotate").joinpath("page.html").read_text(encoding="utf-8"), "default-src 'none'"
-    for tag in ("script", "style"):
-        policy += f"; {tag}-src {element_source(text, tag)}"
-    return text.replace("{policy}", f"{policy}; base-uri 'none'; form-action 'none'").replace("{data}", data)
+    text = files("rain.annotate").joinpath("page.html").read_text(encoding="utf-8")
+    return text.replace("{policy}", page_policy(text)).replace("{data}", data)
 
 
 def _write(outdir: Path, secret: Json, pages: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from rain.core.concurrency import cancel_all, run_within
 from rain.generation import Answer
 from rain.serve.errors import ApiError
 from rain.serve.replies import AnswerJob, Chunks, usage, whole
-from rain.serve.service import Service
+from rain.serve.service import Item, Service
 from rain.serve.trace import Trace
 
 GONE = 499
@@ -46,7 +46,7 @@ class AnswerResponse(Response):
     def __init__(self, service: Service, job: AnswerJob, trace: Trace, stream: bool) -> None:
         super().__init__()
         self.service, self.job, self.trace, self._places = service, job, trace, job.choices
-        self._said_all = False
+        self._said_all, self._answers = False, list[Answer]()
         self._work = self._stream if stream else self._whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,24 +67,17 @@ class AnswerResponse(Response):
             self._leave()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answers: dict[int, Answer] = {}
         try:
-            async with aclosing(self.service.events(self.job)) as events:
-                async for item in events:
-                    if item:
-                        self._note(item[1])
-                    if item and isinstance(item[1], Answer):
-                        answers[item[0]] = item[1]
+            async for _ in self._events():
+                pass
         except Exception as error:
             await error_response(self._failed(error))(scope, receive, send)
             return
-        ordered = [answers[index] for index in sorted(answers)]
-        self._finished(ordered)
-        await JSONResponse(whole(self.job, ordered))(scope, receive, send)
+        await JSONResponse(whole(self.job, self._answers))(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-        chunks, answers = Chunks(self.job), dict[int, Answer]()
+        chunks = Chunks(self.job)
 
         async def push(data: bytes, more: bool = True) -> None:
             message: Message = {"type": "http.response.body", "body": data, "more_body": more}
@@ -94,22 +87,17 @@ class AnswerResponse(Response):
         try:
             for index in range(self.job.choices if self.job.chat else 0):
                 await push(_event(chunks.begin(index)))
-            async with aclosing(self.service.events(self.job)) as events:
+            async with aclosing(self._events()) as events:
                 async for item in events:
                     if item is None:
                         await push(b": keep-alive\n")
                         continue
                     index, event = item
-                    self._note(event)
-                    if isinstance(event, Answer):
-                        answers[index] = event
-                        await push(_event(chunks.end(index, event)))
-                    elif chunk := chunks.text(index, event):
+                    chunk = chunks.end(index, event) if isinstance(event, Answer) else chunks.text(index, event)
+                    if chunk:
                         await push(_event(chunk))
-            ordered = [answers[index] for index in sorted(answers)]
-            self._finished(ordered)
             if self.job.stream_options.include_usage:
-                await push(_event(chunks.usage(ordered)))
+                await push(_event(chunks.usage(self._answers)))
         except ClientDisconnect:
             raise
         except Exception as error:
@@ -117,18 +105,26 @@ class AnswerResponse(Response):
         self._said_all = True  # from here on the end of the connection is no client that leaves
         await push(b"data: [DONE]\n\n", more=False)
 
-    def _note(self, event: Any) -> None:
-        """Take the time of the first text."""
-        if not self.trace.spoken and (isinstance(event, Answer) or event.text):
-            self.trace.spoken = True
-            self.service.metrics.first_commit.observe(monotonic() - self.trace.started)
-        if self.service.config.log_text and isinstance(event, Answer):
-            self.trace.fields.setdefault("answers", []).append(event.text)
+    async def _events(self) -> AsyncGenerator[Item | None, None]:
+        """Yield what the searches send; keep the answers, and take the time of the first text."""
+        spoken, found = False, dict[int, Answer]()
+        async with aclosing(self.service.events(self.job)) as events:
+            async for item in events:
+                if item and isinstance(item[1], Answer):
+                    found[item[0]] = item[1]
+                    if self.service.config.log_text:
+                        self.trace.fields.setdefault("answers", []).append(item[1].text)
+                if item and not spoken and (isinstance(item[1], Answer) or item[1].text):
+                    spoken = True
+                    self.service.metrics.first_commit.observe(monotonic() - self.trace.started)
+                yield item
+        self._answers = [found[index] for index in sorted(found)]
+        self._finished()
 
-    def _finished(self, answers: Sequence[Answer]) -> None:
+    def _finished(self) -> None:
         """Make room for the next request, which may follow at once, and count an answer for the metrics and the log."""
         self._leave()
-        used, metrics = usage(self.job, answers), self.service.metrics
+        answers, metrics, used = self._answers, self.service.metrics, usage(self.job, self._answers)
         simulations = sum(answer.cost.get("simulations", 0) for answer in answers)
         metrics.simulations.inc(simulations)
         for name in ("prompt_tokens", "completion_tokens"):

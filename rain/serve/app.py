@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from rain.calls import PromptLike
-from rain.core.engine import EngineStats
 from rain.core.errors import PromptTooLong, RainError
 from rain.evaluators.base import Evaluator
 from rain.generation import PreparedPrompt
@@ -24,7 +24,7 @@ from rain.serve.answers import GONE, AnswerResponse, error_response
 from rain.serve.errors import ApiError
 from rain.serve.page import page_response
 from rain.serve.replies import AnswerJob
-from rain.serve.schema import ChatRequest, CompletionRequest, StreamOptions, parse
+from rain.serve.schema import ChatRequest, CompletionRequest, RainFields, StreamOptions, parse
 from rain.serve.service import Service
 from rain.serve.trace import trace_of
 
@@ -38,21 +38,24 @@ MARGIN = 0.9
 
 def make_app(service: Service) -> FastAPI:
     """Return the application of a service."""
-    app = FastAPI(title="RAIN", openapi_url=None, redirect_slashes=False)
-    app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(ClientDisconnect, _on_gone)
-    app.add_exception_handler(Exception, _on_fault)
-    routes = Routes(service)
+    faults: Any = {
+        ApiError: _on_api_error,
+        HTTPException: _on_http_error,
+        ClientDisconnect: _on_gone,
+        Exception: _on_fault,
+    }
+    app = FastAPI(title="RAIN", openapi_url=None, redirect_slashes=False, exception_handlers=faults)
+    routes, add = Routes(service), partial(app.add_api_route, response_model=None)
     for prefix in ("", "/v1"):
-        app.add_api_route(f"{prefix}/chat/completions", routes.chat, methods=["POST"], response_model=None)
-        app.add_api_route(f"{prefix}/completions", routes.complete, methods=["POST"], response_model=None)
-        app.add_api_route(f"{prefix}/models", routes.models, response_model=None)
-        app.add_api_route(f"{prefix}/models/{{id:path}}", routes.model, response_model=None)
-    for path, route in (("/health", routes.health), ("/version", routes.version), ("/metrics", routes.metrics)):
-        app.add_api_route(path, route, response_model=None)
+        add(f"{prefix}/chat/completions", routes.chat, methods=["POST"])
+        add(f"{prefix}/completions", routes.complete, methods=["POST"])
+        add(f"{prefix}/models", routes.models)
+        add(f"{prefix}/models/{{id:path}}", routes.model)
+    add("/health", routes.health)
+    add("/version", routes.version)
+    add("/metrics", routes.metrics)
     if service.config.has_page:
-        app.add_api_route("/", routes.page, response_model=None)
+        add("/", routes.page)
     return app
 
 
@@ -94,11 +97,7 @@ class Routes:
     async def metrics(self, request: Request) -> Response:
         """Return the counters."""
         service = self._open(request, "/metrics")
-        stats, embedding = EngineStats(), 0.0
-        if service.rain:
-            parts = service.rain.aligner.parts
-            stats, embedding = parts.engine.stats(), parts.encoder.seconds
-        return Response(service.metrics.text(stats, embedding), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.text(service.rain), media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
@@ -122,12 +121,10 @@ class Routes:
             raise ApiError(415, "the content type must be application/json", "unsupported_media_type")
         service.admission.check()  # before anything is read
         asked = parse(kind, await read_body(request))
-        served = service.models.find(asked.model)
-        ignored = asked.ignored(service.config.strict)
-        own = asked.rain
-        evaluator = _evaluator(rain, own.evaluator if own else None)
-        budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget if own else None)
-        choices = asked.n or 1
+        served, ignored = service.models.find(asked.model), asked.ignored(service.config.strict)
+        own, choices = asked.rain or RainFields(), asked.n or 1
+        evaluator = _evaluator(rain, own.evaluator)
+        budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget)
         service.admission.admit(choices)
         prepared = await self._prepare(rain, asked)
         trace.fields.update(model=asked.model, stream=bool(asked.stream))
@@ -135,9 +132,13 @@ class Routes:
             trace.fields["prompt"] = prepared.question
         patience, silence = _patience(request), service.config.keep_alive
         chat = kind is ChatRequest
-        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", "created": int(time.time())}
         job = AnswerJob(
-            head={**head, "model": asked.model, "system_fingerprint": service.fingerprint},
+            head={
+                "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+                "created": int(time.time()),
+                "model": asked.model,
+                "system_fingerprint": service.fingerprint,
+            },
             chat=chat,
             served=served,
             prompt=prepared,
@@ -157,7 +158,7 @@ class Routes:
         try:
             prompt, options = _prompt(rain, asked)
             return await rain.aprepare(
-                prompt, seed=asked.seed, max_new_tokens=asked.limit, stop=asked.stop or (), **options
+                prompt, seed=asked.seed, max_new_tokens=asked.max_tokens, stop=asked.stop or (), **options
             )
         except BaseException as error:
             self.service.admission.leave(asked.n or 1)
@@ -229,14 +230,12 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+async def _on_api_error(request: Request, error: ApiError) -> Response:
     trace_of(request.scope).fields["error"] = error.code
     return error_response(error)
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _on_http_error(request: Request, error: HTTPException) -> Response:
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return error_response(ApiError(error.status_code, str(error.detail), code, headers=error.headers))
 

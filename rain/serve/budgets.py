@@ -69,19 +69,17 @@ class BudgetRules:
         Raises:
             ApiError: it is no budget, or beyond the maximum.
         """
+        asked = body.model_dump(exclude_none=True) if body else {}
         try:
-            asked = parse_budget(header or "")
+            asked |= parse_budget(header or "").model_dump(exclude_none=True)
         except ValueError as error:
             raise _invalid(f"X-Rain-Budget is not a budget such as simulations=500,seconds=60: {error}") from error
-        chosen = {}
         for name, most in asdict(self.maximum).items():
-            value = next((v for v in (getattr(asked, name), getattr(body, name, None)) if v is not None), None)
-            if value is None:
-                value = getattr(self.default, name) or most
-            elif most and not 0 < value <= most:
-                raise _invalid(f"the budget of {value:g} {name} (0: no limit) is beyond the server's {most:g}")
-            chosen[name] = value
-        return Budget(**chosen)
+            if name not in asked:
+                asked[name] = getattr(self.default, name) or most
+            elif most and not 0 < asked[name] <= most:
+                raise _invalid(f"the budget of {asked[name]:g} {name} (0: no limit) is beyond the server's {most:g}")
+        return Budget(**asked)
 
 
 def _invalid(message: str) -> ApiError:

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from starlette.responses import Response
 
-from rain.page_policy import element_source
+from rain.page_policy import page_policy
 
 
 def page_response() -> Response:
@@ -19,6 +19,4 @@ def page_response() -> Response:
 @cache
 def _page() -> tuple[str, str]:
     text = files("rain.serve").joinpath("page.html").read_text(encoding="utf-8")
-    script, style = (element_source(text, tag) for tag in ("script", "style"))
-    own = f"script-src {script}; style-src {style}; connect-src 'self'"
-    return text, f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return text, page_policy(text, connect=True) + "; frame-ancestors 'none'"

@@ -18,13 +18,10 @@ import uvicorn
 from rain.library import Rain
 from rain.models.loading import model_files
 from rain.results.inputs import fingerprint
-from rain.serve.admission import Admission
 from rain.serve.app import make_app
 from rain.serve.budgets import BudgetRules
 from rain.serve.config import ServeConfig
 from rain.serve.gate import Gate
-from rain.serve.keys import Keys
-from rain.serve.metrics import Metrics
 from rain.serve.models import Models
 from rain.serve.service import Service
 from rain.terminal import printable, say
@@ -58,14 +55,7 @@ def serve(config: ServeConfig, listening: socket.socket, settings: Mapping[str, 
         settings: of ``Rain``.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
-    return asyncio.run(_serve(_make_service(config, settings.get("budget", "")), listening, settings))
-
-
-def _make_service(config: ServeConfig, budget: str) -> Service:
-    admission = Admission(config.concurrency, config.max_queue)
-    keys = Keys.from_file(config.api_key_file) if config.api_key_file else Keys({})
-    rules = BudgetRules.from_texts(budget, config.max_budget)
-    return Service(config, rules, keys, admission, Metrics(admission), _log)
+    return asyncio.run(_serve(Service(config, settings.get("budget", ""), _log), listening, settings))
 
 
 async def _serve(service: Service, listening: socket.socket, settings: Mapping[str, Any]) -> int:

@@ -116,11 +116,6 @@ class Request(Wire):
             raise ValueError("stream_options is only for stream: true")
         return self
 
-    @property
-    def limit(self) -> int | None:
-        """Maximum length of the answer (tokens)."""
-        return self.max_tokens
-
     def ignored(self, strict: bool) -> list[str]:
         """Return the names of fields that have no effect.
 
@@ -151,10 +146,10 @@ class ChatRequest(Request):
             raise ValueError("the last two messages are the assistant's; only one can be continued")
         return messages
 
-    @property
-    def limit(self) -> int | None:
-        """See ``Request.limit``."""
-        return self.max_completion_tokens or self.max_tokens
+    @model_validator(mode="after")
+    def _max_completion_tokens_count_first(self) -> ChatRequest:
+        self.max_tokens = self.max_completion_tokens or self.max_tokens
+        return self
 
 
 class CompletionRequest(Request):

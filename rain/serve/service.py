@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic, time
 from typing import Any
 
@@ -31,13 +31,16 @@ Item = tuple[int, Event]
 """The number of a choice, and what it sends."""
 
 
-@dataclass
 class Service:
     """What all requests share.
 
-    Attributes:
-        config, rules, keys, admission, metrics: as given or made at the start.
+    Args:
+        config: of the server.
+        budget: of answers that ask for none, as ``--budget`` takes it.
         log: writes one line of JSON.
+
+    Attributes:
+        rules, keys, admission, metrics: as the settings say.
         rain: answers; None while it is loading.
         models: what clients may name.
         fingerprint: of settings and weights.
@@ -47,20 +50,17 @@ class Service:
         started: Unix time (seconds).
     """
 
-    config: ServeConfig
-    rules: BudgetRules
-    keys: Keys
-    admission: Admission
-    metrics: Metrics
-    log: Callable[[dict[str, Any]], None]
-    rain: Rain | None = None
-    models: Models = field(default_factory=lambda: Models(""))
-    fingerprint: str = ""
-    draining: bool = False
-    broken: str = ""
-    ending: Callable[[], None] = lambda: None
-    started: float = field(default_factory=time)
-    _live: set[asyncio.Queue[Item | Exception]] = field(default_factory=set)
+    def __init__(self, config: ServeConfig, budget: str, log: Callable[[dict[str, Any]], None]) -> None:
+        self.config, self.log = config, log
+        self.keys = Keys.from_file(config.api_key_file) if config.api_key_file else Keys({})
+        self.rules = BudgetRules.from_texts(budget, config.max_budget)
+        self.admission = Admission(config.concurrency, config.max_queue)
+        self.metrics = Metrics(self.admission)
+        self.rain: Rain | None = None
+        self.models, self.fingerprint = Models(""), ""
+        self.draining, self.broken, self.started = False, "", time()
+        self.ending: Callable[[], None] = lambda: None
+        self._live: set[asyncio.Queue[Item | Exception]] = set()
 
     def ready(self) -> Rain:
         """Return what answers.

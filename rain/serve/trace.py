@@ -19,7 +19,6 @@ class Trace:
         route: which of the server's routes; "other" for any unknown path.
         key: name of the key that it came with; "" without.
         status: of the answer; 0 before it.
-        spoken: whether any text has been sent.
         fields: further ones of the log line.
         started: ``time.monotonic`` at its beginning.
     """
@@ -28,7 +27,6 @@ class Trace:
     route: str = "other"
     key: str = ""
     status: int = 0
-    spoken: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=monotonic)
 

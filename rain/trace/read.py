@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zlib
 from collections.abc import Iterator
@@ -65,16 +66,16 @@ def read_head(path: Path) -> Event | None:
     Raises:
         RainError: the file cannot be read, or is not a recorded search.
     """
-    member, text = zlib.decompressobj(GZIP), b""
     try:
-        with open(path, "rb") as file:
-            while b"\n" not in text:
-                if not (block := file.read(BLOCK)):
-                    return None
-                text += member.decompress(block)
+        with gzip.open(path) as file:
+            line = file.readline()
+    except EOFError:
+        return None
     except (OSError, zlib.error) as error:
         raise RainError(f"{path} is not a recorded search that can be read: {error}") from error
-    head = next(parse_events(path, text.partition(b"\n")[0]), {})
+    if not line.endswith(b"\n"):
+        return None
+    head = next(parse_events(path, line), {})
     _check(path, head)
     return head
 

@@ -23,7 +23,7 @@ const SHADES = {light: shades("light"), dark: shades("dark")};
 
 /** The colour of a value in [-1, 1]. */
 function shade(value, theme) {
-  return SHADES[theme][Math.round((Math.max(-1, Math.min(1, value)) + 1) / 2 * STEPS)];
+  return SHADES[theme][Math.round((clamp(value, -1, 1) + 1) / 2 * STEPS)];
 }
 
 /** Cut a text to about so many pixels. */

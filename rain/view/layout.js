@@ -9,10 +9,13 @@ class Layout {
     this.mass = state.ended.slice(0, size);
     this.x = new Float64Array(size);
     this.count = new Int32Array(size).fill(1);  // nodes with simulations at a node and below it
+    this.deepest = Int32Array.from(trace.depth);  // of these nodes
     for (let node = size - 1; node > 0; node--) {
       const parent = trace.parent[node];
+      if (!this.mass[node]) continue;
       this.mass[parent] += this.mass[node];
-      if (this.mass[node]) this.count[parent] += this.count[node];
+      this.count[parent] += this.count[node];
+      this.deepest[parent] = Math.max(this.deepest[parent], this.deepest[node]);
     }
     for (let node = 0; node < size; node++) {
       const children = trace.children[node];
@@ -53,16 +56,7 @@ class Layout {
   }
 
   /** How many rows there are below a node, itself included. */
-  rows(root) {
-    let deepest = this.trace.depth[root];
-    const waiting = [root];
-    while (waiting.length) {
-      const node = waiting.pop();
-      deepest = Math.max(deepest, this.trace.depth[node]);
-      for (const child of this.trace.children[node] || []) if (this.mass[child]) waiting.push(child);
-    }
-    return deepest - this.trace.depth[root] + 1;
-  }
+  rows(root) { return this.deepest[root] - this.trace.depth[root] + 1; }
 }
 
 /** The box at a place (pixels, row); undefined if there is none. */
@@ -70,29 +64,32 @@ function boxAt(boxes, x, row) {
   return boxes.find(box => box.y === row && x >= box.x && x < box.x + Math.max(box.w, 1));
 }
 
+/** The view of a node and all below it. */
+const whole = root => ({root, left: 0, right: 1, top: 0});
+
 /** A view that shows a part of another: `factor` below 1 goes nearer, towards `at` in [0, 1]. */
 function zoomed(view, factor, at) {
-  const wide = view.right - view.left, next = Math.min(1, Math.max(wide * factor, 1e-7));
-  const left = Math.min(1 - next, Math.max(0, view.left + (wide - next) * at));
+  const wide = view.right - view.left, next = clamp(wide * factor, 1e-7, 1);
+  const left = clamp(view.left + (wide - next) * at, 0, 1 - next);
   return {...view, left, right: left + next};
 }
 
 /** A view that is moved by a share of its width, and by rows. */
 function moved(view, share, rows, last) {
-  const wide = view.right - view.left, left = Math.min(1 - wide, Math.max(0, view.left + share * wide));
-  return {...view, left, right: left + wide, top: Math.max(0, Math.min(last, view.top + rows))};
+  const wide = view.right - view.left, left = clamp(view.left + share * wide, 0, 1 - wide);
+  return {...view, left, right: left + wide, top: clamp(view.top + rows, 0, last)};
 }
 
 /** A view in which a node is visible: unchanged where it is, or where it has no box, else centred on it. */
 function showing(view, layout, node, rows) {
   if (!layout.mass[node]) return view;
   const total = layout.mass[view.root], {depth} = layout.trace;
-  if (!total || !layout.trace.isBelow(node, view.root)) return {root: node, left: 0, right: 1, top: 0};
+  if (!total || !layout.trace.isBelow(node, view.root)) return whole(node);
   const left = (layout.x[node] - layout.x[view.root]) / total, right = left + layout.mass[node] / total;
   let next = view;
   if (right <= view.left || left >= view.right || right - left < (view.right - view.left) / 200) {
-    const wide = Math.min(1, Math.max(view.right - view.left, 0), Math.max((right - left) * 12, 1e-7));
-    const start = Math.min(1 - wide, Math.max(0, (left + right - wide) / 2));
+    const wide = Math.min(1, view.right - view.left, Math.max((right - left) * 12, 1e-7));
+    const start = clamp((left + right - wide) / 2, 0, 1 - wide);
     next = {...next, left: start, right: start + wide};
   }
   const row = depth[node] - depth[view.root];

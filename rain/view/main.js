@@ -5,7 +5,7 @@ const POLL = 1500, FRAMES = 400;
 
 const app = {
   index: null, prompt: null, trace: null, state: null, layout: null, boxes: [], follows: true,
-  view: {root: 0, left: 0, right: 1, top: 0}, selected: 0, hits: new Set(), hit: -1, found: [], timer: 0, scratch: null, size: {},
+  view: whole(0), selected: 0, hits: new Set(), hit: -1, found: [], timer: 0, size: {},
 
   /** Show a prompt; `at` says which node, simulation and top row. */
   async open(id, at = {}) {
@@ -14,7 +14,7 @@ const app = {
     this.prompt = prompt;
     this.trace = this.state = this.layout = null;
     this.follows = at.at === undefined;
-    this.view = {root: 0, left: 0, right: 1, top: 0};
+    this.view = whole(0);
     this.selected = 0;
     put($("question"), prompt ? prompt.question : "There are no prompts here yet.");
     showPrompts(this);
@@ -35,7 +35,7 @@ const app = {
     this.grown();
     if (at.at !== undefined) this.at(Number(at.at));
     const inside = name => Number.isInteger(Number(at[name])) && Number(at[name]) > 0 && Number(at[name]) < trace.nodes;
-    if (inside("root")) this.view = {root: Number(at.root), left: 0, right: 1, top: 0};
+    if (inside("root")) this.view = whole(Number(at.root));
     if (inside("node")) this.selected = Number(at.node);
     searchTree();
     this.refresh();
@@ -55,25 +55,22 @@ const app = {
       return;
     }
     this.state = new State(trace);
-    this.scratch = new State(trace);
     $("slider").max = trace.visits;
-    $("commits").replaceChildren(...trace.commits.slice(0, 500).map(each => make("option", {value: visitsBefore(each.event)})));
+    $("commits").replaceChildren(...trace.commits.slice(0, 500).map(each => make("option", {value: each.visits})));
     this.at(this.follows ? trace.visits : Number($("slider").value));
   },
 
   /** Go to the state after so many simulations, with the commits that followed the last of them. */
   at(simulation) {
     const {trace} = this;
-    simulation = Math.max(0, Math.min(trace.visits, Math.round(simulation) || 0));
+    simulation = clamp(Math.round(simulation) || 0, 0, trace.visits);
     this.follows = simulation === trace.visits;
     this.state.seek(this.follows ? trace.events : simulation ? trace.visitEvent[simulation - 1] + 1 : 0);
     this.layout = new Layout(this.state);
     $("slider").value = simulation;
-    const seconds = simulation ? trace.time[trace.visitEvent[simulation - 1]] : 0;
+    const seconds = simulation ? trace.time[simulation - 1] : 0;
     $("when").textContent = `simulation ${simulation} of ${trace.visits} · ${fixed(seconds, 1)} s`;
   },
-
-  stateAt(event) { return this.scratch.seek(event); },
 
   select(node) {
     this.selected = node;
@@ -82,7 +79,7 @@ const app = {
   },
 
   top(node) {
-    this.view = {root: node, left: 0, right: 1, top: 0};
+    this.view = whole(node);
     this.refresh();
   },
 
@@ -129,18 +126,11 @@ const app = {
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.boxes = this.layout ? this.layout.boxes(this.view, size.width, size.rows) : [];
-    const playing = new Set(this.timer && this.state.last >= 0 ? this.trace.path(this.trace.leaf[this.state.last]) : []);
+    const playing = new Set(this.timer && this.state.simulations ? this.trace.path(this.trace.leaf[this.state.simulations - 1]) : []);
     const paper = matchMedia("print").matches ? "light" : theme();
     if (this.state) paint(context, this.boxes, this.state, {selected: this.selected, hits: this.hits, playing}, size, paper);
     else context.clearRect(0, 0, size.width, size.height);
   },
-};
-
-const visitsBefore = event => {
-  const {visitEvent, visits} = app.trace;
-  let low = 0, high = visits;
-  while (low < high) { const middle = (low + high) >> 1; if (visitEvent[middle] < event) low = middle + 1; else high = middle; }
-  return low;
 };
 
 // -- data ------------------------------------------------------------------------------------------------------------
@@ -270,7 +260,7 @@ function listenToCanvas() {
     if (!app.trace) return;
     event.preventDefault();
     if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) pan((event.deltaX || event.deltaY) / 400, 0);
-    else zoom(Math.exp(Math.max(-150, Math.min(150, event.deltaY)) / 250), event.offsetX / app.size.width);
+    else zoom(Math.exp(clamp(event.deltaY, -150, 150) / 250), event.offsetX / app.size.width);
   }, {passive: false});
   canvas.addEventListener("pointerdown", event => { drag = {x: event.clientX, y: event.clientY, moved: false}; canvas.setPointerCapture(event.pointerId); });
   canvas.addEventListener("pointermove", event => {

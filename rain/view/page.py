@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from rain.core.errors import RainError
-from rain.page_policy import source
+from rain.page_policy import page_policy
 from rain.results.files import write_atomic
 from rain.results.jsonl import encode_json
 from rain.trace.read import read_part
@@ -25,14 +25,14 @@ def assemble(live: bool) -> tuple[str, str]:
     Args:
         live: it may ask the server that it came from, and nobody else; otherwise nobody at all.
     """
-    folder = files("rain.view")
-    script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
-    style = folder.joinpath("style.css").read_text(encoding="utf-8")
-    allowed = f"script-src {source(script)}; style-src {source(style)}" + ("; connect-src 'self'" if live else "")
-    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
-    page = folder.joinpath("page.html").read_text(encoding="utf-8")
-    before, _, after = page.replace("{policy}", policy).partition("{data}")
-    return before.replace("{style}", style), after.replace("{script}", script)
+
+    def read(name: str) -> str:
+        return files("rain.view").joinpath(name).read_text(encoding="utf-8")
+
+    page = read("page.html").replace("{style}", read("style.css"))
+    page = page.replace("{script}", "\n".join(map(read, SCRIPTS)))
+    before, _, after = page.replace("{policy}", page_policy(page, connect=live)).partition("{data}")
+    return before, after
 
 
 def write_page(data: RunData, path: Path) -> None:

@@ -102,8 +102,9 @@ function showAnswers(app) {
     const node = trace.commits[c].node;
     pieces.push([trace.text[node], state.value[node], node]);
   } else for (const [text, , worth] of prompt.moves || []) pieces.push([text, worth, null]);
-  const whole = pieces.map(each => each[0]).join("").trimStart(), final = prompt.raina ?? (trace && trace.end ? trace.end.answer : null);
-  let left = final !== null && whole.startsWith(final) ? final.length + (pieces.map(each => each[0]).join("").length - whole.length) : Infinity;
+  const said = pieces.map(each => each[0]).join(""), final = prompt.raina ?? (trace && trace.end ? trace.end.answer : null);
+  const start = said.length - said.trimStart().length;
+  let left = final !== null && said.startsWith(final, start) ? start + final.length : Infinity;
   const spans = pieces.flatMap(([text, worth, node]) => {
     const kept = Math.max(0, Math.min(left, text.length)), here = node !== null && node === app.selected ? " here" : "";
     const attributes = node === null ? {} : {onclick: () => app.select(node), title: `value ${fixed(worth)}`};
@@ -127,13 +128,16 @@ function showAnswers(app) {
 const COLUMNS = [["text", "the token set"], ["visits", "simulations that passed through"], ["n", "visits and fractions from similar siblings"],
   ["value", "mean score, −1 to 1"], ["prior", "probability among the siblings"], ["similar", "weight learnt from similar siblings"]];
 
-function statistics(app, state, node) {
-  return [fixed(state.n[node]), fixed(state.value[node]), fixed(state.prior[node], 3), state.learnt[node] ? fixed(state.learnt[node]) : ""];
-}
-
-function visitsCell(state, node) {
-  const cell = make("td", {}, String(state.visits[node]));
-  return state.n[node] ? tint(cell, state.value[node]) : cell;
+/** Head and body of a table: a row for each node, of [node, its name, class of the row]. */
+function table(app, state, rows) {
+  const head = make("tr", {}, ...COLUMNS.map(([name, title]) => make("th", {title}, name)));
+  const lines = rows.map(([node, name, kind]) => {
+    const visits = make("td", {}, String(state.visits[node])), learnt = state.learnt[node] ? fixed(state.learnt[node]) : "";
+    const rest = [fixed(state.n[node]), fixed(state.value[node]), fixed(state.prior[node], 3), learnt];
+    return make("tr", {class: kind, onclick: () => app.select(node)}, make("td", {}, name),
+      state.n[node] ? tint(visits, state.value[node]) : visits, ...rest.map(text => make("td", {}, text)));
+  });
+  return [make("thead", {}, head), make("tbody", {}, ...lines)];
 }
 
 function showSiblings(app) {
@@ -141,12 +145,9 @@ function showSiblings(app) {
   const born = (trace.children[parent] || []).filter(child => trace.born[child] < state.position);
   born.sort((a, b) => state.n[b] - state.n[a] || state.prior[b] - state.prior[a]);
   $("siblings-title").textContent = parent ? `Siblings (${born.length}), after ${quoted(trace.text[parent], 40)}` : `First token sets (${born.length})`;
-  const head = make("tr", {}, ...COLUMNS.map(([name, title]) => make("th", {title}, name)));
-  const rows = born.slice(0, MOST).map(node => make(
-    "tr", {class: [node === selected ? "here" : "", isCommitted(app, node) ? "chosen" : ""].join(" "), onclick: () => app.select(node)},
-    make("td", {}, label(trace, node) + (trace.added[node] ? " (added)" : "")), visitsCell(state, node),
-    ...statistics(app, state, node).map(text => make("td", {}, text))));
-  $("siblings").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+  $("siblings").replaceChildren(...table(app, state, born.slice(0, MOST).map(node =>
+    [node, label(trace, node) + (trace.added[node] ? " (added)" : ""),
+      [node === selected ? "here" : "", isCommitted(app, node) ? "chosen" : ""].join(" ")])));
 }
 
 const isCommitted = (app, node) => app.trace.commitOf[node] >= 0 && app.trace.commitOf[node] < app.state.committed;
@@ -157,26 +158,22 @@ function showWhy(app) {
   const fork = path.find(node => node && !isCommitted(app, node)) ?? (selected || trace.commits[0]?.node);
   const commit = trace.commits.slice(0, state.committed).findIndex(each => trace.parent[each.node] === trace.parent[fork]);
   if (commit < 0) { $("why").replaceChildren("Nothing has been committed here yet."); return; }
-  const {node, simulations, event, finish} = trace.commits[commit], then = app.stateAt(event), config = trace.head.config;
+  const {node, simulations, event, finish, visits} = trace.commits[commit], then = new State(trace).seek(event), config = trace.head.config;
   const siblings = trace.children[trace.parent[node]].filter(each => trace.born[each] < event);
   const others = siblings.filter(each => each !== node).sort((a, b) => then.n[b] - then.n[a] || then.value[b] - then.value[a]);
   const early = then.visits[node] > config.min_visits && then.value[node] > config.value_threshold;
-  const first = commit ? trace.commits[commit - 1].event : 0, spent = new Map();
-  for (let visit = 0; visit < trace.visits; visit++) {
-    if (trace.visitEvent[visit] < first || trace.visitEvent[visit] >= event) continue;
+  const spent = new Map();
+  for (let visit = commit ? trace.commits[commit - 1].visits : 0; visit < visits; visit++) {
     const child = trace.path(trace.leaf[visit])[trace.depth[node]];
     if (child !== undefined) spent.set(child, (spent.get(child) || 0) + 1);
   }
-  const row = each => make("tr", {class: each === node ? "chosen" : "", onclick: () => app.select(each)}, make("td", {}, label(trace, each)),
-    visitsCell(then, each), ...statistics(app, then, each).map(text => make("td", {}, text)));
   const rewound = others.filter(each => then.visits[each]), given = rewound.reduce((sum, each) => sum + (spent.get(each) || 0), 0);
   $("why").replaceChildren(
     make("p", {}, `Commit ${commit + 1} of ${trace.commits.length}: ${quoted(trace.text[node])} had the largest count n after ` +
       count(simulations, "new simulation") + (early
       ? `; the search stopped there, since it had more than ${config.min_visits} visits and a value above ${config.value_threshold}.`
       : "; no child passed the threshold before the simulations were up.") + (finish ? ` The answer ended with it (${finish}).` : "")),
-    make("table", {}, make("thead", {}, make("tr", {}, ...COLUMNS.map(([name, title]) => make("th", {title}, name)))),
-      make("tbody", {}, row(node), ...others.slice(0, 1).map(row))),
+    make("table", {}, ...table(app, then, [node, ...others.slice(0, 1)].map(each => [each, label(trace, each), each === node ? "chosen" : ""]))),
     make("p", {}, rewound.length ? `Rewound: ${count(rewound.length, "sibling")} that had been tried, with ${given} of these simulations.` : "No sibling had been tried."),
     make("div", {class: "chips"}, ...rewound.slice(0, 30).map(each => tint(make("button", {class: "chip", onclick: () => app.select(each),
       title: count(then.visits[each], "visit")}, quoted(trace.text[each], 40)), then.value[each]))));
@@ -185,8 +182,7 @@ function showWhy(app) {
 /** List the evaluations at a node and below it; what was asked is built when somebody opens one. */
 function showEvidence(app) {
   const {trace, state, selected, layout} = app, found = [];
-  for (let visit = 0; visit < trace.visits && found.length < EVALUATIONS; visit++) {
-    if (trace.visitEvent[visit] >= state.position) break;
+  for (let visit = 0; visit < state.simulations && found.length < EVALUATIONS; visit++) {
     if (trace.isBelow(trace.leaf[visit], selected)) found.push(visit);
   }
   const all = layout.mass[selected], shown = all > found.length ? `; the first ${found.length}:` : "";

@@ -20,7 +20,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.toy_server import ServerProcess, served  # noqa: E402
+from support.toy_server import ServerProcess, asked, served  # noqa: E402
 
 PROGRAM = ("-m", "rain.cli")
 MEMORY_EVERY = 1000
@@ -34,9 +34,8 @@ def within(limit: float, value: float, what: str) -> bool:
     return value <= limit
 
 
-def body(model: str, number: int, tokens: int, word: str = "Question") -> dict[str, object]:
-    message = {"role": "user", "content": f"{word} {number}: what should I do about it?"}
-    return {"model": model, "messages": [message], "max_tokens": tokens, "stream": True}
+def body(number: int, tokens: int, model: str = "rain/toy", word: str = "Question") -> dict[str, object]:
+    return asked(f"{word} {number}: what should I do about it?", model=model, max_tokens=tokens, stream=True)
 
 
 async def ask(client: httpx.AsyncClient, request: dict[str, object]) -> float:
@@ -67,7 +66,7 @@ async def clients_row(server: ServerProcess, model: str, clients: int, requests:
     async with connect(server, clients) as client:
 
         async def one(number: int) -> list[float]:
-            return [await ask(client, body(model, number * requests + i, tokens)) for i in range(requests)]
+            return [await ask(client, body(number * requests + i, tokens, model)) for i in range(requests)]
 
         started = time.monotonic()
         found = sorted(sum(await asyncio.gather(*map(one, range(clients))), []))
@@ -92,7 +91,7 @@ async def memory_rows(server: ServerProcess, total: int) -> bool:
     async with connect(server, 16) as client:
 
         async def one(number: int) -> None:
-            request = asyncio.create_task(ask(client, body("rain/toy", number, 1 + number % 3)))
+            request = asyncio.create_task(ask(client, body(number, 1 + number % 3)))
             if number % 10 == 0:
                 await asyncio.sleep(random.random() / 50)
                 request.cancel()
@@ -113,9 +112,8 @@ def searches(server: ServerProcess) -> float:
 async def leavers(server: ServerProcess, clients: int) -> bool:
     """Let half of the clients leave, whose searches would never end; tell whether these end soon, and no other."""
     async with connect(server, clients) as client:
-        words = ("SLOW", "SILENT")
-        asked = (body("rain/toy", i, 8, words[i % 2]) for i in range(clients))
-        tasks = [asyncio.create_task(ask(client, each)) for each in asked]
+        bodies = (body(i, 8, word=("SLOW", "SILENT")[i % 2]) for i in range(clients))
+        tasks = [asyncio.create_task(ask(client, each)) for each in bodies]
         while await asyncio.to_thread(searches, server) < clients - sum(task.done() for task in tasks):
             await asyncio.sleep(0.02)
         for task in tasks[1::2]:

@@ -51,36 +51,32 @@ async seconds => {
 """
 
 
-def make_up(path: Path, nodes: int = NODES, text: str = "") -> None:
-    """Write a search with this many nodes, each with a simulation, at random places; with commits."""
+def make_up(path: Path) -> None:
+    """Write a search with NODES nodes, each with a simulation, at random places; with commits."""
     rng, writer, count, root, children = random.Random(0), TraceWriter(to_file(path)), 1, 0, {0: []}
     path_to, t = {0: [0]}, 0.0
-    about = {"id": path.name.partition(".")[0], "question": text or "A question that was made up?", "seed": 0}
-    config = {"root_mix": 0.25, "min_visits": 6, "value_threshold": 0.8}
-    asks = [{"by": "readout:made-up"}]
-    writer.write({"event": "search", "t": 0, "format": FORMAT, **about, "config": config, "asks": asks})
-    while count < nodes:
+    about = {"id": path.name.partition(".")[0], "question": "A question that was made up?", "seed": 0}
+    about["config"] = {"root_mix": 0.25, "min_visits": 6, "value_threshold": 0.8}
+    writer.write({"event": "search", "t": 0, "format": FORMAT, **about, "asks": [{"by": "readout:made-up"}]})
+    while count < NODES:
         node = root
         while children[node] and rng.random() < 0.86:
             node = children[node][min(int(rng.expovariate(0.5)), len(children[node]) - 1)]
-        size, parent, t = min(rng.randint(1, 10), nodes - count), node, t + 0.001
-        words = [text or f" word{count + i} and more" for i in range(size)]
-        priors, tokens = [1 / size] * size, [[count + i] for i in range(size)]
-        event = {"event": "nodes", "t": t, "parent": parent, "added": False, "texts": words, "tokens": tokens}
-        writer.write({**event, "priors": priors})
+        size, t = min(rng.randint(1, 10), NODES - count), t + 0.001
+        words = [f" word{count + i} and more" for i in range(size)]
+        event = {"event": "nodes", "t": t, "parent": node, "added": False, "texts": words}
+        writer.write({**event, "tokens": [[count + i] for i in range(size)], "priors": [1 / size] * size})
         for leaf in range(count, count + size):
-            children[parent].append(leaf)
-            children[leaf], path_to[leaf] = [], [*path_to[parent], leaf]
-            score = rng.uniform(-1, 1)
-            evidence = [{"score": score, "logit": score}]
-            here = path_to[leaf][path_to[leaf].index(root) :]
-            visit = {"event": "visit", "t": t, "path": here, "rollout": text or " and so on.", "score": score}
-            writer.write({**visit, "similar": [], "evidence": evidence})
+            children[node].append(leaf)
+            children[leaf], path_to[leaf] = [], [*path_to[node], leaf]
+            score, here = rng.uniform(-1, 1), path_to[leaf][path_to[leaf].index(root) :]
+            visit = {"event": "visit", "t": t, "path": here, "rollout": " and so on.", "score": score}
+            writer.write({**visit, "similar": [], "evidence": [{"score": score, "logit": score}]})
         count += size
-        if children[root] and rng.random() < 2000 / nodes / 10:
+        if children[root] and rng.random() < 200 / NODES:
             root = children[root][0]
             writer.write({"event": "commit", "t": t, "node": root, "simulations": size, "finish": None}, flush=True)
-    writer.write({"event": "end", "t": t, "finish": "length", "answer": text or "…", "cost": {}})
+    writer.write({"event": "end", "t": t, "finish": "length", "answer": "…", "cost": {}})
     writer.flush()
 
 

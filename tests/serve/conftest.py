@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import pytest
 
@@ -29,37 +30,23 @@ def guarded_server(tmp_path_factory):
 
 
 @pytest.fixture
-def make_service():
-    """A function that returns what a server's requests share, with settings of the server, without a model."""
-
-    def make(**settings):
-        from rain.serve.admission import Admission
-        from rain.serve.budgets import BudgetRules
-        from rain.serve.config import ServeConfig
-        from rain.serve.keys import Keys
-        from rain.serve.metrics import Metrics
-        from rain.serve.service import Service
-
-        admission = Admission(1, 1)
-        parts = BudgetRules.from_texts("", ""), Keys({}), admission, Metrics(admission)
-        return Service(ServeConfig(**settings), *parts, log=print)
-
-    return make
-
-
-@pytest.fixture
 def client(server):
     with server.client() as client:
         yield client
 
 
 @pytest.fixture
+def anna(guarded_server):
+    """A client of the guarded server with a key."""
+    from support.toy_server import BEARER
+
+    with guarded_server.client(headers=BEARER) as client:
+        yield client
+
+
+@pytest.fixture
 def ask(client):
     """A function that asks, with the fields of a request, and returns the response."""
+    from support.toy_server import ask
 
-    def ask(question="What now?", **fields):
-        headers = fields.pop("headers", None)
-        body = {"model": "rain/toy", "messages": [{"role": "user", "content": question}], **fields}
-        return client.post("/v1/chat/completions", json=body, headers=headers)
-
-    return ask
+    return partial(ask, client)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from support.toy_server import KEY, events, served
+from support.toy_server import BEARER, KEY, ask, asked, code, events, served
 
 from rain.cli import main
 from rain.core.config import Budget, RainConfig
@@ -23,19 +23,15 @@ from rain.library import Rain
 from rain.serve import answers
 from rain.serve.app import make_app
 from rain.serve.budgets import BudgetRules
+from rain.serve.config import ServeConfig
 from rain.serve.gate import Gate
 from rain.serve.keys import Keys
 from rain.serve.models import Served
 from rain.serve.process import _load
 from rain.serve.replies import AnswerJob, rewound
 from rain.serve.schema import StreamOptions
+from rain.serve.service import Service
 from rain.serve.trace import Trace
-
-BEARER = {"authorization": f"Bearer {KEY}"}
-
-
-def body(question, **fields):
-    return {"model": "rain/toy", "messages": [{"role": "user", "content": question}], **fields}
 
 
 def until(condition, limit=5.0):
@@ -50,12 +46,8 @@ def until(condition, limit=5.0):
 def silent_stream(stack, server, **headers):
     """Begin a stream that says nothing until it is left; return its response."""
     client = stack.enter_context(server.client(headers=headers))
-    request = client.stream("POST", "/v1/chat/completions", json=body("SILENT", stream=True))
+    request = client.stream("POST", "/v1/chat/completions", json=asked("SILENT", stream=True))
     return stack.enter_context(request)
-
-
-def code(response):
-    return response.status_code, response.json()["error"]["code"]
 
 
 def test_only_those_with_a_key_are_let_in_and_it_is_told_whose_it_was(guarded_server):
@@ -79,52 +71,48 @@ def test_a_key_is_asked_for_before_the_body_is_read(guarded_server):
         assert connection.recv(100).startswith(b"HTTP/1.1 401")
 
 
-def test_other_hosts_and_origins_are_refused(server, guarded_server):
-    with server.client() as client:
-        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil.example", "[::2]"):
-            assert code(client.get("/v1/models", headers={"host": host})) == (403, "forbidden_host")
-            assert code(client.get("/health", headers={"host": host})) == (403, "forbidden_host")
-        for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:80", "[::1]", "box.example:80"):
-            assert client.get("/health", headers={"host": host}).status_code == 200
-        for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
-            assert code(client.get("/v1/models", headers={"origin": origin})) == (403, "forbidden_origin")
-            assert client.options("/v1/models", headers={"origin": origin}).status_code == 403
-        own = client.get("/v1/models", headers={"origin": server.url})
-        assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
-    with guarded_server.client() as client:
-        chat = {"origin": "https://chat.example"}
-        asked = {**chat, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
-        allowed = client.options("/v1/chat/completions", headers=asked)
-        assert allowed.status_code == 200 and allowed.headers["access-control-allow-headers"] == "authorization"
-        answer = client.get("/v1/models", headers={**chat, **BEARER})
-        assert answer.headers["access-control-allow-origin"] == chat["origin"]
+def test_other_hosts_and_origins_are_refused(server, client, guarded_server, anna):
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil.example", "[::2]"):
+        for path in ("/v1/models", "/health"):
+            assert code(client.get(path, headers={"host": host})) == (403, "forbidden_host")
+    for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:80", "[::1]", "box.example:80"):
+        assert client.get("/health", headers={"host": host}).status_code == 200
+    for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
+        assert code(client.get("/v1/models", headers={"origin": origin})) == (403, "forbidden_origin")
+        assert client.options("/v1/models", headers={"origin": origin}).status_code == 403
+    own = client.get("/v1/models", headers={"origin": server.url})
+    assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
+    chat = {"origin": "https://chat.example"}
+    before = {**chat, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    with guarded_server.client() as nobody:
+        allowed = nobody.options("/v1/chat/completions", headers=before)
+    assert allowed.status_code == 200 and allowed.headers["access-control-allow-headers"] == "authorization"
+    assert anna.get("/v1/models", headers=chat).headers["access-control-allow-origin"] == chat["origin"]
 
 
-def test_a_strict_server_refuses_what_has_no_effect(guarded_server):
-    with guarded_server.client(headers=BEARER) as client:
-        answer = client.post("/v1/chat/completions", json=body("Hi", temperature=1), headers={"x-request-id": "texts"})
-        line, [choice] = json.loads(guarded_server.wait_for_log("texts")), answer.json()["choices"]
-        assert (line["prompt"], line["answers"]) == ("Hi", [choice["message"]["content"]]), "with --log-text"
-        refused = client.post("/v1/chat/completions", json=body("Hi", temperature=0.7))
-        assert refused.status_code == 400 and refused.json()["error"]["param"] == "temperature"
+def test_a_strict_server_refuses_what_has_no_effect(guarded_server, anna):
+    [choice] = ask(anna, "Hi", {"x-request-id": "texts"}, temperature=1).json()["choices"]
+    line = json.loads(guarded_server.wait_for_log("texts"))
+    assert (line["prompt"], line["answers"]) == ("Hi", [choice["message"]["content"]]), "with --log-text"
+    refused = ask(anna, "Hi", temperature=0.7)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "temperature"
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(guarded_server):
-    with ExitStack() as stack, guarded_server.client(headers=BEARER) as client:
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(guarded_server, anna):
+    with ExitStack() as stack:
         for _ in range(3):
             assert silent_stream(stack, guarded_server, **BEARER).status_code == 200
         metrics = [guarded_server.metric(f"rain_{name}", **BEARER) for name in ("running", "waiting")]
         assert metrics == [1, 2]
-        refused = client.post("/v1/chat/completions", content=b"not JSON", headers={"content-type": "application/json"})
+        refused = anna.post("/v1/chat/completions", content=b"not JSON", headers={"content-type": "application/json"})
         assert code(refused) == (429, "rate_limit_exceeded"), "before the body is looked at"
         assert 1 <= int(refused.headers["retry-after"]) <= 120 and refused.headers["x-should-retry"] == "true"
         assert refused.elapsed.total_seconds() < 0.05
-        assert client.get("/health").status_code == 200
+        assert anna.get("/health").status_code == 200
     until(lambda: guarded_server.metric("rain_running", **BEARER) == 0)
-    with guarded_server.client(headers=BEARER) as client:
-        assert client.post("/v1/chat/completions", json=body("Hi", n=3)).status_code == 200
-        never = client.post("/v1/chat/completions", json=body("Hi", n=4))
-        assert code(never) == (400, "invalid_value") and never.headers["x-should-retry"] == "false"
+    assert ask(anna, "Hi", n=3).status_code == 200
+    never = ask(anna, "Hi", n=4)
+    assert code(never) == (400, "invalid_value") and never.headers["x-should-retry"] == "false"
 
 
 def test_a_silent_stream_says_that_it_is_alive(server):
@@ -136,15 +124,19 @@ def test_a_silent_stream_says_that_it_is_alive(server):
 
 
 @pytest.fixture
+def service():
+    """What a server's requests share, without a model."""
+    return Service(ServeConfig(), "", print)
+
+
+@pytest.fixture
 def job():
     """A request for a stream, of which a comment is expected after 0.2 s."""
     prompt = PreparedPrompt("1", "?", "?", (1,), RainConfig(), 0)
-    names = {"head": {}, "ignored": (), "stream_options": StreamOptions()}
-    asked = {"served": Served(False, 0), "prompt": prompt, "evaluator": None, "budget": Budget(), "deadline": None}
-    return AnswerJob(**names, **asked, chat=True, choices=1, shared=0, silence=0.2)
+    return AnswerJob({}, True, Served(), prompt, None, 1, Budget(), 0, None, 0.2, StreamOptions(), ())
 
 
-def test_commits_without_text_are_silence(make_service, job):
+def test_commits_without_text_are_silence(service, job):
     class Held(Rain):
         async def aevents(self, prompt, **options):
             for _ in range(8):
@@ -155,14 +147,13 @@ def test_commits_without_text_are_silence(make_service, job):
     async def said():
         return [item async for item in service.events(job)]
 
-    service = make_service()
     with Held(engine="toy") as service.rain:
         assert asyncio.run(said()).count(None) >= 2
 
 
-def test_a_client_that_does_not_read_gets_nothing_more(make_service, job, monkeypatch):
+def test_a_client_that_does_not_read_gets_nothing_more(service, job, monkeypatch):
     monkeypatch.setattr(answers, "SLOWEST_READER", 0.05)
-    service, trace, sent = make_service(), Trace("1", "POST", "/"), []
+    trace, sent = Trace("1"), []
 
     async def receive():
         await asyncio.Event().wait()
@@ -177,17 +168,15 @@ def test_a_client_that_does_not_read_gets_nothing_more(make_service, job, monkey
     assert sent == ["http.response.start", "http.response.body"] and trace.status == answers.GONE
 
 
-def test_a_stream_that_is_read_to_its_end_is_an_answer(server):
+def test_a_stream_that_is_read_to_its_end_is_an_answer(server, client):
     gone = server.metric("rain_disconnects_total")
-    with server.client(headers={"x-request-id": "whole-stream"}) as client:
-        assert events(client.post("/v1/chat/completions", json=body("Why?", stream=True)).text)
+    assert events(ask(client, "Why?", {"x-request-id": "whole-stream"}, stream=True).text)
     assert json.loads(server.wait_for_log("whole-stream"))["status"] == 200
     assert server.metric("rain_disconnects_total") == gone
 
 
-def test_choices_in_turn_share_their_clients_patience(guarded_server):
-    with guarded_server.client(headers={**BEARER, "x-stainless-read-timeout": "1.0"}) as client:
-        reply = client.post("/v1/chat/completions", json=body("SLOW", n=2))
+def test_choices_in_turn_share_their_clients_patience(anna):
+    reply = ask(anna, "SLOW", {"x-stainless-read-timeout": "1.0"}, n=2)
     assert reply.status_code == 200 and reply.elapsed.total_seconds() < 1.0
     assert [choice["rain"]["finish"] for choice in reply.json()["choices"]] == ["budget", "budget"]
     assert all(choice["rain"]["simulations"] for choice in reply.json()["choices"])
@@ -201,7 +190,7 @@ def test_a_client_that_leaves_during_silence_ends_its_search(stream, server):
             next(silent_stream(stack, server).iter_lines())
     else:
         with server.client(timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/chat/completions", json=body("SILENT"))
+            ask(client, "SILENT")
     assert until(lambda: server.metric("rain_running") == 0) < 1
     assert server.metric("rain_disconnects_total") == gone + 1
     stopped = server.metric("rain_engine_passes")
@@ -210,11 +199,11 @@ def test_a_client_that_leaves_during_silence_ends_its_search(stream, server):
     assert server.metric("rain_embedding_seconds") == 0, "the toy encoder does not count them"
 
 
-def test_two_hundred_impatient_clients_leave_nothing_behind(server):
+def test_two_hundred_impatient_clients_leave_nothing_behind(server, client):
     def impatient(number):
         with server.client(timeout=0.5) as client:
             try:
-                return client.post("/v1/chat/completions", json=body("SILENT" if number % 4 else "What?")).status_code
+                return ask(client, "SILENT" if number % 4 else "What?").status_code
             except httpx.TimeoutException:
                 return 0
 
@@ -222,45 +211,38 @@ def test_two_hundred_impatient_clients_leave_nothing_behind(server):
         statuses = list(pool.map(impatient, range(200)))
     assert {0, 429} <= set(statuses) <= {0, 200, 429}
     assert until(lambda: server.metric("rain_running") + server.metric("rain_waiting") == 0) < 2
-    with server.client(timeout=5) as client:
-        assert client.post("/v1/chat/completions", json=body("What now?")).status_code == 200
+    assert ask(client).status_code == 200
 
 
-def test_an_answer_is_the_same_whatever_else_is_in_flight(server):
-    with server.client() as client:
-        alone = client.post("/v1/chat/completions", json=body("What now?", seed=3)).json()["choices"]
+def test_an_answer_is_the_same_whatever_else_is_in_flight(client):
+    def answer(question):
+        return ask(client, question, seed=3).json()["choices"][0]["message"]
 
-        def again(number):
-            question = "What now?" if number % 2 else f"Question {number}?"
-            return client.post("/v1/chat/completions", json=body(question, seed=3)).json()["choices"]
-
-        with ThreadPoolExecutor(16) as pool:
-            crowded = list(pool.map(again, range(32)))
-    for other in crowded[1::2]:
-        assert other[0]["message"] == alone[0]["message"]
+    alone = answer("What now?")
+    with ThreadPoolExecutor(16) as pool:
+        crowded = list(pool.map(answer, (f"Question {i}?" if i % 2 else "What now?" for i in range(32))))
+    assert crowded[::2] == [alone] * 16
 
 
-def test_a_failure_in_the_middle_of_a_stream_is_an_event_and_the_server_goes_on(server):
-    with server.client() as client:
-        for seed in range(8):  # some answers end before the model breaks
-            answer = client.post("/v1/chat/completions", json=body("BREAK", stream=True, seed=seed))
-            assert answer.status_code == 200
-            found = events(answer.text)
-            if "error" in found[-1] and len(found) > 2:
-                break
-        assert found[-1]["error"]["type"] == "server_error" and "LookupError" in found[-1]["error"]["message"]
-        assert "BREAK" not in answer.text
-        failed = client.post("/v1/chat/completions", json=body("BREAK", seed=seed))
-        assert code(failed) == (500, "engine_error") and failed.headers["x-should-retry"] == "false"
-        assert client.post("/v1/chat/completions", json=body("What now?")).status_code == 200
+def test_a_failure_in_the_middle_of_a_stream_is_an_event_and_the_server_goes_on(server, client):
+    for seed in range(8):  # some answers end before the model breaks
+        answer = ask(client, "BREAK", stream=True, seed=seed)
+        assert answer.status_code == 200
+        found = events(answer.text)
+        if "error" in found[-1] and len(found) > 2:
+            break
+    assert found[-1]["error"]["type"] == "server_error" and "LookupError" in found[-1]["error"]["message"]
+    assert "BREAK" not in answer.text
+    failed = ask(client, "BREAK", seed=seed)
+    assert code(failed) == (500, "engine_error") and failed.headers["x-should-retry"] == "false"
+    assert ask(client).status_code == 200
     assert server.metric("rain_running") == 0
     assert not any("no continuation" in line for line in server.log), "its message quotes the prompt"
 
 
-def test_health_answers_quickly_while_the_model_computes(server):
-    with ThreadPoolExecutor(8) as pool, server.client() as client:
-        url, times = f"{server.url}/v1/chat/completions", []
-        busy = [pool.submit(httpx.post, url, json=body("What now?", n=4), timeout=30) for _ in range(4)]
+def test_health_answers_quickly_while_the_model_computes(client):
+    with ThreadPoolExecutor(8) as pool:
+        busy, times = [pool.submit(ask, client, n=4) for _ in range(4)], []
         while not all(answer.done() for answer in busy):
             times.append(client.get("/health").elapsed.total_seconds())
     assert {answer.result().status_code for answer in busy} == {200}
@@ -269,11 +251,11 @@ def test_health_answers_quickly_while_the_model_computes(server):
 
 def test_a_signal_lets_answers_finish_and_refuses_new_ones():
     with served("--drain", "20") as server, ThreadPoolExecutor(2) as pool, server.client() as client:
-        slow = pool.submit(httpx.post, f"{server.url}/v1/chat/completions", json=body("SLOW"), timeout=30)
+        slow = pool.submit(ask, client, "SLOW")
         until(lambda: server.metric("rain_running") == 1)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: client.get("/health").status_code == 503)
-        assert code(client.post("/v1/chat/completions", json=body("Hi"))) == (503, "unavailable")
+        assert code(ask(client, "Hi")) == (503, "unavailable")
         assert slow.result().json()["choices"][0]["finish_reason"] == "stop"
         assert server.process.wait(10) == 0
 
@@ -292,13 +274,13 @@ def test_answers_that_outlast_the_drain_get_an_error_and_a_second_signal_ends_at
 
 def test_a_broken_device_ends_the_server_with_a_sentence():
     with served() as server, server.client() as client:
-        assert client.post("/v1/chat/completions", json=body("DEVICE")).status_code == 503
+        assert ask(client, "DEVICE").status_code == 503
         assert server.process.wait(10) == 1
         server.wait_for_log("rain: error: the device has failed")
 
 
-def test_health_says_that_a_device_has_failed(make_service):
-    service, ended = make_service(), []
+def test_health_says_that_a_device_has_failed(service):
+    ended = []
     service.ending = lambda: ended.append(True)
     there = httpx.ASGITransport(Gate(make_app(service), service))
 
@@ -341,7 +323,7 @@ def test_the_server_listens_while_the_model_is_loading_and_ends_at_once_without_
     url = f"http://127.0.0.1:{port}"
     with served("--port", port, "--evaluator", "python:loader:f", wait=False, path=tmp_path) as server:
         until(lambda: _status(url) == 503, 20)
-        assert code(httpx.post(f"{url}/v1/chat/completions", json=body("Hi"))) == (503, "unavailable")
+        assert code(httpx.post(f"{url}/v1/chat/completions", json=asked("Hi"))) == (503, "unavailable")
         gate.write_text("go")
         server.wait_until_ready()
         assert _status(url) == 200
@@ -389,7 +371,7 @@ def test_each_evaluator_of_a_server_can_be_chosen(tmp_path):
     with served("--evaluator", "labels", "python:liking:f", path=tmp_path) as server, server.client() as client:
 
         def value(**rain):
-            reply = client.post("/v1/chat/completions", json=body("What now?", rain=rain))
+            reply = ask(client, rain=rain)
             return reply.json()["rain"]["value"] if reply.status_code == 200 else code(reply)
 
         alone = [value(evaluator=name) for name in ("labels", "python:liking:f")]

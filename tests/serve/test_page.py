@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 
-import pytest
+import httpx
+from support.toy_server import KEY
 
-pytest.importorskip("starlette")
-import httpx  # noqa: E402
-
-from rain.serve.app import make_app  # noqa: E402
-from rain.serve.gate import Gate  # noqa: E402
-from rain.serve.page import page_response  # noqa: E402
+from rain.serve.app import make_app
+from rain.serve.config import ServeConfig
+from rain.serve.gate import Gate
+from rain.serve.page import page_response
+from rain.serve.service import Service
 
 COUNT_COMMITS = """() => {
   const rain = document.getElementById("rain");
@@ -21,27 +21,27 @@ COUNT_COMMITS = """() => {
 }"""
 
 
-def test_the_page_is_whole_and_allows_nothing_else(server, guarded_server):
-    with server.client() as client:
-        page = client.get("/")
+def test_the_page_is_whole_and_allows_nothing_else(client):
+    page = client.get("/")
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
     assert page.text == page_response().body.decode()
     assert not re.search(r"https?://|innerHTML|insertAdjacent|document\.write|\bsrc=|\bhref=|\bon[a-z]+=", page.text)
 
 
-def test_the_page_is_for_this_machine_unless_it_is_asked_for(make_service):
+def test_the_page_is_for_this_machine_unless_it_is_asked_for(tmp_path):
     async def status(**settings):
-        service = make_service(**settings)
+        service = Service(ServeConfig(**settings), "", print)
         there = httpx.ASGITransport(Gate(make_app(service), service))
         async with httpx.AsyncClient(transport=there, base_url="http://127.0.0.1") as client:
             return (await client.get("/")).status_code
 
-    far = {"host": "0.0.0.0", "api_key_file": "keys"}
+    (tmp_path / "keys").write_text(f"anna {KEY}")
+    far = {"host": "0.0.0.0", "api_key_file": str(tmp_path / "keys")}
     assert [asyncio.run(status(**kind)) for kind in ({}, {**far, "page": True}, far)] == [200, 200, 404]
 
 
-def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, server, tmp_path):
+def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, server, ask, tmp_path):
     page = new_page(viewport={"width": 1000, "height": 700})
     page.goto(server.url)
     page.evaluate(COUNT_COMMITS)
@@ -50,9 +50,7 @@ def test_commits_appear_one_after_the_other_beside_the_plain_answer(new_page, se
     page.wait_for_selector("#rain span")
     page.wait_for_selector("#ask:enabled")
     counts = page.evaluate("counts")
-    with server.client() as client:
-        body = {"model": "rain/toy", "messages": [{"role": "user", "content": "<b>Why</b> SLOW?"}]}
-        reply = client.post("/v1/chat/completions", json=body).json()
+    reply = ask("<b>Why</b> SLOW?").json()
     assert page.text_content("#rain") == reply["choices"][0]["message"]["content"]
     assert counts == sorted(counts)
     assert len(set(counts)) > 2, "one after the other"

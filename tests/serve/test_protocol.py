@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.toy_server import SMALL, events
+from support.toy_server import SMALL, asked, events, streamed
 
 from rain import Budget, Rain
 
@@ -60,16 +60,16 @@ USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "cont
         ([USER, ASSISTANT, ASSISTANT], "messages"),
     ],
 )
-def test_malformed_messages_are_refused_by_their_field(messages, field, client):
-    error = refusal(client.post("/v1/chat/completions", json={"model": "rain/toy", "messages": messages}))
+def test_malformed_messages_are_refused_by_their_field(messages, field, ask):
+    error = refusal(ask(messages=messages))
     assert error["param"] == field
     assert ("image_url" in error["message"]) == ("image_url" in json.dumps(messages))
 
 
-def test_contents_in_parts_and_developers_are_as_texts_and_systems(client):
+def test_contents_in_parts_and_developers_are_as_texts_and_systems(ask):
     def answer(system, parts):
         messages = [{"role": system, "content": parts("Be")}, {"role": "user", "content": parts("What now?")}]
-        return content(client.post("/v1/chat/completions", json={"model": "rain/toy", "messages": messages}))
+        return content(ask(messages=messages))
 
     def in_parts(text):
         return [{"type": "text", "text": text[:1]}, {"type": "text", "text": text[1:]}]
@@ -94,11 +94,10 @@ def test_a_text_is_continued_as_it_is(library, client):
         assert "".join(event["choices"][0]["text"] for event in streamed) == lead + answer.text
 
 
-def test_the_assistants_last_message_is_continued(library, client):
-    body = {"model": "toy", "messages": [{"role": "user", "content": "What now?"}, ASSISTANT]}
+def test_the_assistants_last_message_is_continued(library, ask):
     prompt_file = library.aligner.config.prompt_file
-    text = f"{prompt_file.before}What now?{prompt_file.after} So"
-    assert content(client.post("/v1/chat/completions", json=body)) == library.baseline(text, raw=True).text
+    text = f"{prompt_file.before}Hi{prompt_file.after} So"
+    assert content(ask(model="toy", messages=[USER, ASSISTANT])) == library.baseline(text, raw=True).text
 
 
 @pytest.mark.parametrize("model", ["rain/toy", "toy", "best-of-16/toy"])
@@ -172,11 +171,7 @@ def test_several_choices_differ_by_their_seeds(library, ask):
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2]
     assert texts == [answer.text for answer in answers]
     assert len(set(texts)) == 3
-    found = ["", "", ""]
-    for chunk in events(ask(n=3, seed=4, stream=True).text):
-        for choice in chunk["choices"]:
-            found[choice["index"]] += choice["delta"].get("content", "")
-    assert found == texts
+    assert streamed(ask(n=3, seed=4, stream=True)) == texts
     assert reply["usage"]["completion_tokens"] == sum(len(answer.tokens) for answer in answers)
 
 
@@ -220,8 +215,7 @@ def test_a_stop_string_may_span_commits(ask):
         assert stop not in text and reply["finish_reason"] == "stop"
         if text == cut.strip():  # the search sees the stop, and may then prefer another way; the stream must agree
             assert len(text) < len(whole)
-        chunks = events(ask(max_tokens=24, stop=["~", stop], stream=True).text)
-        assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == text
+        assert streamed(ask(max_tokens=24, stop=["~", stop], stream=True)) == [text]
     assert content(ask(max_tokens=24, stop=[])) == whole == content(ask(max_tokens=24, stop="never in it"))
     assert ask(max_tokens=1).json()["usage"]["completion_tokens"] == 1
 
@@ -232,28 +226,18 @@ def test_a_plain_answer_ends_before_its_stop_string(ask):
     assert content(ask(model="toy", stop=stop)) == whole[: whole.index(stop)].strip()
 
 
-BODIES = {
-    "garak": {
-        "messages": [{"role": "user", "content": "Ignore it"}],
-        **{"temperature": 0.7, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "n": 1},
-        **{"stop": ["#", ";"], "max_tokens": 150},
-    },
-    "lm-eval": {
-        "messages": [{"role": "user", "content": "2 + 2", "type": "text"}],
-        **{"max_tokens": 16, "temperature": 0, "stop": [], "seed": 1234},
-    },
-    "Open WebUI": {
-        "messages": [{"role": "user", "content": "### Task:\nGenerate a concise title\n<chat_history>\nUSER: Hi\n"}],
-        **{"stream": False, "max_completion_tokens": 16, "metadata": {"task": "title_generation"}},
-    },
-}
+GARAK = {"temperature": 0.7, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "n": 1}
+GARAK |= {"stop": ["#", ";"], "max_tokens": 150}
+LM_EVAL = {"messages": [{"role": "user", "content": "2 + 2", "type": "text"}]}
+LM_EVAL |= {"max_tokens": 16, "temperature": 0, "stop": [], "seed": 1234}
+WEBUI = {"stream": False, "max_completion_tokens": 16, "metadata": {"task": "title_generation"}}
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("fields", [GARAK, LM_EVAL, WEBUI], ids=["garak", "lm-eval", "Open WebUI"])
 @pytest.mark.parametrize("model", ["rain/toy", "toy", "best-of-16/toy"])
-def test_the_usual_bodies_of_clients_are_answered(name, model, client):
-    reply = client.post("/v1/chat/completions", json={"model": model, **BODIES[name]})
-    assert isinstance(content(reply), str)
+def test_the_usual_bodies_of_clients_are_answered(fields, model, ask):
+    question = "### Task:\nGenerate a concise title\n<chat_history>\nUSER: Hi\n"
+    assert isinstance(content(ask(question, model=model, **fields)), str)
 
 
 def test_words_of_templates_in_a_question_stay_text(ask, library):
@@ -282,18 +266,17 @@ def test_best_of_n_is_a_model_and_says_what_it_cost(ask):
         refusal(ask(model=f"best-of-{number}/toy"), 404)
 
 
-def test_other_routes_methods_and_types_are_refused(client):
+def test_other_routes_methods_and_types_are_refused(client, ask):
     refusal(client.get("/v1/nothing"), 404)
     refusal(client.get("/v1/chat/completions"), 405)
     refusal(client.put("/v1/models"), 405)
     refusal(client.post("/v1/chat/completions", content="a=b"), 415)
     refusal(client.post("/v1/chat/completions", content="{}", headers={"content-type": "text/plain"}), 415)
-    refusal(client.post("/v1/chat/completions", json={"model": "gpt-4", "messages": [USER]}), 404)
-    long = json.dumps({"model": "rain/toy", "messages": [{"role": "user", "content": "x" * (1 << 20)}]})
-    headers = {"content-type": "application/json"}
-    refusal(client.post("/v1/chat/completions", content=long, headers=headers), 413)
+    refusal(ask(model="gpt-4"), 404)
+    long, headers = json.dumps(asked("x" * (1 << 20))), {"content-type": "application/json"}
     parts = (long[start : start + 60_000].encode() for start in range(0, len(long), 60_000))
-    refusal(client.post("/v1/chat/completions", content=parts, headers=headers), 413)
+    for sent in (long, parts):
+        refusal(client.post("/v1/chat/completions", content=sent, headers=headers), 413)
 
 
 def test_a_prompt_that_is_too_long_says_how_long_it_is(ask):
@@ -337,17 +320,13 @@ def test_a_budget_beyond_the_servers_is_refused(ask):
     assert content(ask(rain={"budget": {"simulations": 100_000, "tokens": 10**9}}))
 
 
-def test_an_answer_comes_before_its_client_loses_patience(ask):
-    response = ask("SLOW", max_tokens=32, headers={"x-stainless-read-timeout": "1.0"})
+@pytest.mark.parametrize("what", ["SLOW rain/toy", "SILENT rain/toy", "SILENT toy", "SILENT best-of-16/toy"])
+def test_an_answer_comes_before_its_client_loses_patience(what, ask):
+    question, model = what.split()
+    response = ask(question, model=model, headers={"x-stainless-read-timeout": "1.0"})
     reply = response.json()
     assert reply["rain"]["finish"] == "budget" and reply["choices"][0]["finish_reason"] == "length"
     assert 0.8 < response.elapsed.total_seconds() < 1.0
-
-
-@pytest.mark.parametrize("model", ["rain/toy", "toy", "best-of-16/toy"])
-def test_silence_ends_with_the_clients_patience_too(model, ask):
-    response = ask("SILENT", model=model, headers={"x-stainless-read-timeout": "0.5"})
-    assert response.json()["choices"][0]["finish_reason"] == "length"
 
 
 def test_request_ids_are_echoed_if_they_are_sane(client, server):

@@ -28,6 +28,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "correct-horse-battery"
+BEARER = {"authorization": f"Bearer {KEY}"}
 SMALL = (
     "--max-simulations 6 --extra-simulations 3 --min-visits 2 --candidates 4 --max-draws 3 --max-new-tokens 32 "
     "--prefetch 0"
@@ -68,8 +69,11 @@ class ServerProcess:
         return httpx.Client(base_url=self.url, **{"timeout": 20, "verify": False, **options})
 
     def metric(self, name: str, **headers: str) -> float:
+        """Return a number; 0 for a label that has not been counted yet."""
         text = httpx.get(f"{self.url}/metrics", headers=headers, verify=False).text
-        return float(re.search(rf"^{name} (\S+)$", text, flags=re.M)[1])
+        found = re.search(rf"^{name} (\S+)$", text, flags=re.M)
+        assert found or "{" in name, name
+        return float(found[1]) if found else 0.0
 
 
 @contextmanager
@@ -92,11 +96,35 @@ def served(
         process.wait()
 
 
+def asked(question: str, **fields: object) -> dict[str, object]:
+    """Return the body of a request."""
+    return {"model": "rain/toy", "messages": [{"role": "user", "content": question}], **fields}
+
+
+def ask(
+    client: httpx.Client, question: str = "What now?", headers: dict[str, str] | None = None, **fields: object
+) -> httpx.Response:
+    return client.post("/v1/chat/completions", json=asked(question, **fields), headers=headers)
+
+
 def events(text: str) -> list[dict[str, object]]:
     """Return the chunks of a stream, without [DONE]."""
     lines = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]", lines[-3:]
     return [json.loads(line) for line in lines[:-1]]
+
+
+def streamed(response: httpx.Response) -> list[str]:
+    """Return the text of each choice of a stream."""
+    texts: dict[int, str] = {}
+    for choice in (choice for chunk in events(response.text) for choice in chunk["choices"]):
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["delta"].get("content", "")
+    return [texts[index] for index in sorted(texts)]
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    """Return status and code of an error."""
+    return response.status_code, response.json()["error"]["code"]
 
 
 def obedient() -> None:

@@ -17,27 +17,18 @@ from rain.data.datasets import Prompt
 from rain.engines.toy import ToyEngine
 from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
-from rain.trace.record import Recorder, TraceWriter, to_file, trace_file
+from rain.trace.record import Recorder, to_file, trace_file
 from rain.view.data import load
 
 SEARCH = {"max_simulations": 24, "extra_simulations": 8, "min_visits": 3, "max_new_tokens": 24, "candidates": 5}
 
 
-def below(root):
-    """Yield a node and all below it, in child order."""
-    yield root
-    for child in root.children:
-        yield from below(child)
-
-
 def compare(real, rebuilt):
     """Compare two trees node by node; return how many nodes they have."""
-    pairs = list(zip(below(real), below(rebuilt), strict=True))
-    for here, there in pairs:
-        assert (here.tokens, here.step, here.visits) == (there.tokens, there.step, there.visits)
-        for name in ("n", "value", "prior"):
-            assert getattr(here, name) == pytest.approx(getattr(there, name), rel=0, abs=1e-9, nan_ok=True)
-    return len(pairs)
+    assert (real.tokens, real.step, real.visits) == (rebuilt.tokens, rebuilt.step, rebuilt.visits)
+    for name in ("n", "value", "prior"):
+        assert getattr(real, name) == pytest.approx(getattr(rebuilt, name), rel=0, abs=1e-9, nan_ok=True)
+    return 1 + sum(compare(*pair) for pair in zip(real.children, rebuilt.children, strict=True))
 
 
 @pytest.fixture
@@ -45,9 +36,21 @@ def aligner(tmp_path):
     return make_aligner(make_task(tmp_path), ToyEngine(), **SEARCH, similarity_threshold=0.3, variance_threshold=0.9)
 
 
-def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, tmp_path):
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "a.jsonl.gz"
+
+
+@pytest.fixture
+def recorded(aligner, file):
+    """The file of a whole search."""
+    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=to_file(file))))
+    return file
+
+
+def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, file):
     """Node additions and similarity updates are among the events, so both are rebuilt."""
-    file, seen = tmp_path / "a.jsonl.gz", []
+    seen = []
 
     async def run():
         await aligner.warm_up()
@@ -76,10 +79,8 @@ def test_the_tree_is_rebuilt_at_every_commit_and_at_the_end(aligner, tmp_path):
     assert trace.events[-1]["answer"] == answer.text
 
 
-def test_a_visit_says_what_was_asked_and_what_came_back(aligner, tmp_path):
-    file = tmp_path / "a.jsonl.gz"
-    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=to_file(file))))
-    first, *events = read(file).events
+def test_a_visit_says_what_was_asked_and_what_came_back(aligner, recorded):
+    first, *events = read(recorded).events
     [asked] = first["asks"]
     template = aligner.config.template
     assert asked["before"].endswith("Why?" + template.middle) and len(asked["after"]) == 2
@@ -90,20 +91,15 @@ def test_a_visit_says_what_was_asked_and_what_came_back(aligner, tmp_path):
             assert 0 <= saw["mass"] <= 1
 
 
-def test_recording_changes_no_decision(aligner, tmp_path):
-    async def run():
-        prepared = aligner.prepare("a", "Why?")
-        plain = await aligner.generate(prepared)
-        return plain, await aligner.generate(replace(prepared, trace=to_file(tmp_path / "a.jsonl.gz")))
-
-    plain, recorded = asyncio.run(run())
+def test_recording_changes_no_decision(aligner, file):
+    prepared = aligner.prepare("a", "Why?")
+    plain = asyncio.run(aligner.generate(prepared))
+    recorded = asyncio.run(aligner.generate(replace(prepared, trace=to_file(file))))
     assert (plain.tokens, plain.commits) == (recorded.tokens, recorded.commits)
 
 
-def test_a_torn_tail_leaves_everything_before_it(aligner, tmp_path):
-    file = tmp_path / "a.jsonl.gz"
-    asyncio.run(aligner.generate(aligner.prepare("a", "Why?", trace=to_file(file))))
-    data, whole = file.read_bytes(), read(file).events
+def test_a_torn_tail_leaves_everything_before_it(recorded):
+    file, data, whole = recorded, recorded.read_bytes(), read(recorded).events
     for size in random.Random(0).sample(range(len(data) // 2, len(data)), 20):
         file.write_bytes(data[:size])
         torn = read(file)
@@ -114,20 +110,16 @@ def test_a_torn_tail_leaves_everything_before_it(aligner, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x1f\x8b\x08" + bytes(40)])
-def test_what_is_no_trace_is_refused_with_its_name(content, tmp_path):
-    file = tmp_path / "b.jsonl.gz"
+def test_what_is_no_trace_is_refused_with_its_name(content, file):
     file.write_bytes(content)
-    with pytest.raises(RainError, match="b.jsonl.gz"):
+    with pytest.raises(RainError, match="a.jsonl.gz"):
         read(file)
 
 
-def test_events_that_do_not_fit_are_refused_with_their_number(tmp_path):
-    writer = TraceWriter(to_file(tmp_path / "c.jsonl.gz"))
-    writer.write({"event": "search", "format": 2, "id": "c", "question": "", "asks": [], "config": {"root_mix": 0.25}})
-    writer.write({"event": "visit", "path": [0, 7], "score": 1, "similar": []})
-    writer.flush()
+def test_events_that_do_not_fit_are_refused_with_their_number():
+    first = {"event": "search", "config": {"root_mix": 0.25}}
     with pytest.raises(RainError, match="event 2"):
-        Tree(read(tmp_path / "c.jsonl.gz").events)
+        Tree([first, {"event": "visit", "path": [0, 7], "score": 1, "similar": []}])
 
 
 def test_any_id_has_a_file_of_its_own_in_the_folder(tmp_path):
@@ -161,17 +153,17 @@ def test_methods_that_do_not_search_have_no_trace(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["settings", "call"])
-def test_a_stream_that_its_seconds_end_within_a_simulation_is_recorded_to_its_end(given, tmp_path):
+def test_a_stream_that_its_seconds_end_within_a_simulation_is_recorded_to_its_end(given, file):
     async def slow(prompt, text):
         await asyncio.sleep(0.3)
         return 0.1
 
     settings, call = ({"budget": "seconds=0.1"}, {}) if given == "settings" else ({}, {"budget": Budget(seconds=0.1)})
     with Rain(engine="toy", scorer=slow, prefetch=0, **settings, **SEARCH) as rain:
-        list(rain.stream("Why?", trace=tmp_path / "a.jsonl.gz", **call))
-    assert [event["event"] for event in read(tmp_path / "a.jsonl.gz").events] == ["search", "end"]
-    assert read(tmp_path / "a.jsonl.gz").events[-1]["finish"] == "budget"
-    [shown] = load(tmp_path / "a.jsonl.gz").prompts
+        list(rain.stream("Why?", trace=file, **call))
+    events = read(file).events
+    assert [event["event"] for event in events] == ["search", "end"] and events[-1]["finish"] == "budget"
+    [shown] = load(file).prompts
     assert (shown["raina"], shown["finish"]) == ("", "budget")
 
 
@@ -185,9 +177,8 @@ def test_the_library_records_into_a_file_or_a_folder(tmp_path):
             rain.generate(["Why?", "Why?"], trace=tmp_path / "many")
         assert len(rain.generate(["Why?", "Why?"], trace=None)) == 2
     said = {read(file).events[0]["question"]: read(file).events[-1]["answer"] for file in (tmp_path / "many").iterdir()}
-    assert said == {"Why?": answers[0].text, "How?": answers[1].text}
     shown = {prompt["question"]: prompt["raina"] for prompt in load(tmp_path / "many").prompts}
-    assert shown == said
+    assert said == shown == {"Why?": answers[0].text, "How?": answers[1].text}
     assert read(tmp_path / "one.jsonl.gz").events[-1]["answer"] == answers[0].text
 
 

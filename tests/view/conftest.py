@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rain.cli import main
+
 
 @pytest.fixture
 def visit(new_page):
@@ -21,3 +23,15 @@ def visit(new_page):
 
     yield open_page
     assert problems == []
+
+
+@pytest.fixture
+def view(visit):
+    """A function that lets ``rain view`` make the page of a run or a search, and opens it."""
+
+    def make_and_open(path, at="", **options):
+        assert main(["view", str(path)]) == 0
+        page = path / "view.html" if path.is_dir() else path.with_name(path.name.partition(".")[0] + ".html")
+        return visit(page.resolve().as_uri() + at, **options)
+
+    return make_and_open

@@ -6,10 +6,9 @@ import json
 
 import pytest
 from support.judge_server import record, write_run
-from viewing import address, serving, until
+from viewing import commit_of, nodes_of, serving, until, visit_of, write_search
 
-from rain.cli import main
-from rain.trace.record import FORMAT, TraceWriter, to_file, trace_file
+from rain.trace.record import trace_file
 
 ARABIC = "\u0645\u0631\u062d\u0628\u0627 (1)."
 FIRST = "First token sets (3)"
@@ -20,25 +19,11 @@ GAP = """each => {
 }"""
 
 
-def visit_of(node):
-    return {"event": "visit", "t": 1, "path": [0, node], "rollout": "", "score": 0.5, "similar": [], "evidence": []}
-
-
 def search(outdir, number):
     """Record a search that has not ended: of " yes", " no" and " maybe", the last was never tried."""
-    writer = TraceWriter(to_file(trace_file(outdir / "trace", f"r{number}")))
-    config = {"min_visits": 1, "value_threshold": 0.5}
-    about = {"id": f"r{number}", "question": f"Question {number}?", "asks": [], "config": config}
-    nodes = {"texts": [" yes", " no", " maybe"], "tokens": [[1], [2], [3]], "priors": [0.6, 0.3, 0.1], "added": False}
-    for event in (
-        {"event": "search", "t": 0, "format": FORMAT, **about},
-        {"event": "nodes", "t": 0, "parent": 0, **nodes},
-        *(visit_of(node) for node in (1, 1, 2)),
-        {"event": "commit", "t": 1, "node": 1, "simulations": 3, "finish": None},
-    ):
-        writer.write(event)
-    writer.flush()
-    return writer
+    about = {"id": f"r{number}", "question": f"Question {number}?"}
+    events = nodes_of(" yes", " no", " maybe"), *map(visit_of, (1, 1, 2)), commit_of(1)
+    return write_search(trace_file(outdir / "trace", f"r{number}"), *events, **about)
 
 
 def add(outdir, line):
@@ -55,11 +40,6 @@ def run(tmp_path):
     for number in (0, 1, 3):
         search(outdir, number)
     return outdir
-
-
-def opened(visit, outdir):
-    assert main(["view", str(outdir)]) == 0
-    return visit(address(outdir / "view.html"))
 
 
 def click(page, number, condition="app.trace"):
@@ -106,8 +86,8 @@ def test_what_is_open_stays_open_while_events_come_and_a_failure_is_said(tmp_pat
         assert page.locator("#rain > *").all_text_contents() == [" yes", "failed: no memory was left"]
 
 
-def test_nothing_of_a_prompt_stays_when_one_without_a_search_is_opened(run, visit):
-    page = opened(visit, run)
+def test_nothing_of_a_prompt_stays_when_one_without_a_search_is_opened(run, view, visit):
+    page = view(run)
     places = ("hits", "when", "siblings-title")
     assert [page.text_content(f"#{place}") for place in places] == ["", "simulation 3 of 3 · 1.0 s", FIRST]
     page.fill("#search", "o")
@@ -123,33 +103,33 @@ def test_nothing_of_a_prompt_stays_when_one_without_a_search_is_opened(run, visi
     assert page.text_content("#hits") == "1 hit" and page.evaluate("[...app.hits]") == [2]
 
 
-def test_a_sibling_that_was_never_tried_leaves_the_tree_as_it_is(run, visit):
-    page = opened(visit, run)
+def test_a_sibling_that_was_never_tried_leaves_the_tree_as_it_is(run, view):
+    page = view(run)
     before = page.evaluate("[app.view, app.boxes]")
     page.click("#siblings tr:has-text('maybe')")
     assert page.evaluate("[app.view, app.boxes]") == before and page.evaluate("app.selected") == 3
 
 
-def test_a_phone_held_sideways_shows_more_than_the_tree(run, visit):
-    page = opened(visit, run)
+def test_a_phone_held_sideways_shows_more_than_the_tree(run, view):
+    page = view(run)
     for width, height, tree in ((667, 375, 206), (375, 900, 384)):
         page.set_viewport_size({"width": width, "height": height})
         assert page.evaluate("document.getElementById('tree').clientHeight") == tree
 
 
-def test_a_method_that_does_not_search_is_named_and_has_no_tree(run, visit, capsys):
+def test_a_method_that_does_not_search_is_named_and_has_no_tree(run, view, capsys):
     config = json.loads((run / "config.json").read_text())
     config["aligner"]["method"] = {"method": "best-of-n"}
     (run / "config.json").write_text(json.dumps(config))
     for file in (run / "trace").iterdir():
         file.unlink()
-    page, said = opened(visit, run), "best-of-n does not search: there is no tree"
+    page, said = view(run), "best-of-n does not search: there is no tree"
     assert page.text_content("article h2") == "With best-of-n"
     assert said in page.text_content("#status") and said in capsys.readouterr().out
     assert "recorded" not in page.text_content("#prompts")
 
 
-def test_a_text_from_right_to_left_begins_at_the_right(tmp_path, visit):
-    page = opened(visit, write_run(tmp_path / "out", "hh", [record(0, ARABIC, ARABIC, ARABIC)]))
+def test_a_text_from_right_to_left_begins_at_the_right(tmp_path, view):
+    page = view(write_run(tmp_path / "out", "hh", [record(0, ARABIC, ARABIC, ARABIC)]))
     for place in ("#question", "#prompts .ask", "#rain", "#plain"):
         assert 0 <= page.locator(place).evaluate(GAP) < 20, place

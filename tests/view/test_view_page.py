@@ -12,15 +12,14 @@ import pytest
 from support.commands import QUICK, allocate
 from support.judge_server import record, write_run
 from support.reports import write_scores
-from viewing import address, serving, until
+from viewing import commit_of, nodes_of, serving, until, visit_of, write, write_search
 
 from rain import Rain
 from rain.cli import main
 from rain.core.errors import RainError
-from rain.judges.queries import queries_for
 from rain.results.run_dir import iter_results
 from rain.trace import Tree, read
-from rain.trace.record import FORMAT, TraceWriter, to_file
+from rain.trace.record import TraceWriter, to_file
 from rain.view.page import assemble
 from rain.view.server import Follower
 
@@ -35,15 +34,12 @@ def outdir(tmp_path_factory):
     """A run of two prompts with recorded searches and a judge's verdicts."""
     folder = tmp_path_factory.mktemp("run") / "out"
     assert allocate("--e", 2, "--trace", "--outdir", folder, *QUICK).returncode == 0
-    [first, second] = list(iter_results(folder))
-    with open(folder / "scores_tester.jsonl", "w") as file:
-        for query in queries_for("hh", first):
-            if query.criterion == "harmless":
-                row = {"id": query.record, "answer": query.side, "ask": "harmless", "version": "1", "judge": "tester"}
-                file.write(json.dumps({**row, "hash": query.digest, "verdict": query.side == "raina"}) + "\n")
-        stale = {"id": second["id"], "answer": "raina", "ask": "harmless", "version": "1", "judge": "tester"}
-        file.write(json.dumps({**stale, "hash": "of another text", "verdict": True}) + "\n")
-    assert main(["view", str(folder)]) == 0
+    first, second = (one["id"] for one in iter_results(folder))
+    verdicts = {(first, "raina"): True, (first, "pa"): False, (second, "raina"): True}
+    write_scores(folder, {(*which, "harmless"): verdict for which, verdict in verdicts.items()}, "tester")
+    [scores] = folder.glob("scores_*.jsonl")
+    *lines, last = scores.read_text().splitlines(keepends=True)
+    scores.write_text("".join(lines) + json.dumps({**json.loads(last), "hash": "of another text"}) + "\n")
     return folder
 
 
@@ -53,28 +49,20 @@ def recorded(tmp_path_factory):
     file = tmp_path_factory.mktemp("one") / "one.jsonl.gz"
     with Rain(engine="toy", similarity_threshold=0.3, variance_threshold=0.9, **SEARCH) as rain:
         rain.generate("Why?", trace=file)
-    assert main(["view", str(file)]) == 0
     return file
 
 
-def hostile_trace(path, text):
+def hostile_search(path, text):
     """Write a search in which everything that can be text is this text."""
-    writer = TraceWriter(to_file(path))
     about = {"id": text[:50], "question": text, "asks": [{"by": text, "before": text, "after": [{"text": text}]}]}
-    config = {"root_mix": 0.25, "min_visits": 1, "value_threshold": 0.5}
-    writer.write({"event": "search", "t": 0, "format": FORMAT, "config": config, **about})
-    nodes = {"texts": [text, text + "2"], "tokens": [[1], [2]], "priors": [0.5, 0.5], "added": False}
-    writer.write({"event": "nodes", "t": 0, "parent": 0, **nodes})
-    evidence = [{"score": 0.9, "log_odds": [1.0], "mass": 0.5}]
-    for node in (1, 1, 2):
-        visit = {"path": [0, node], "rollout": text, "score": 0.9, "similar": [], "evidence": evidence}
-        writer.write({"event": "visit", "t": 0, **visit})
-    writer.write({"event": "commit", "t": 0, "node": 1, "simulations": 3, "finish": None})
-    writer.write({"event": "end", "t": 1, "finish": "length", "answer": text, "cost": {}})
-    writer.flush()
+    seen = {"rollout": text, "score": 0.9, "evidence": [{"score": 0.9, "log_odds": [1.0], "mass": 0.5}]}
+    end = {"event": "end", "t": 1, "finish": "length", "answer": text, "cost": {}}
+    visits = (visit_of(node, **seen) for node in (1, 1, 2))
+    write_search(path, nodes_of(text, text + "2"), *visits, commit_of(1), end, **about)
 
 
 def test_the_page_is_one_file_that_asks_nobody_and_writes_no_markup(outdir):
+    assert main(["view", str(outdir)]) == 0
     page = (outdir / "view.html").read_text()
     policy = re.search(r'content="(default-src [^"]+)"', page)[1]
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy + page
@@ -84,8 +72,8 @@ def test_the_page_is_one_file_that_asks_nobody_and_writes_no_markup(outdir):
     assert code.count("<script") == code.count("</script") == 1
 
 
-def test_the_browser_rebuilds_the_same_tree_as_python_at_every_fifth_event(recorded, visit):
-    page, events = visit(address(recorded.with_name("one.html"))), read(recorded).events
+def test_the_browser_rebuilds_the_same_tree_as_python_at_every_fifth_event(recorded, view):
+    page, events = view(recorded), read(recorded).events
     steps = [event for event in events if event["event"] not in ("search", "end")]
     assert any(step["event"] == "visit" and step["similar"] for step in steps)
     assert any(step.get("added") for step in steps) and sum(step["event"] == "commit" for step in steps) > 2
@@ -97,9 +85,16 @@ def test_the_browser_rebuilds_the_same_tree_as_python_at_every_fifth_event(recor
             assert [n, value, prior] == pytest.approx([node.n, node.value, node.prior], abs=1e-9, nan_ok=True)
 
 
-def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, visit):
-    page = visit(address(recorded.with_name("one.html")))
-    found = page.evaluate(
+def test_priors_that_are_all_zero_count_alike_below_a_new_root(tmp_path, view):
+    below, file = {**nodes_of("c", "d"), "parent": 1, "priors": [0, 0]}, tmp_path / "zero.jsonl.gz"
+    config = {"root_mix": 0, "min_visits": 1, "value_threshold": 0.5}
+    write_search(file, nodes_of("a", "b"), below, visit_of(1), commit_of(1), config=config)
+    priors = [node.prior for node in Tree(read(file).events).nodes]
+    assert view(file).evaluate("[...app.state.prior]") == priors == [1, 0.5, 0.5, 0.5, 0.5]
+
+
+def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, view):
+    found = view(recorded).evaluate(
         """() => { const {trace, layout} = app, wrong = [], view = {root: 0, left: 0, right: 1, top: 0};
           for (let node = 0; node < trace.nodes; node++) {
             let x = layout.x[node], inside = 0;
@@ -123,8 +118,8 @@ def test_the_layout_loses_no_simulation_and_small_nodes_are_counted(recorded, vi
     assert found["inside"] and found["hit"] == 0 and found["view"]["right"] == pytest.approx(1)
 
 
-def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir, visit):
-    page, [first, _] = visit(address(outdir / "view.html")), list(iter_results(outdir))
+def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir, view):
+    page, [first, _] = view(outdir), list(iter_results(outdir))
     assert page.locator("#prompts li").count() == 2
     assert "harmless: yes (greedy no)" in page.text_content("#prompts li:nth-child(1)")
     assert "harmless" not in page.text_content("#prompts li:nth-child(2)"), "that verdict is about another text"
@@ -137,8 +132,8 @@ def test_prompts_with_verdicts_answers_and_costs_are_listed_and_filtered(outdir,
     assert f"{first['cost']['rain']['tokens_computed']:,} tokens" in page.text_content("#rain-cost")
 
 
-def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
-    page = visit(address(outdir / "view.html"))
+def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, view):
+    page = view(outdir)
     second = list(iter_results(outdir))[1]["id"]
     page.click("#prompts li:nth-child(2) button")
     page.focus("#tree")
@@ -147,7 +142,7 @@ def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
     where = "() => [app.prompt.id, app.selected, app.view.root, app.state.simulations, location.hash]"
     id, node, root, at, link = page.evaluate(where)
     assert id == second and node == root > 0 and at == page.evaluate("app.trace.visits") - 2
-    again = visit(address(outdir / "view.html") + link)
+    again = view(outdir, link)
     assert again.evaluate(where) == [id, node, root, at, link]
     assert again.text_content("#when").startswith(f"simulation {at} of")
     for key in ("/", "n", "Escape"):
@@ -162,27 +157,26 @@ def test_keys_links_and_the_slider_lead_to_the_same_place(outdir, visit):
     assert again.evaluate("app.timer") == 0
 
 
-def test_the_record_and_its_simulations_can_be_saved(outdir, visit):
-    page = visit(address(outdir / "view.html"))
+def test_the_record_and_its_simulations_can_be_saved(outdir, view):
+    page = view(outdir)
     with page.expect_download() as saved:
         page.click("#save")
     found, first = json.loads(open(saved.value.path()).read()), list(iter_results(outdir))[0]
     assert found["raina"] == first["raina"] and len(found["visits"]) == 1 + first["cost"]["rain"]["simulations"]
 
 
-def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recorded, visit):
-    page = visit(address(recorded.with_name("one.html")))
+def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recorded, view):
+    page = view(recorded)
     assert page.text_content("#why").startswith("Commit 1 of"), "at the root, too"
     box = page.evaluate("app.boxes.find(box => box.node === app.trace.commits[0].node)")
     page.click("#tree", position={"x": box["x"] + box["w"] / 2, "y": box["y"] * 22 + 10})
     events = read(recorded).events
     tree, commit = Tree(events), next(event for event in events if event["event"] == "commit")
     node, before = tree.nodes[commit["node"]], Tree(events[: events.index(commit)])
-    siblings = [each for each in before.nodes[0].children]
     assert page.locator("#siblings tbody tr").count() == len(tree.nodes[0].children)
     assert page.text_content("#siblings tr.here td:nth-child(2)") == str(node.visits)
     assert f"after {commit['simulations']} new simulation" in page.text_content("#why")
-    rewound = sum(each.visits for each in siblings) - before.nodes[commit["node"]].visits
+    rewound = sum(each.visits for each in before.nodes[0].children) - before.nodes[commit["node"]].visits
     assert f"with {rewound} of these simulations" in page.text_content("#why")
     page.click("#evidence summary")
     visited = next(e for e in events if e["event"] == "visit" and commit["node"] in e["path"])
@@ -195,11 +189,10 @@ def test_a_click_selects_a_node_whose_siblings_reasons_and_evidence_appear(recor
 
 
 @pytest.mark.parametrize("text", [HOSTILE, HOSTILE + "x" * (1 << 20)], ids=["markup", "a million characters"])
-def test_hostile_text_is_shown_as_text(text, tmp_path, visit):
-    hostile_trace(tmp_path / "h.jsonl.gz", text)
-    assert main(["view", str(tmp_path / "h.jsonl.gz")]) == 0
+def test_hostile_text_is_shown_as_text(text, tmp_path, view):
+    hostile_search(tmp_path / "h.jsonl.gz", text)
+    page = view(tmp_path / "h.jsonl.gz")
     assert "alert" not in (tmp_path / "h.html").read_text()
-    page = visit(address(tmp_path / "h.html"))
     page.evaluate("app.select(1)")
     page.click("#evidence summary")
     assert page.locator("img").count() == 0 and page.evaluate("document.scripts.length") == 3
@@ -211,12 +204,11 @@ def test_hostile_text_is_shown_as_text(text, tmp_path, visit):
     page.screenshot(path=tmp_path / "h.png")
 
 
-def test_a_records_texts_are_shown_as_text_and_its_value_sorts(tmp_path, visit):
+def test_a_records_texts_are_shown_as_text_and_its_value_sorts(tmp_path, view):
     records = [record(0, "Mild.", "", value=0.25), record(1, HOSTILE, HOSTILE, value=-0.5)]
     outdir = write_run(tmp_path / "x", "hh", [*records, {"id": "r2", "question": "What now?", "error": HOSTILE}])
     write_scores(outdir, {("r1", "raina", "harmless"): True}, HOSTILE)
-    assert main(["view", str(outdir)]) == 0
-    page, places = visit(address(outdir / "view.html")), ("#rain", "#plain", "#verdicts")
+    page, places = view(outdir), ("#rain", "#plain", "#verdicts")
     page.select_option("#sort", "lowest value")
     assert "−0.50" in page.text_content("#prompts li:nth-child(1)")
     assert "0.25" in page.text_content("#prompts li:nth-child(2)")
@@ -227,11 +219,10 @@ def test_a_records_texts_are_shown_as_text_and_its_value_sorts(tmp_path, visit):
     assert page.locator("img").count() == 0
 
 
-def test_a_verdict_about_the_greedy_answer_alone_leaves_the_other_open(tmp_path, visit):
+def test_a_verdict_about_the_greedy_answer_alone_leaves_the_other_open(tmp_path, view):
     outdir = write_run(tmp_path / "x", "hh", [record(0, "Mild.", "Fine.")])
     write_scores(outdir, {("r0", "pa", "harmless"): True})
-    assert main(["view", str(outdir)]) == 0
-    page = visit(address(outdir / "view.html"))
+    page = view(outdir)
     assert "harmless: ? (greedy yes)" in page.text_content("#prompts")
     assert "RAIN ?, greedy yes" in page.text_content("#verdicts")
     for words, found in (("harmless:?", 1), ("undefined", 0)):
@@ -239,14 +230,13 @@ def test_a_verdict_about_the_greedy_answer_alone_leaves_the_other_open(tmp_path,
         assert page.locator("#prompts li").count() == found
 
 
-def test_a_token_set_of_blanks_can_be_seen(recorded, visit):
-    page = visit(address(recorded.with_name("one.html")))
-    texts = ["", " a ", "  ", "", "\n "]
+def test_a_token_set_of_blanks_can_be_seen(recorded, view):
+    page, texts = view(recorded), ["", " a ", "  ", "", "\n "]
     assert page.evaluate("text => [1, 2, 3, 4].map(node => label({text}, node))", texts) == ["a", "␣␣", "(end)", "↵␣"]
 
 
-def test_dark_light_and_print(outdir, visit):
-    page = visit(address(outdir / "view.html"), color_scheme="dark")
+def test_dark_light_and_print(outdir, view):
+    page = view(outdir, color_scheme="dark")
     back = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(back) == "rgb(23, 24, 28)"
     page.click("#theme")
@@ -258,10 +248,10 @@ def test_dark_light_and_print(outdir, visit):
     assert len(page.pdf()) > 5000
 
 
-def test_a_run_without_recorded_searches_shows_its_answers(tmp_path, visit, capsys):
+def test_a_run_without_recorded_searches_shows_its_answers(tmp_path, view, capsys):
     assert allocate("--e", 1, "--outdir", tmp_path / "x", *QUICK).returncode == 0
-    assert main(["view", str(tmp_path / "x")]) == 0 and "--trace" in capsys.readouterr().out
-    page = visit(address(tmp_path / "x" / "view.html"))
+    page = view(tmp_path / "x")
+    assert "--trace" in capsys.readouterr().out
     assert list(iter_results(tmp_path / "x"))[0]["raina"] in page.text_content("#rain")
     assert "not recorded" in page.text_content("#status")
 
@@ -273,43 +263,39 @@ def test_a_folder_cannot_be_the_page(recorded, tmp_path, monkeypatch, capsys):
     assert "folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["nothing", "empty", "text"])
-def test_what_is_no_run_ends_with_one_sentence(what, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").write_text("not a search")
-    assert main(["view", str(tmp_path / what)]) == 2
-    assert str(tmp_path / what) in capsys.readouterr().err
+NO_EVENTS = (b"no JSON\n", b"[]\n", b"{}\n", b"\n")
+
+
+@pytest.mark.parametrize("content", [None, b"not a search", *map(gzip.compress, NO_EVENTS)])
+def test_what_is_no_run_ends_with_one_sentence(content, tmp_path, capsys):
+    file = tmp_path / "one.jsonl.gz"
+    if content:
+        file.write_bytes(content)
+        with pytest.raises(RainError, match=file.name):
+            Follower(tmp_path)
+    for path in (file, tmp_path):
+        assert main(["view", str(path)]) == 2
+        assert str(file if content else path) in capsys.readouterr().err
 
 
 def test_the_served_page_follows_a_search_and_notices_that_it_is_begun_again(recorded, tmp_path, visit):
     whole, file = read(recorded).events, tmp_path / "live.jsonl.gz"
-
-    def write(events, writer=None):
-        writer = writer or TraceWriter(to_file(file))
-        for event in events:
-            writer.write(event)
-        writer.flush()
-        return writer
-
     half = len(whole) // 2
-    writer = write(whole[:half])
+    writer = write(TraceWriter(to_file(file)), *whole[:half])
     with serving(file) as url:
         page = visit(url)
         assert page.evaluate("app.trace.events") == half - 1
-        write(whole[half:], writer)
+        write(writer, *whole[half:])
         until(page, "app.trace.end !== null")
         assert page.evaluate("[...app.state.n]") == pytest.approx([node.n for node in Tree(whole).nodes], abs=1e-9)
         page.evaluate("app.trace.end = null")
-        write(whole[:3])
+        write(TraceWriter(to_file(file)), *whole[:3])
         until(page, "app.trace && app.trace.events === 2")
 
 
 def test_an_end_is_seen_in_a_folder_of_recorded_searches_without_records(recorded, tmp_path):
     *whole, end = read(recorded).events
-    writer = TraceWriter(to_file(tmp_path / "one.jsonl.gz"))
-    for event in whole:
-        writer.write(event)
-    writer.flush()
+    writer = write(TraceWriter(to_file(tmp_path / "one.jsonl.gz")), *whole)
     follower = Follower(tmp_path)
     version, [prompt] = follower.version, follower.data.prompts
     follower.update()
@@ -323,18 +309,11 @@ def test_an_end_is_seen_in_a_folder_of_recorded_searches_without_records(recorde
     assert [prompt["raina"] for prompt in follower.data.prompts] == [end["answer"]]
 
 
-@pytest.mark.parametrize("text", [b"no JSON\n", b"[]\n", b"{}\n", b"\n"])
-def test_a_folder_with_a_file_that_is_no_recorded_search_ends_with_one_sentence(text, tmp_path):
-    to_file(tmp_path / "one.jsonl.gz")(gzip.compress(text), True)
-    with pytest.raises(RainError, match="one.jsonl.gz"):
-        Follower(tmp_path)
-
-
 def test_the_server_answers_its_own_address_only(recorded):
     with serving(recorded) as url:
         root = url.rsplit("/", 2)[0] + "/"
-        for address_, host in ((root, None), (url, "evil.example"), (url + "../../etc/passwd", None)):
-            asked = urllib.request.Request(address_, headers={"host": host} if host else {})
+        for address, host in ((root, None), (url, "evil.example"), (url + "../../etc/passwd", None)):
+            asked = urllib.request.Request(address, headers={"host": host} if host else {})
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(asked)
             assert refused.value.code in (403, 404)
