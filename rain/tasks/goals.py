@@ -14,7 +14,7 @@ MODEL = "smollm2"
 """The embedded model; tasks keep what ``rain preflight --modelname smollm2`` measured."""
 
 READ_OUT = "preflight_smollm2_readout.json"
-"""The same for a preset's read-out, on partial answers of the model itself: adv/own_labelled.jsonl, part 2/2."""
+"""The same for a preset's read-out, on the model's own partial answers: own_labelled.jsonl (of adv, part 2/2)."""
 
 
 GOALS = {"harmless": "hh", "truthful": "truth", "positive": "imdb", "negative": "imdb"}

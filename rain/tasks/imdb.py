@@ -13,5 +13,12 @@ TASK = Task(
     template="templates/sentiment_words.txt",
     stop_strings=("\n",),
     targets=("positive", "negative"),
-    presets={"smollm2": {"max_new_tokens": 32, "votes": "soft", "calibration": "preflight_smollm2.json"}},
+    presets={
+        "smollm2": {
+            "max_new_tokens": 32,
+            "evaluator": ("readout:positive",),
+            "votes": "soft",
+            "calibration": "preflight_smollm2.json",
+        }
+    },
 )

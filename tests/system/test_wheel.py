@@ -20,7 +20,14 @@ DATA = {
     "HH": {"demo.jsonl", "labelled.jsonl", "preflight_smollm2.json", "preflight_smollm2_readout.json", "templates"},
     "adv": {"demo.json", "labelled.jsonl", "preflight_smollm2.json", "templates"},
     "truth": {"demo.jsonl", "labelled.jsonl", "preflight_smollm2.json", "templates"},
-    "imdb": {"openings.jsonl", "labelled.jsonl", "labelled_generated.jsonl", "preflight_smollm2.json", "templates"},
+    "imdb": {
+        "openings.jsonl",
+        "labelled.jsonl",
+        "labelled_generated.jsonl",
+        "preflight_smollm2.json",
+        "preflight_smollm2_readout.json",
+        "templates",
+    },
 }
 LIBRARY = """
 import rain

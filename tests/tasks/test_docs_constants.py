@@ -68,7 +68,7 @@ def test_the_votes_are_the_papers_by_default() -> None:
     assert "(`--votes hard`), without offset (`--offset 0`)" in PAGE
 
 
-@pytest.mark.parametrize("column", [*BUILT_IN, "hh, labels", "adv, labels"])
+@pytest.mark.parametrize("column", [*BUILT_IN, "hh, labels", "adv, labels", "imdb, labels"])
 def test_the_preset_is_the_one_on_the_page(column: str) -> None:
     name, labels = column.partition(", ")[::2]
     given = {"evaluator": ("labels",)} if labels else {}

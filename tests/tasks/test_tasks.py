@@ -160,7 +160,7 @@ def test_rain_goals_shows_what_preflight_measured(capsys: pytest.CaptureFixture[
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     for goal in GOALS:
         [row] = [row for row in rows if row[0] == goal]
-        origin, measured = read_preflight(load_goal(goal).path(READ_OUT if goal == "harmless" else PREFLIGHT))
+        origin, measured = read_preflight(load_goal(goal).path(PREFLIGHT if goal == "truthful" else READ_OUT))
         [guide] = make_settings(load_goal(goal), {}).aligner.evaluators
         assert origin["evaluators"] == [describe(guide)], "what was measured is what guides the search"
         assert row[4] == str(measured.texts)
