@@ -82,7 +82,7 @@ def test_the_wheel_has_the_data_of_the_tasks_and_nothing_else_of_their_folders(s
 
 def test_goals_are_listed_with_what_was_measured(python: Python, site: Path) -> None:
     shown = python("-m", "rain", "goals")
-    assert "sentiment_words.txt" in shown
+    assert "readout:positive" in shown and "truthful_small.txt" in shown
     assert str(site) in shown, "the templates are those of the wheel"
 
 
