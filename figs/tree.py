@@ -34,7 +34,7 @@ SETTINGS = {"max_simulations": 50, "max_new_tokens": 17, "chat_template": False}
 DEPTH = 3
 """Generations that are kept in the file of a branch that was left."""
 
-MEASURED: Mapping[str, Any] = {"greedy": 25, "rain": 39, "n": 66, "p": "p = 0.0005"}
+MEASURED: Mapping[str, Any] = {"greedy": 23, "rain": 35, "n": 66, "p": "p = 0.0005"}
 """Positive answers of smollm2 on imdb to one blind rater, and McNemar's test (docs/results.md)."""
 
 
