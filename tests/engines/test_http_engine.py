@@ -34,7 +34,8 @@ class TestHttpEngine(EngineContract):
     @pytest.fixture(params=WAYS)
     def subject(self, request):
         with serving(WAYS[request.param]) as server:
-            yield Subject(engine_on(server), TOKENIZER, context=256)
+            patient = engine_on(server, policy=RetryPolicy())  # a busy machine takes a while for hundreds of requests
+            yield Subject(patient, TOKENIZER, context=256)
 
 
 def test_greedy_text_and_logprobs_are_those_of_the_model_behind_the_server():
