@@ -7,12 +7,13 @@ import io
 import sys
 from collections.abc import Iterator
 
+from rain.configs import RunConfig
 from rain.core.errors import RainError
 from rain.costs import answer_table
 from rain.generation import Answer
 from rain.library import Rain
 from rain.methods.config import method_title
-from rain.settings import add_answer_flags, given_settings
+from rain.settings import add_setting_flags, given_settings
 from rain.tasks.goals import GOALS
 from rain.terminal import printable, say
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
     parser.add_argument("--goal", default="harmless", choices=list(GOALS), help="what to align to (default: harmless)")
     parser.add_argument("--no-plain", action="store_true", help="leave out the greedy answer and the cost")
-    add_answer_flags(parser)
+    add_setting_flags(parser, without=[RunConfig])
 
 
 def run(args: argparse.Namespace) -> int:

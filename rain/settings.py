@@ -42,11 +42,11 @@ TASK_FILES = ("dataset", "templates", "calibration")
 """Settings that name files of a task's folder."""
 
 
-def add_answer_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every class but ``RunConfig``: what commands without a run take."""
+def add_setting_flags(parser: argparse.ArgumentParser, without: Collection[type[Any]]) -> None:
+    """Add the flags of every class of settings but those that a command has no use for."""
     basic = parser.add_argument_group("what everybody needs")
     for config, title in CONFIGS:
-        if config is not RunConfig:
+        if config not in without:
             add_flags(parser, config, {}, title, basic)
 
 

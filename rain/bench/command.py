@@ -57,13 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=int, nargs="+", default=[1, 8], help="searches at once (default: 1 8)")
     add("--no-published", action="store_true", help="skip the baseline implementation, which is slow")
     add("--whole", type=int, default=1, help="whole responses to compare with greedy ones (0: none; default: 1)")
-    add("--whole-tokens", type=int, default=32, help="maximum tokens of a whole response (default: 32)")
+    add("--whole-tokens", type=int, default=20, help="maximum tokens of a whole response (default: 20)")
     add("--growth", action="store_true", help="also measure how cost grows with T, the response and the prompts")
     add("--json", type=Path, help="write the result here")
     add = parser.add_argument_group("the short searches, and other ways to run them").add_argument
     add("--simulations", type=int, default=8, help="simulations per commit (default: 8)")
     add("--new-tokens", type=int, default=7, help="tokens of a response (default: 7)")
-    add("--long", type=int, default=10, help="first simulations with T = 50 and prompts as published (0: none)")
+    add("--long", type=int, default=3, help="first simulations with T = 50 and prompts as published (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
     ahead = PlacementConfig().prefetch

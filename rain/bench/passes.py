@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from rain.engines.local.batch import Batch, Layout
+from rain.engines.local.batch import Batch
 from rain.engines.local.engine import HfEngine
+from rain.engines.local.model_runner import PassOutput
 
 
 def weight_bytes(model: Any) -> int:
@@ -43,28 +44,20 @@ class PassMeter:
         self.bytes_each, self.passes = kv_bytes(engine.model), list[tuple[float, ...]]()
         self._events: list[tuple[Any, Any]] = []
         self._forward, runner.forward = runner.forward, self._measured  # type: ignore[method-assign]
-        self._compute, runner._compute = runner._compute, self._launched  # type: ignore[method-assign]
-        self._last_launch = 0.0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             torch.cuda.reset_accumulated_memory_stats(self.device)
 
-    def _measured(self, batch: Batch) -> torch.Tensor:
+    def _measured(self, batch: Batch, **options: bool) -> PassOutput:
         """Run a pass."""
         read = self.bytes_each * len({slot for span in batch.spans for slot in span.chain})
         trees = len({span.tree for span in batch.spans})
         begin, started = self._mark(), time.perf_counter()
-        logits = self._forward(batch)  # a pass that runs out of memory leaves no trace
-        self.passes.append((len(batch.slots), trees, read, self._last_launch - started))
+        output = self._forward(batch, **options)  # a pass that runs out of memory leaves no trace
+        self.passes.append((len(batch.slots), trees, read, time.perf_counter() - started))
         if begin is not None:
             self._events.append((begin, self._mark()))
-        return logits
-
-    def _launched(self, batch: Batch, layout: Layout) -> torch.Tensor:
-        """Run the model; what follows in a pass waits for the device."""
-        logits = self._compute(batch, layout)
-        self._last_launch = time.perf_counter()
-        return logits
+        return output
 
     def _mark(self) -> Any:
         """Return an event that has been put into the device's stream, None on a CPU."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.data.datasets import Fields, Reader, Row, load_prompts
@@ -51,7 +53,7 @@ def read_labelled(row: Row) -> Fields | None:
             if "prompt_is_safe" in row:
                 safe = None if row["prompt_is_safe"] in (None, "") else _truth(row, "prompt_is_safe")
             return Fields(question, {"response": response, "good": good, "safe": safe, "source": source})
-    raise BadRow("field 'label' is missing (rain preflight --label FILE asks for it)")
+    raise BadRow("field 'label' is missing (rain label FILE asks for it)")
 
 
 def _truth(row: Row, name: str) -> bool:
@@ -75,3 +77,31 @@ def load_labelled(path: Path, *, complete: bool = True) -> list[Labelled]:
     if complete and len({item.good for item in texts}) < 2:
         raise RainError(f"{path} has texts of one label only; both are needed")
     return texts
+
+
+def load_part(paths: Sequence[Path], part: str) -> tuple[list[Labelled], dict[str, Any]]:
+    """Load the texts of several files whose prompts belong to a part; return what identifies them, too.
+
+    Raises:
+        RainError: a row is faulty, or the part is not K/N with 1 <= K <= N.
+    """
+    texts = part_of([text for path in paths for text in load_labelled(path)], part)
+    data = [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
+    return texts, {"data": data, "part": part}
+
+
+def part_of(texts: list[Labelled], part: str) -> list[Labelled]:
+    """Return the texts whose prompts belong to a part; a prompt belongs to the same part in every file.
+
+    The last bit of a prompt's SHA-256 has no say in it: public files are split by that already.
+
+    Raises:
+        RainError: the part is not K/N with 1 <= K <= N.
+    """
+    if not part:
+        return texts
+    wanted, _, count = part.partition("/")
+    if not (wanted.isdecimal() and count.isdecimal() and 1 <= int(wanted) <= int(count)):
+        raise RainError(f"--part is {part!r}; it must be K/N, such as 1/2")
+    digest = (int(hashlib.sha256(item.question.encode(errors="surrogatepass")).hexdigest(), 16) >> 1 for item in texts)
+    return [item for item, number in zip(texts, digest, strict=True) if number % int(count) == int(wanted) - 1]

@@ -129,7 +129,7 @@ class ReferenceSession(Session):
                 known = len(item.tokens) if cache is not None else 0
             else:
                 cache, known = engine.new_cache(), 0
-            [row], [drawn] = read_rows(logits, [item.whole_draw(0)], [], item.top)
+            [row], [drawn], _ = read_rows(logits, [item.whole_draw(0)], [], item.top)
             item.advance(row, drawn)
             await asyncio.sleep(0)  # a long text must not look like a worker that hangs
         return item.continuation()
@@ -151,7 +151,7 @@ class ReferenceSession(Session):
         logits = self._last_logits.get(tuple(prefix))
         if logits is None:
             logits = self._forward(prefix, 0, None)
-        [row], _ = read_rows(logits, [], [(0, token) for token in ids], question.top)
+        [row], *_ = read_rows(logits, [], [(0, token) for token in ids], question.top)
         question.advance(row, None)
         return question.logprobs
 

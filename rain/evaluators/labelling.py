@@ -1,7 +1,8 @@
-"""A terminal prompt of two keys that gives the texts of a file their labels; it stops and resumes at any time."""
+"""``rain label``: gives the texts of a file their labels, a key each; it stops and resumes at any time."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import termios
@@ -18,6 +19,19 @@ from rain.terminal import printable, say
 
 KEYS = "g good   b bad   s skip   u undo   q stop"
 VALUES: dict[str, int | None] = {"g": 1, "b": 0, "s": None}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rain label``."""
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="texts: question and response")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask for labels until there are no more texts, or until the user stops."""
+    with keyboard() as read_key:
+        left = label_texts(args.file, read_key)
+    print(f"{args.file}: {left} texts without a label" + ("; the same command continues" if left else ""))
+    return 0
 
 
 def label_texts(path: Path, read_key: Callable[[], str]) -> int:
@@ -64,7 +78,7 @@ def _ask(row: Mapping[str, Any], place: str, read_key: Callable[[], str]) -> str
 
 def _read(path: Path) -> list[dict[str, Any]]:
     if path.suffix != ".jsonl":
-        raise RainError(f"--label is {path}; it must be a .jsonl file")
+        raise RainError(f"{path} must be a .jsonl file")
     rows = []
     for item in read_items(path, lambda document: [], []):
         try:

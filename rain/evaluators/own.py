@@ -58,7 +58,7 @@ class OwnTexts:
         for first in range(0, TRIES * count, count):
             await asyncio.gather(*(one(number) for number in range(first, first + count)))
         if len(found) < count:
-            raise RainError(f"--own is {count}, but only {len(found)} different texts were drawn; give more --prompts")
+            raise RainError(f"--count is {count}, but only {len(found)} different texts came; give more --prompts")
         drawn = stream.sample(sorted(found), count)
         return [{"id": f"own-{i:04d}", "question": q, "response": text} for i, (q, text) in enumerate(drawn)]
 

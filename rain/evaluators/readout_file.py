@@ -91,7 +91,7 @@ class ReadOutFile:
         shipped = resources.files("rain.evaluators") / "readouts" / f"{whole}.json"
         if not path.is_file() and not shipped.is_file():
             whose = f" for {model}" if model else ""
-            raise RainError(f"there is no read-out {name!r}{whose}: give a file of rain preflight --learn")
+            raise RainError(f"there is no read-out {name!r}{whose}: give a file of rain learn")
         try:
             data = json.loads((path if path.is_file() else shipped).read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
@@ -102,7 +102,7 @@ class ReadOutFile:
                 data["request"] = RequestReadOut(**_with_tuple(data["request"]))
             return cls(**_with_tuple(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RainError(f"{name} is not a read-out file ({error}); make one with rain preflight --learn") from error
+            raise RainError(f"{name} is not a read-out file ({error}); make one with rain learn") from error
 
     def as_json(self) -> bytes:
         """Return the file's content."""

@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("criterion", "questions"):
         if getattr(args, name) and not args.check:
             raise RainError(f"--{name} is for --check; leave it out")
+    if args.check and args.ask_nulls_again:
+        raise RainError("--ask-nulls-again is for runs, not for --check; leave it out")
     if args.check and args.outdir:
         raise RainError(f"--check is about labelled texts, not about runs; leave {args.outdir[0]} out")
     if args.check:

@@ -31,7 +31,7 @@ class ReadOutJudge(Judge):
     On a CPU its model computes in float32.
 
     Args:
-        file: the path of a file of ``rain preflight --learn``, or NAME_MODEL for one that comes with RAIN.
+        file: the path of a file of ``rain learn``, or NAME_MODEL for one that comes with RAIN.
         config: how it is asked.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 from rain.serve.errors import ApiError
@@ -54,14 +54,20 @@ class Admission:
             message = f"{self.running} searches are running and {self.waiting} are waiting; try again in {wait} s"
             raise ApiError(429, message, "rate_limit_exceeded", headers={"Retry-After": str(wait)})
 
-    def admit(self, searches: int) -> None:
-        """Take this many places; ``leave`` gives them back.
+    @contextmanager
+    def admit(self, searches: int) -> Iterator[None]:
+        """Take this many places; ``leave`` gives them back, and so does a block that fails.
 
         Raises:
             ApiError: there is no room.
         """
         self.check(searches)
         self.admitted += searches
+        try:
+            yield
+        except BaseException:
+            self.leave(searches)
+            raise
 
     def leave(self, searches: int) -> None:
         """Give places back."""

@@ -125,47 +125,46 @@ class Routes:
         own, choices = asked.rain or RainFields(), asked.n or 1
         evaluator = _evaluator(rain, own.evaluator)
         budget = service.rules.choose(request.headers.get("x-rain-budget"), own.budget)
-        service.admission.admit(choices)
-        prepared = await self._prepare(rain, asked)
-        trace.fields.update(model=asked.model, stream=bool(asked.stream))
-        if service.config.log_text:
-            trace.fields["prompt"] = prepared.question
-        patience, silence = _patience(request), service.config.keep_alive
-        chat = kind is ChatRequest
-        job = AnswerJob(
-            head={
-                "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-                "created": int(time.time()),
-                "model": asked.model,
-                "system_fingerprint": service.fingerprint,
-            },
-            chat=chat,
-            served=served,
-            prompt=prepared,
-            evaluator=evaluator,
-            choices=choices,
-            budget=budget,
-            shared=rain.aligner.engine.cached_tokens(prepared.tokens),
-            deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
-            silence=min(silence, patience / 2) if patience else silence,
-            stream_options=asked.stream_options or StreamOptions(),
-            ignored=ignored,
-        )
+        with service.admission.admit(choices):
+            prepared = await self._prepare(rain, asked)
+            trace.fields.update(model=asked.model, stream=bool(asked.stream))
+            if service.config.log_text:
+                trace.fields["prompt"] = prepared.question
+            patience, silence = _patience(request), service.config.keep_alive
+            chat = kind is ChatRequest
+            job = AnswerJob(
+                head={
+                    "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+                    "created": int(time.time()),
+                    "model": asked.model,
+                    "system_fingerprint": service.fingerprint,
+                },
+                chat=chat,
+                served=served,
+                prompt=prepared,
+                evaluator=evaluator,
+                choices=choices,
+                budget=budget,
+                shared=rain.aligner.engine.cached_tokens(prepared.tokens),
+                deadline=trace.started + MARGIN * patience if patience and not asked.stream else None,
+                silence=min(silence, patience / 2) if patience else silence,
+                stream_options=asked.stream_options or StreamOptions(),
+                ignored=ignored,
+            )
         return AnswerResponse(service, job, trace, bool(asked.stream))
 
     async def _prepare(self, rain: Rain, asked: ChatRequest | CompletionRequest) -> PreparedPrompt:
-        """Encode the prompt of a request that was admitted; one that fails gives its places back."""
+        """Encode the prompt of a request."""
         try:
             prompt, options = _prompt(rain, asked)
             return await rain.aprepare(
                 prompt, seed=asked.seed, max_new_tokens=asked.max_tokens, stop=asked.stop or (), **options
             )
-        except BaseException as error:
-            self.service.admission.leave(asked.n or 1)
+        except Exception as error:
             param = "prompt" if isinstance(asked, CompletionRequest) else "messages"
             if isinstance(error, RainError) and not isinstance(error, PromptTooLong):
                 raise ApiError(400, str(error), "invalid_value", param) from error
-            raise self.service.failure(error, param) if isinstance(error, Exception) else error from error
+            raise self.service.failure(error, param) from error
 
 
 def _evaluator(rain: Rain, name: str | None) -> Evaluator | None:

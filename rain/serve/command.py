@@ -7,10 +7,11 @@ import os
 import socket
 from importlib.util import find_spec
 
+from rain.configs import RunConfig
 from rain.core.errors import RainError
 from rain.flags import add_flags, build
 from rain.serve.config import ServeConfig
-from rain.settings import add_answer_flags, given_settings
+from rain.settings import add_setting_flags, given_settings
 from rain.tasks import names
 from rain.tasks.goals import GOALS
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--goal", choices=list(GOALS), help="what to align to (default: harmless)")
     what.add_argument("--task", choices=names(), help="instead of a goal, the setting of a benchmark")
     add_flags(parser, ServeConfig, {}, "server")
-    add_answer_flags(parser)
+    add_setting_flags(parser, without=[RunConfig])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.completions_server import engine_on, serving
 from support.tiny_models import plain_attention, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rain.core.engine import ReadOut, SamplingParams
 from rain.core.errors import RainError
@@ -141,3 +142,34 @@ def test_engines_without_hidden_states_refuse_in_one_sentence():
                 engine.set_read_outs(read_outs())
             with pytest.raises(RainError, match="hidden states"):
                 asyncio.run(engine.session("s").read_out(TEXT, 1))
+
+
+class Watch(TorchDispatchMode):
+    """Counts what would have a GPU's host wait: the value of a tensor that is asked for."""
+
+    waits = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        self.waits += operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return operation(*arguments, **(options or {}))
+
+
+async def test_a_pass_with_read_outs_waits_for_its_device_once(monkeypatch):
+    engine, watch, downloads = opened(), Watch(), []
+    runner, cpu = engine.scheduler.runner, torch.Tensor.cpu
+    forward = runner.forward
+
+    def watched(batch):
+        with watch:
+            return forward(batch)
+
+    monkeypatch.setattr(runner, "forward", watched)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: downloads.append(1) or cpu(tensor))
+    session = engine.session("s")
+    await session.generate(TEXT, SamplingParams(n=2, max_tokens=4, top_k=5, seed=1))
+    await session.read_out(TEXT, 7)
+    assert watch.waits == 0
+    with watch:
+        assert torch.ones(1)
+    assert watch.waits == 1, "it would have been noticed"
+    assert len(downloads) == engine.stats().passes > 3

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shortened(command: str) -> list[str]:
     """Return the arguments of a command, with the tiny model and less to do."""
-    for usual, smaller in (("$M", "tiny"), ("openai:gpt-4", "hf:judge"), ("--own 300", "--own 40")):
+    for usual, smaller in (("$M", "tiny"), ("openai:gpt-4", "hf:judge"), ("--count 300", "--count 40")):
         command = command.replace(usual, smaller)
     arguments = shlex.split(command)
     if "--write" in arguments:
@@ -53,7 +53,7 @@ def test_every_command_of_the_recipe_runs_and_feeds_the_next_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in COMMANDS:
-        monkeypatch.setattr("sys.stdin", io.StringIO("gb" * 30))  # the keys of rain preflight --label
+        monkeypatch.setattr("sys.stdin", io.StringIO("gb" * 30))  # the keys of rain label
         assert main(shortened(command)) == 0, (command, capsys.readouterr())
     learnt, calibrated = ReadOutFile.load("second.json", "tiny"), ReadOutFile.load("harmless.json", "tiny")
     assert [data["file"] for data in learnt.measured["data"]] == ["labelled.jsonl", "own.jsonl"]

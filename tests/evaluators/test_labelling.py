@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 def press(keys: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Label with these keys; return the labels, "-" where there is none."""
     monkeypatch.setattr("sys.stdin", io.StringIO(keys))
-    assert main(["preflight", "--label", str(path)]) == 0
+    assert main(["label", str(path)]) == 0
     return [json.loads(line).get("label", "-") for line in path.read_text().splitlines()]
 
 
@@ -50,14 +50,14 @@ def test_a_text_cannot_steer_the_terminal(
 
 def test_a_row_without_a_text_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_rows(path, ROWS[0], {"question": "q"})
-    assert main(["preflight", "--label", str(path)]) == 2
+    assert main(["label", str(path)]) == 2
     assert "line 2: field 'response' is missing" in capsys.readouterr().err
 
 
 def own(folder: Path, name: str, *flags: str) -> list[dict[str, str]]:
     """Draw 12 texts of the toy model to three prompts."""
     prompts, out = save_rows(folder / "prompts.jsonl", *({"question": f"q{i}"} for i in range(3))), folder / name
-    command = ["preflight", "--engine", "toy", "--own", "12", "--prompts", str(prompts), "--out", str(out), *flags]
+    command = ["draw", str(out), "--engine", "toy", "--count", "12", "--prompts", str(prompts), *flags]
     assert main(command) == 0
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -87,5 +87,5 @@ def test_own_texts_need_a_file_of_prompts_and_overwrite_no_labels(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prompts: str, out: str, named: str
 ) -> None:
     monkeypatch.chdir(path.parent)
-    assert main(["preflight", "--engine", "toy", "--own", "2", "--prompts", prompts, "--out", out]) == 2
+    assert main(["draw", out, "--engine", "toy", "--count", "2", "--prompts", prompts]) == 2
     assert named in capsys.readouterr().err

@@ -15,7 +15,7 @@ from rain import Budget, Rain
 from rain.cli import main
 from rain.core.engine import Session, Usage
 from rain.core.errors import RainError, UnclearFault
-from rain.data.labelled import Labelled
+from rain.data.labelled import Labelled, part_of
 from rain.engines.toy import ToyEngine
 from rain.evaluators import readout
 from rain.evaluators.assessment import read_preflight
@@ -24,7 +24,7 @@ from rain.evaluators.learn import States, figures, learn, learn_request
 from rain.evaluators.readout import ReadOutEvaluator
 from rain.evaluators.readout_file import CHAT, ReadOutFile, RequestReadOut
 from rain.models.loading import load_tokenizer
-from rain.preflight import part_of, shared_file
+from rain.preflight import shared_file
 from rain.settings import make_settings
 from rain.tasks import load
 from rain.text import TokenizerAdapter
@@ -258,12 +258,26 @@ def learnt(tmp_path_factory):
     ]
     labelled = save_rows(folder / "texts.jsonl", *rows)
     path, flags = folder / "kind.json", ["--modelname", str(model), "--dtype", "float32", "--name", "kind"]
-    code = main(["preflight", "--labelled", str(labelled), "--learn", str(path), *flags])
+    code = main(["learn", str(path), "--labelled", str(labelled), *flags])
     asked = [{**row, "question": row["question"].replace("q", "p" * (3 + i % 3)), "prompt_is_safe": True}
              for i, row in enumerate(rows)] + [{**row, "prompt_is_safe": False} for row in rows]
     texts = ["--labelled", str(save_rows(folder / "requests.jsonl", *asked))]
-    assert main(["preflight", *texts, "--learn", str(folder / "both.json"), "--request", *flags]) == 0
+    assert main(["learn", str(folder / "both.json"), *texts, "--request", *flags]) == 0
     return code, model, path
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--prompt", "question.txt", "--chat-template"], "--prompt and --chat-template"),
+        (["--engine", "toy"], "--engine toy cannot read hidden states"),
+    ],
+    ids=["two formats", "no states"],
+)
+def test_learning_refuses_what_it_cannot_follow(tmp_path, capsys, flags, named):
+    assert main(["learn", str(tmp_path / "new.json"), *flags]) == 2
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_learns_and_says_how_well(learnt):

@@ -163,8 +163,8 @@ def test_a_client_that_does_not_read_gets_nothing_more(service, job, monkeypatch
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
-    service.admission.admit(1)
-    asyncio.run(answers.AnswerResponse(service, job, trace, stream=True)({}, receive, send))
+    with service.admission.admit(1):
+        asyncio.run(answers.AnswerResponse(service, job, trace, stream=True)({}, receive, send))
     assert sent == ["http.response.start", "http.response.body"] and trace.status == answers.GONE
 
 

@@ -201,7 +201,7 @@ def test_help_explains_every_flag_with_its_default_and_choices_and_begins_with_t
     assert text.index("--modelname MODELNAME") < text.index("--launcher") < text.index("--exploration")
 
 
-@pytest.mark.parametrize("command", ["ask", "serve", "preflight", "bench"])
+@pytest.mark.parametrize("command", ["ask", "serve", "preflight", "learn", "draw", "bench"])
 def test_help_of_other_commands_begins_with_the_usual_flags_too(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
-from rain.engines.local.batch import Batch, Group, Layout
+from rain.engines.local.batch import Batch, Group, Layout, Span
 from rain.engines.local.kv_cache import KvPool
 from rain.engines.local.precision import batched_product
 from rain.models.info import check_read_outs, decoder_layers
@@ -64,6 +64,20 @@ def tree_attention(
         weights = torch.softmax(scores if mask is None else scores + mask, dim=2, dtype=torch.float32)
         out = torch.bmm(weights.to(values.dtype), values)
     return out.reshape(heads, count, -1)
+
+
+class PassOutput(NamedTuple):
+    """What a pass leaves on the device.
+
+    Attributes:
+        logits: (slots in ``batch.waiting``, vocabulary), in their order; a row that means nothing if there are none.
+        beside: whether all keys and values of its tokens are finite, (); and (tokens, read-outs), float32.
+        spans: what was computed, in the order of the tokens.
+    """
+
+    logits: torch.Tensor
+    beside: tuple[torch.Tensor, torch.Tensor]
+    spans: list[Span]
 
 
 class ModelRunner:
@@ -163,26 +177,19 @@ class ModelRunner:
         self._hooks, self.read_outs = [], []
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch, *, each_alone: bool = False) -> PassOutput:
         """Compute keys and values of all planned tokens, and the logits that somebody waits for.
 
-        Returns:
-            logits: (slots in ``batch.waiting``, vocabulary), in their order, on the device of the model's head; a row
-            that means nothing if there are none.
+        It does not wait for the device. Not even zero times a NaN is zero: where keys or values are not finite, one
+        chain has spoilt its whole group, and ``each_alone`` has to compute the batch again.
         """
         self.pool.reserve()
-        layout = Layout(batch.spans, self.pool.size, self.waste)
+        layout = Layout(batch.spans, self.pool.size, EACH_ALONE if each_alone else self.waste)
         logits = self._compute(batch, layout)
-        if not self.pool.layers[-1][self._slots].isfinite().all():
-            # Not even zero times a NaN is zero: one chain with such keys or values has spoilt its whole group.
-            layout = Layout(batch.spans, self.pool.size, EACH_ALONE)
-            logits = self._compute(batch, layout)
-        if self.read_outs:
-            readings = torch.stack([self._read.pop(i).cpu() for i in range(len(self.read_outs))], dim=1).numpy()
-            nodes = (span.tree.nodes[slot] for span in layout.spans for slot in span.chain[-len(span.tokens) :])
-            for node, reading in zip(nodes, readings, strict=True):
-                node.reading = reading
-        return logits
+        finite = self.pool.layers[-1][self._slots].isfinite().all()
+        found = [self._read.pop(i) for i in range(len(self.read_outs))]
+        readings = torch.stack(found, dim=1) if found else logits.new_zeros(len(layout.slots), 0)
+        return PassOutput(logits, (finite, readings), layout.spans)
 
     def _compute(self, batch: Batch, layout: Layout) -> torch.Tensor:
         rows = {slot: row for row, slot in enumerate(layout.slots.tolist())}

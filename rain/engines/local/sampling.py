@@ -87,8 +87,12 @@ class Draw:
 
 
 def read_rows(
-    logits: torch.Tensor, draws: Sequence[Draw | None], lookups: Sequence[tuple[int, int]], top: int = TOP
-) -> tuple[list[NextTokenDistribution], list[tuple[int, float] | None]]:
+    logits: torch.Tensor,
+    draws: Sequence[Draw | None],
+    lookups: Sequence[tuple[int, int]],
+    top: int = TOP,
+    beside: Sequence[torch.Tensor] = (),
+) -> tuple[list[NextTokenDistribution], list[tuple[int, float] | None], list[NDArray[np.float64]]]:
     """Reduce logits on their device and bring the result back in one download.
 
     Args:
@@ -96,14 +100,16 @@ def read_rows(
         draws: tokens to draw from the whole vocabulary.
         lookups: (row, id) pairs whose logits are needed.
         top: number of most likely ids a row.
+        beside: what else the same download brings back.
 
     Returns:
-        one distribution for each row, and for each draw the id and its log-probability at its temperature.
+        one distribution for each row; for each draw the id and its log-probability at its temperature; and ``beside``.
     """
     rows, count = len(logits), min(top, logits.shape[1])
     logits = logits.float()
     values, ids = torch.topk(logits, count, dim=1)
     wanted = {"totals": torch.logsumexp(logits, dim=1), "values": values, "ids": ids}
+    wanted |= {str(i): part for i, part in enumerate(beside)}
     if actual := [draw for draw in draws if draw]:
         wanted["tokens"], wanted["logprobs"] = _draw_whole(logits, wanted["totals"], ids, actual)
     if lookups:
@@ -123,7 +129,8 @@ def read_rows(
         result[row].extra_logits[token] = float(logit)
     drawn = zip(found.get("tokens", ()), found.get("logprobs", ()), strict=True)
     pairs = ((int(token), float(logprob)) for token, logprob in drawn)
-    return result, [next(pairs) if draw else None for draw in draws]
+    others = [found[str(i)].reshape(part.shape) for i, part in enumerate(beside)]
+    return result, [next(pairs) if draw else None for draw in draws], others
 
 
 def _draw_whole(

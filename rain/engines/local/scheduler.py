@@ -6,6 +6,8 @@ import asyncio
 import sys
 import time
 
+import numpy as np
+
 from rain.core.engine import EngineStats
 from rain.core.errors import UnclearFault, is_out_of_memory
 from rain.engines.local.batch import Batch
@@ -191,13 +193,21 @@ class Scheduler:
     def _run(self, batch: Batch) -> None:
         """Run the pass, bring the needed rows back and advance the sequences that wait for them."""
         started = time.perf_counter()
-        logits = self.runner.forward(batch)
+        output = self.runner.forward(batch)
         waiting = [(row, item) for row, items in enumerate(batch.waiting.values()) for item in items]
         lookups = [(row, token) for row, item in waiting for token in item.lookups]
         top = max((item.top for _, item in waiting), default=1)
-        rows, drawn = read_rows(logits, [item.whole_draw(row) for row, item in waiting], lookups, top)
+        draws = [item.whole_draw(row) for row, item in waiting]
+        rows, drawn, (finite, readings) = read_rows(output.logits, draws, lookups, top, output.beside)
+        if not finite:
+            output = self.runner.forward(batch, each_alone=True)
+            rows, drawn, (_, readings) = read_rows(output.logits, draws, lookups, top, output.beside)
         self._bill(batch, time.perf_counter() - started)
         self._remember(batch, rows)
+        if self.runner.read_outs:
+            nodes = (span.tree.nodes[slot] for span in output.spans for slot in span.chain[-len(span.tokens) :])
+            for node, reading in zip(nodes, readings.astype(np.float32), strict=True):
+                node.reading = reading
         for (row, item), token in zip(waiting, drawn, strict=True):
             item.take(rows[row], token)
 

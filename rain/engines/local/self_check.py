@@ -111,7 +111,7 @@ def plain_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
     """
     inputs = torch.tensor([tokens], device=model.get_input_embeddings().weight.device)
     logits: torch.Tensor = model(inputs, use_cache=False).logits[0, -1]
-    [row], _ = read_rows(logits[None], [], [], 1)
+    [row], *_ = read_rows(logits[None], [], [], 1)
     row.check()
     return logits.float()
 
@@ -128,4 +128,4 @@ def _tree_logits(runner: ModelRunner, tokens: list[int]) -> torch.Tensor:
         tree.extend(chain, branch)
         batch.compute(Span(chain, branch, tree))
     batch.waiting[chain[-1]] = []
-    return runner.forward(batch)[0].float()
+    return runner.forward(batch).logits[0].float()
