@@ -350,6 +350,7 @@ WRONG_ON_A_TREE = {
     "DiffLlama": {**SHAPE, **GROUPED},
     "Llama4Text": {**SHAPE, **GROUPED, "attention_chunk_size": 16, "head_dim": 8, "intermediate_size_mlp": 48},
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "Phimoe": {**SHAPE, **GROUPED, "num_local_experts": 2, "sliding_window": 40},
 }
 
 
@@ -357,7 +358,7 @@ WRONG_ON_A_TREE = {
     ("name", "dtype"), [*((name, torch.float32) for name in WRONG_ON_A_TREE), ("DiffLlama", torch.bfloat16)]
 )
 def test_a_model_that_would_answer_wrongly_is_refused_at_start_up_and_left_as_it_was(name, dtype):
-    """State spaces, attention of its own, chunks, biases: what the tree cache would silently change."""
+    """State spaces, attention of its own, chunks, biases, masked windows: what the tree cache would silently change."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**IDS, **WRONG_ON_A_TREE[name])
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()

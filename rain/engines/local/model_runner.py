@@ -89,6 +89,7 @@ class ModelRunner:
     Attributes:
         original: the attention that the model came with; None if another runner had replaced it before.
         pool: keys and values of all trees.
+        windows: sliding windows that layers have asked for (positions; 0: none).
         waste: see ``Layout``.
 
     Raises:
@@ -99,7 +100,7 @@ class ModelRunner:
         self.model = model
         self.original: str | None = None
         self.device = model.get_input_embeddings().weight.device
-        self.pool = KvPool()
+        self.pool, self.windows = KvPool(), set[int]()
         self.waste = CPU_WASTE if self.device.type == "cpu" else math.inf
         # The pass in progress. transformers calls the attention with tensors alone, so the trees come this way.
         self._groups: list[Group] = []
@@ -139,10 +140,12 @@ class ModelRunner:
             raise RainError(f"{type(self.model).__name__} needs attention sinks or biases; use --engine reference")
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        window = sliding_window or 0
+        self.windows.add(window)
         self._slots = self._slots.to(key.device)
         self.pool.store(layer, key[0], value[0], self._slots)
         outputs = [
-            tree_attention(group, self.pool.layers[layer], query[0, :, group.rows], scale, sliding_window or 0, softcap)
+            tree_attention(group, self.pool.layers[layer], query[0, :, group.rows], scale, window, softcap)
             for group in self._groups
         ]
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

@@ -7,6 +7,7 @@ wrongly without any error; two short passes find it out.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from rain.engines.local.sampling import read_rows
 
 LAYERS = {"full_attention", "sliding_attention"}
 COMMON, BRANCH = 8, 6
+WINDOW_MASK = "create_sliding_window_causal_mask"
 LENGTH_DEPENDENT = {"dynamic", "longrope"}
 TOLERANCE = 0.3
 """Standard deviation of the differences of logits, in standard deviations of the logits; rounding stays far below."""
@@ -59,6 +61,8 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
         difference = (_tree_logits(runner, tokens) - plain).std() / plain.std()
         if not float(difference) <= TOLERANCE:
             raise RainError(f"{kind} gives other answers on the tree cache than by itself; use --engine reference")
+        if _has_windows(model) and not any(runner.windows):
+            raise RainError(f"{kind} keeps its sliding windows in masks of its own; use --engine reference")
     except Exception as error:  # whatever the model's code makes of a pass that it was not written for
         if not is_broken_device(error):
             _restore(model, before)
@@ -89,6 +93,14 @@ def _restore(model: PreTrainedModel, attention: str) -> None:
     restore_head(model)
     model.tie_weights()
     model.set_attn_implementation(attention)
+
+
+def _has_windows(model: PreTrainedModel) -> bool:
+    """Tell whether a model has layers that see only the last positions: two short passes may not reach so far."""
+    config = model.config.get_text_config()
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    code = sys.modules[type(model).__module__]  # a LLaMA whose file names a window has none
+    return bool(slides and getattr(config, "sliding_window", None) and hasattr(code, WINDOW_MASK))
 
 
 def _rope_kinds(config: Any) -> set[str]:
