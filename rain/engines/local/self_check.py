@@ -7,6 +7,7 @@ wrongly without any error; two short passes find it out.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -100,7 +101,8 @@ def _has_windows(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     code = sys.modules[type(model).__module__]  # a LLaMA whose file names a window has none
-    return bool(slides and getattr(config, "sliding_window", None) and hasattr(code, WINDOW_MASK))
+    window, longest = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", math.inf)
+    return bool(slides and window and window < longest and hasattr(code, WINDOW_MASK))
 
 
 def _rope_kinds(config: Any) -> set[str]:
