@@ -109,7 +109,7 @@ class Aligner:
             prompt: a question, a conversation, or the ids of a prompt.
             seed: replaces that of the configuration.
             max_new_tokens: replaces that of the configuration.
-            question: what the evaluator is told that was asked; None: the prompt's text.
+            question: the question as the evaluator reads it; None: the prompt's text.
             stop: strings before which the answer ends, besides those of the task.
             raw: continue the text itself, without prompt file and chat template.
             trace: takes what is recorded of the search; None: nothing is.

@@ -23,6 +23,7 @@ SHADES = (196, 208, 220, 148, 40)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain ask``."""
+    parser.usage = '%(prog)s [FLAGS] ["QUESTION"]'
     parser.add_argument("question", nargs="?", help="what to ask (default: every line of standard input)")
     parser.add_argument("--goal", default="harmless", choices=list(GOALS), help="what to align to (default: harmless)")
     parser.add_argument("--no-plain", action="store_true", help="leave out the greedy answer and the cost")
@@ -34,12 +35,16 @@ def run(args: argparse.Namespace) -> int:
     settings = given_settings(args)
     if args.question is None and sys.stdin.isatty():
         raise RainError('nothing was asked; write rain ask "your question"')
+    if args.question is not None and not args.question.strip():
+        raise RainError("the question is empty")
     with Rain(goal=args.goal, model=settings.pop("modelname", "smollm2"), progress=False, **settings) as rain:
         if args.question is not None:
             show(rain, args.question, plain=not args.no_plain)
             return 0
         code = 0
         for question in _lines():
+            if not args.no_plain:
+                say(f"\n> {printable(question)}")
             try:
                 show(rain, question, plain=not args.no_plain)
             except RainError as error:

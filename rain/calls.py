@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -49,6 +50,11 @@ class CallOptions(TypedDict, total=False):
     trace: str | Path | None
 
 
+INTEGER = (Integral, "an integer")
+OPTION_TYPES = {"seed": INTEGER, "max_new_tokens": INTEGER, "budget": (Budget, "a Budget")}
+"""Types of options whose wrong use would show late, and how a message names them."""
+
+
 class EventOptions(CallOptions, total=False):
     """Options of ``Rain.aevents``, too.
 
@@ -84,6 +90,10 @@ def prepare_prompt(
     check_names(options, CallOptions.__annotations__, "a call has no option")
     if not isinstance(prompt, Sequence):
         raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
+    for name, (kind, what) in OPTION_TYPES.items():
+        value = options.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise RainError(f"{name} is {value!r}; it must be {what}")
     id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
     if changed.get("trace") is not None:
         changed["trace"] = _trace(Path(changed["trace"]), id, "baseline" if plain else aligner.config.method.method)

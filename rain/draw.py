@@ -26,6 +26,7 @@ from rain.text import TokenizerAdapter
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain draw``."""
+    parser.usage = "%(prog)s FILE.jsonl --prompts FILE [FLAGS]"
     parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="where the texts go; must not exist yet")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="prompts of the task")
     parser.add_argument("--count", type=int, default=300, metavar="N", help="number of texts (default: 300)")

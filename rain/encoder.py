@@ -43,7 +43,7 @@ class MeanPoolingEncoder:
         self._queue: list[tuple[list[str], asyncio.Future[dict[str, Vector]]]] = []
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "embedding")
-        # For good: an encoder that has moved to the CPU later stands beside a language model on a GPU.
+        # For good: an encoder that moves to the CPU later still works next to a language model on a GPU.
         self.takes_turns = bool(next(model.parameters()).device.type == "cpu")
 
     @classmethod

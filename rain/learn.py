@@ -31,6 +31,7 @@ from rain.text import TokenizerAdapter
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain learn``."""
+    parser.usage = "%(prog)s FILE.json [FLAGS]"
     parser.add_argument("file", type=Path, metavar="FILE.json", help="where the read-out goes")
     parser.add_argument("--name", default="good", help="of the read-out, such as harmless (default: good)")
     parser.add_argument("--request", action="store_true", help="read the request, too (field prompt_is_safe)")

@@ -48,6 +48,7 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain preflight``."""
+    parser.usage = "%(prog)s [FLAGS]"
     add_text_arguments(parser)
     parser.add_argument("--write", type=Path, help="write metrics and calibration here (JSON), for --calibration")
     parser.add_argument("--calibrate", type=Path, help="write the read-out of --evaluator here, calibrated")

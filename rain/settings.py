@@ -184,6 +184,8 @@ def _resolve_target(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("target"):
             raise RainError(f"--target is {given['target']!r}, but {task.name} has only one goal; leave it out")
         return {}
+    if "invert" in given:
+        raise RainError(f"--invert is what --target sets; choose --target {' or '.join(task.targets)}")
     target = given.get("target") or task.targets[0]
     if target not in task.targets:
         raise RainError(f"--target is {target!r}; it must be one of {', '.join(task.targets)}")

@@ -11,7 +11,7 @@ from rain.annotate.statistics import cohen, known
 from rain.core.types import Json
 from rain.judges.base import OTHER, Decision
 from rain.judges.queries import SIDES, criteria
-from rain.judges.scoring import read_verdicts
+from rain.judges.scoring import latest_verdicts
 from rain.report.measures import pair_result
 from rain.report.table import Outcome
 from rain.results.jsonl import encode_json
@@ -69,15 +69,14 @@ def judge_rows(secret: Json, found: Human, run: int, own: str) -> Iterator[Json]
         run: its number.
         own: what the judge is called that has these very ratings; it is left out.
     """
-    stored: dict[tuple[str, str], dict[str, Human]] = {}
+    stored: dict[tuple[str, str], Human] = {}
     for path in sorted(Path(secret["runs"][run]).glob("scores_*.jsonl")):
-        for judge, key, decision in read_verdicts(path):
-            versions = stored.setdefault((judge, key.criterion), {})
-            decisions = versions[key.version] = versions.pop(key.version, {})  # asked last: comes last
+        for judge, key, decision in latest_verdicts(path):
+            decisions = stored.setdefault((judge, key.criterion), {})
             if secret["hashes"][run].get(key.record, {}).get(key.side) == key.digest:
                 decisions[key.record, key.side] = decision
-    for (judge, criterion), versions in stored.items():
-        asked = _as_asked(secret["question"], criterion, list(versions.values())[-1])
+    for (judge, criterion), decisions in stored.items():
+        asked = _as_asked(secret["question"], criterion, decisions)
         both = [(str(found[key]), str(asked[key])) for key in sorted(found.keys() & asked.keys())
                 if found[key] not in (None, "identical") and asked[key] is not None]  # fmt: skip
         if both and judge.partition(",")[0] != own:

@@ -88,7 +88,9 @@ def attack_all(attack: AttackConfig, config: GCGConfig) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain attack``."""
-    add_flags(parser, AttackConfig, {}, "attack")
+    parser.usage = "%(prog)s [FLAGS]"
+    basic = parser.add_argument_group("what everybody needs")
+    add_flags(parser, AttackConfig, {}, "attack", basic)
     add_flags(parser, GCGConfig, {}, "search (default: the paper's)")
 
 

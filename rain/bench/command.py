@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rain.aligner import open_encoder
-from rain.bench.lengths import PUBLISHED_LENGTHS, with_prompts
+from rain.bench.lengths import PUBLISHED_LENGTHS, with_prompts, with_questions
 from rain.bench.machine import machine
 from rain.bench.measure import (
     growth,
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--new-tokens", type=int, default=7, help="tokens of a response (default: 7)")
     add("--long", type=int, default=3, help="first simulations with T = 50 and prompts as published (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
-    add("--prompt-tokens", type=int, default=0, help="neutral prompts of this length (0: the task's own)")
+    add("--prompt-tokens", type=int, default=0, help="put neutral text of this length before each question")
     ahead = PlacementConfig().prefetch
     add("--prefetch", type=int, default=ahead, help=f"simulations computed ahead, in all (default: {ahead})")
     add("--encoder", default="minilm", help="sentence encoder (toy: a formula, for machines without any)")
@@ -103,7 +103,7 @@ def open_bench(args: argparse.Namespace) -> Bench:
     prompts = load_prompts(args.dataset or task.path(task.dataset), task.reader)
     encoder = ToyEncoder() if args.encoder == "toy" else open_encoder(settings.aligner)
     bench = Bench(settings.aligner, settings.placement, prompts, encoder, args.random_weights, 1e9 * args.bandwidth)
-    return with_prompts(bench, args.prompt_tokens, args.prompt_tokens) if args.prompt_tokens else bench
+    return with_questions(bench, args.prompt_tokens) if args.prompt_tokens else bench
 
 
 def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from rain.prompts import PromptFile
 PUBLISHED_LENGTHS = (370, 1200)
 """Tokens of the published code's prompts: in front of the question, and in front of the text that is judged."""
 
+ROOM = 1024
+"""Tokens that a text with a question of a given length may have besides."""
+
 SENTENCES = (
     "The river runs past the old mill and under two bridges. ",
     "A bus leaves for the station every ten minutes. ",
@@ -27,6 +30,14 @@ def filler(encode: Callable[[str], Sequence[int]], tokens: int) -> str:
     while len(encode(text)) < tokens:
         text += next(sentences)
     return text
+
+
+def with_questions(bench: Bench, tokens: int) -> Bench:
+    """Return a benchmark whose questions begin with neutral text of this length (tokens), which no searches share."""
+    text = filler(bench.tokenizer().encode, tokens)
+    prompts = [replace(prompt, question=text + prompt.question) for prompt in bench.prompts]
+    search = replace(bench.config.search, maxlen=max(bench.config.search.maxlen, tokens + ROOM))
+    return replace(bench, prompts=prompts, config=replace(bench.config, search=search))
 
 
 def with_prompts(bench: Bench, chat: int, evaluation: int) -> Bench:

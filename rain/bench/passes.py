@@ -50,11 +50,10 @@ class PassMeter:
 
     def _measured(self, batch: Batch, **options: bool) -> PassOutput:
         """Run a pass."""
-        read = self.bytes_each * len({slot for span in batch.spans for slot in span.chain})
-        trees = len({span.tree for span in batch.spans})
         begin, started = self._mark(), time.perf_counter()
         output = self._forward(batch, **options)  # a pass that runs out of memory leaves no trace
-        self.passes.append((len(batch.slots), trees, read, time.perf_counter() - started))
+        host, trees = time.perf_counter() - started, len({span.tree for span in batch.spans})
+        self.passes.append((len(batch.slots), trees, self.bytes_each * output.layout.key_count, host))
         if begin is not None:
             self._events.append((begin, self._mark()))
         return output

@@ -23,12 +23,12 @@ KINDS = (
 
 
 class Kind(NamedTuple):
-    """An evaluator that needs nothing but what stands after the colon.
+    """An evaluator that needs nothing but what comes after the colon.
 
     Attributes:
         module: of this package, without its name.
         opener: the class in it.
-        name: what stands after the colon, as a regular expression.
+        name: what comes after the colon, as a regular expression.
         one_way: whether it says itself what is good, so that no ``--target`` can turn it around.
     """
 
@@ -44,7 +44,7 @@ ALONE = {
     "fluency": Kind("fluency", "FluencyEvaluator", ""),
     "random": Kind("chance", "RandomEvaluator", ".*"),
 }
-"""By what stands before the colon."""
+"""By what comes before the colon."""
 
 Spec = str | ReadOutFile | ModelSpec
 """A specification whose files have been read, so that it can be sent to another machine."""

@@ -91,6 +91,13 @@ def read_verdicts(path: Path) -> Iterator[tuple[str, Key, Decision]]:
         yield sys.intern(str(record.get("judge"))), key, record["verdict"]
 
 
+def latest_verdicts(path: Path) -> list[tuple[str, Key, Decision]]:
+    """Return the verdicts of each judge in the wording in which it was asked last."""
+    found = list(read_verdicts(path))
+    last = {(judge, key.criterion): key.version for judge, key, _ in found}
+    return [(judge, key, said) for judge, key, said in found if key.version == last[judge, key.criterion]]
+
+
 def _read(path: Path) -> Iterator[tuple[Record, Key]]:
     for _, record in read_records(path) if path.exists() else ():
         wrong = [name for name in FIELDS if not isinstance(record.get(name), str)]

@@ -1,4 +1,4 @@
-"""What answers depend on beside the settings: the prompts, the weights, and the versions of programs."""
+"""What answers depend on besides the settings: the prompts, the weights, and the versions of programs."""
 
 from __future__ import annotations
 

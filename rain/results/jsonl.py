@@ -92,7 +92,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _parse(raw: bytes) -> Record | None:
-    """Return the record in a line, None if it is no record."""
+    """Return the record in a line, None if it is not one."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):

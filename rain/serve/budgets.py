@@ -55,7 +55,7 @@ class BudgetRules:
         """Read the flags.
 
         Raises:
-            RainError: one is no budget, or the default is beyond the maximum.
+            RainError: one is not a budget, or the default is beyond the maximum.
         """
         rules = cls(Budget.parse(default), Budget.parse(maximum, "--max-budget"))
         for name, most in asdict(rules.maximum).items():

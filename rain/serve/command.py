@@ -20,6 +20,7 @@ NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain serve``."""
+    parser.usage = "%(prog)s [FLAGS]"
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--goal", choices=list(GOALS), help="what to align to (default: harmless)")
     what.add_argument("--task", choices=names(), help="instead of a goal, the setting of a benchmark")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rain.core.errors import RainError
 from rain.judges.base import Decision
 from rain.judges.queries import queries_for
-from rain.judges.scoring import read_verdicts
+from rain.judges.scoring import latest_verdicts
 from rain.methods.config import method_title
 from rain.results.jsonl import Record
 from rain.results.run_dir import iter_results, read_config, result_paths
@@ -114,9 +114,9 @@ def _prompt(task: str, record: Record, verdicts: Verdicts) -> dict[str, Any]:
 
 
 def _verdicts(outdir: Path) -> Verdicts:
-    """Return all verdicts of a run."""
+    """Return the verdicts of a run."""
     found: Verdicts = {}
     for path in sorted(outdir.glob("scores_*.jsonl")):
-        for judge, key, decision in read_verdicts(path):
+        for judge, key, decision in latest_verdicts(path):
             found.setdefault((key.record, key.side, key.digest + key.criterion), []).append((judge, decision))
     return found

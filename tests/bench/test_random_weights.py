@@ -149,3 +149,13 @@ def test_a_pass_that_runs_out_of_memory_is_not_measured_on_a_gpu_either(monkeypa
     asyncio.run(engine.session("a").generate([1, 2, 3], SamplingParams(max_tokens=3)))
     assert meter.summary()["passes"] == 3 and failing == []
     assert meter.summary()["device_ms"] == 500
+
+
+def test_each_search_has_a_long_prompt_of_its_own(shape: Path, tmp_path: Path) -> None:
+    flags = ["--random-weights", str(shape), "--encoder", "toy", "--no-published", "--long", "0", "--whole", "0"]
+    flags += ["--dtype", "float32", "--simulations", "2", "--new-tokens", "2", "--prefetch", "0"]
+    found = tmp_path / "found.json"
+    assert main(["bench", *flags, "--prompt-tokens", "2048", "--concurrency", "2", "--json", str(found)]) == 0
+    each = json.loads(found.read_text())["rain"]["2"]["pass"]
+    keys_of_a_tree = each["kv_mib"] * 2**20 / 256 / each["trees"]  # 2 layers, 2 heads of 8, keys and values
+    assert keys_of_a_tree > 1024, "the first passes have less than the whole prompt"

@@ -37,7 +37,7 @@ def assert_intact(pool, *trees):
     for tree in trees:
         tokens = [node.token for node in tree.nodes.values()]
         before = [node.token for node in tree.base.nodes.values()] if tree.base else []
-        assert tree.match_prefix(before + tokens)[len(before) :] == list(tree.nodes)
+        assert list(tree.match_prefix(before + tokens)[len(before) :]) == list(tree.nodes)
         for layer, stored in enumerate(pool.layers):
             numbers = torch.tensor([[[1000.0 * layer + token]] for token in tokens])
             assert torch.equal(stored[list(tree.nodes)], numbers * torch.tensor([1, 1, -1, -1]))

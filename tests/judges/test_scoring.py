@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.judge_server import JudgeServer, asked, judge_server, record, review_run, score_at, stored, write_run
+from support.rows import save_rows
 
 from rain.core.errors import RainError
-from rain.judges.scoring import file_name, read_verdicts
+from rain.judges.scoring import file_name, latest_verdicts, read_verdicts
 
 
 def test_verdicts_are_kept_and_never_asked_again(tmp_path: Path) -> None:
@@ -116,3 +117,12 @@ def test_file_names_are_safe_and_judges_that_share_one_stay_apart(tmp_path: Path
     with judge_server(lambda request: "positive") as server:
         score_at(outdir, server, "openai:a/b")
         assert score_at(outdir, server, "openai:a_b").asked == 2
+
+
+def test_the_latest_verdicts_are_those_of_the_wording_that_was_asked_last(tmp_path: Path) -> None:
+    asked_for = [("a", "harmless", "old"), ("a", "harmless", "new"), ("a", "helpful", "old"), ("b", "harmless", "old")]
+    same = {"answer": "raina", "hash": "0", "verdict": True}
+    rows = [{**same, "judge": judge, "id": f"r{i}", "ask": ask, "version": version}
+            for i, (judge, ask, version) in enumerate(asked_for)]  # fmt: skip
+    path = save_rows(tmp_path / "scores_j.jsonl", *rows)
+    assert [key.record for _, key, _ in latest_verdicts(path)] == ["r1", "r2", "r3"]

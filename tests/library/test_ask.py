@@ -44,6 +44,20 @@ def test_each_line_of_standard_input_is_a_question(rain, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines() == wanted
 
 
+def test_answers_with_their_costs_are_told_apart_by_their_questions(rain, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Why?\nIs the sea salty?\n"))
+    assert ask() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[i - 1 : i + 1] for i, line in enumerate(lines) if line[:2] == "> "] == [
+        ["", "> Why?"], ["", "> Is the sea salty?"]
+    ]  # fmt: skip
+
+
+def test_an_empty_question_is_refused(engine, capsys):
+    assert ask(" ") == 2
+    assert "empty" in capsys.readouterr().err
+
+
 def test_a_line_that_cannot_be_answered_is_told_and_the_next_ones_are_answered(rain, capsys, monkeypatch):
     lines = b"a" * 70_000 + b"\nWhy?\ncaf\xe9\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))

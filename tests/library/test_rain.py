@@ -131,6 +131,13 @@ def test_an_unknown_option_is_refused_with_the_one_it_resembles(call, rain):
         list(getattr(rain, call)("q 1", max_new_token=3))
 
 
+@pytest.mark.parametrize("options", [{"budget": 5}, {"max_new_tokens": "3"}, {"seed": "a"}, {"seed": True}])
+@pytest.mark.parametrize("call", ["generate", "prepare", "stream"])
+def test_an_option_of_another_type_is_refused_by_name(call, options, rain):
+    with pytest.raises(RainError, match=next(iter(options))):
+        list(getattr(rain, call)("q 1", **options))
+
+
 def test_the_seed_of_the_call_or_else_of_the_object_decides_the_text(rain, open_rain):
     texts = [rain.generate("Why?", seed=seed).text for seed in (0, 1, 2, 3)]
     assert len(set(texts)) > 1

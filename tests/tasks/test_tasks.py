@@ -72,6 +72,11 @@ def test_the_paper_s_settings_hold_without_a_preset(given: dict[str, str]) -> No
     assert settings.aligner.template.kind == "letters"
 
 
+def test_a_task_with_targets_takes_no_other_word_for_them() -> None:
+    with pytest.raises(RainError, match="--target positive or negative"):
+        make_settings(load("imdb"), {"invert": True})
+
+
 @pytest.mark.parametrize(
     ("target", "invert"), [({}, False), ({"target": "positive"}, False), ({"target": "negative"}, True)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from rain.core.engine import Usage
 from rain.engines.local.kv_cache import KvTree
 from rain.engines.local.sequence import Sequence
+
+ALIGNED = 8
+"""Each row of a mask begins at a multiple of this; CUDA's kernels copy a mask, in every layer, where it does not."""
 
 
 class Span(NamedTuple):
@@ -23,7 +27,7 @@ class Span(NamedTuple):
         tree: whose.
     """
 
-    chain: list[int]
+    chain: array[int]
     tokens: list[int]
     tree: KvTree
 
@@ -35,7 +39,6 @@ class Batch:
         spans: what is computed.
         slots: of the tokens that are computed.
         waiting: slot whose logits are needed -> the sequences that wait for them.
-        known: trees of the pass, and how many nodes each had before it.
         usage_shares: how many tokens are whose, and how many of those are computed for the first time.
     """
 
@@ -43,12 +46,10 @@ class Batch:
         self.spans: list[Span] = []
         self.slots: set[int] = set()
         self.waiting: dict[int, list[Sequence]] = {}
-        self.known: dict[KvTree, int] = {}
         self.usage_shares: list[tuple[Usage, int, int]] = []
 
     def add(self, sequence: Sequence, room: int) -> None:
         """Compute as many missing tokens of a sequence as there is room for, and its logits if that is all."""
-        self.known.setdefault(sequence.tree, len(sequence.tree))
         count, distinct = sequence.extend_tree(room)
         last, length = sequence.slots[-1], len(sequence.slots)
         if not count and last not in self.slots:
@@ -65,9 +66,9 @@ class Batch:
         self.slots.update(span.chain[-len(span.tokens) :])
 
     def undo(self) -> None:
-        """Forget the slots of a pass that failed; the sequences find their places again."""
-        for tree, known in self.known.items():
-            tree.truncate(known)
+        """Forget what a pass that failed was to compute, and all that came later; sequences find their places again."""
+        for tree in {span.tree for span in self.spans}:
+            tree.truncate(next((place for place, slot in enumerate(tree.nodes) if slot in self.slots), len(tree)))
 
 
 class Group:
@@ -95,8 +96,7 @@ class Group:
             queries: whose device and number format the mask gets.
         """
         if window not in self._masks:
-            hidden = None if self._sees_all(window) else self._hidden(window, queries)
-            self._masks[window] = hidden if hidden is None or repeat == 1 else hidden.repeat(repeat, 1)
+            self._masks[window] = None if self._sees_all(window) else self._make_mask(window, repeat, queries)
         return self._masks[window]
 
     def _sees_all(self, window: int) -> bool:
@@ -106,14 +106,16 @@ class Group:
             return False
         return not window or bool(position.max() - key.min() < window)
 
-    def _hidden(self, window: int, queries: torch.Tensor) -> torch.Tensor:
-        """Return the mask (queries, keys) of one query head; only numbers by key and by query go to the device."""
-        first, last, key = torch.from_numpy(self.key_spans).to(queries.device)
-        span, position = torch.from_numpy(self.query_spans).to(queries.device)[:, :, None]
+    def _make_mask(self, window: int, repeat: int, queries: torch.Tensor) -> torch.Tensor:
+        """Make a mask on the device; only numbers by key and by query go there."""
+        first, last, key = torch.from_numpy(self.key_spans).to(queries.device, non_blocking=True)
+        span, position = torch.from_numpy(self.query_spans).to(queries.device, non_blocking=True)[:, :, None]
         hidden = (first > span).bitwise_or_(last <= span).bitwise_or_(key > position)
         if window:
             hidden.bitwise_or_(key <= position - window)
-        return queries.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
+        rows, keys = repeat * len(hidden), hidden.shape[1]
+        aligned = queries.new_zeros(rows, -(-keys // ALIGNED) * ALIGNED)[:, :keys]
+        return aligned.masked_fill_(hidden.repeat(repeat, 1), -math.inf)
 
 
 class Layout:
@@ -141,6 +143,7 @@ class Layout:
     Attributes:
         spans: in the order of their rows.
         slots, positions: by row.
+        key_count: keys that any row sees.
         groups: neighbouring rows each, all rows together.
     """
 
@@ -157,7 +160,7 @@ class Layout:
         query = positions >= np.repeat(lengths - fresh, lengths)
         self.slots, self.positions = chains[query], positions[query]
         keys, key_positions, query_numbers = chains[new], positions[new], numbers[query]
-        first, last = first[keys], last[keys]
+        first, last, self.key_count = first[keys], last[keys], len(keys)
         key_spans = np.stack([first, last, key_positions]).astype(np.int32)
         query_spans = np.stack([query_numbers, self.positions]).astype(np.int32)
         self.groups: list[Group] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
@@ -14,6 +15,8 @@ from rain.core.types import Vector
 from rain.engines.local.sampling import NextTokenDistribution
 
 ROOT = -1
+SLOTS = "q"
+"""Type code of arrays of slots: 64-bit integers, which NumPy takes as they are."""
 NOTHING_READ = np.zeros(0)
 GROWTH, LEAST_SLOTS = 1.5, 256
 """A pool that is full grows by this factor, so that growing copies each slot a few times at most."""
@@ -146,20 +149,20 @@ class KvTree:
         return len(self.nodes)
 
     def __del__(self) -> None:
-        self.pool.give(self.nodes)  # not when its session is closed: a request that goes on still reads them
+        self.pool.give(self.nodes)  # not when its session is closed: a request that continues still reads them
 
     @property
     def base_length(self) -> int:
         """Number of the base's tokens."""
         return len(self.base) if self.base else 0
 
-    def match_prefix(self, tokens: Sequence[int]) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int]) -> array[int]:
         """Return the slots of the longest cached beginning of ``tokens``, which start with the base's."""
-        chain = list(self.base.nodes) if self.base else []
+        chain = array(SLOTS, self.base.nodes if self.base else ())
         self.follow(chain, tokens)
         return chain
 
-    def follow(self, chain: list[int], tokens: Sequence[int]) -> None:
+    def follow(self, chain: array[int], tokens: Sequence[int]) -> None:
         """Append to a chain, which is that of the first tokens, the slots of the others as far as they are cached."""
         slot = chain[-1] if chain else ROOT
         for token in tokens[len(chain) :]:
@@ -169,8 +172,8 @@ class KvTree:
             chain.append(found)
             slot = found
 
-    def extend(self, chain: list[int], tokens: Iterable[int]) -> int:
-        """Append tokens after a chain, whose list of slots grows; return how many were never computed there before."""
+    def extend(self, chain: array[int], tokens: Iterable[int]) -> int:
+        """Append tokens after a chain, whose slots become more; return how many were never computed there before."""
         fresh = 0
         for token in tokens:
             slot, parent = self.pool.take(), chain[-1] if chain else ROOT

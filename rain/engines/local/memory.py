@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -12,7 +13,7 @@ import torch
 from rain.core.engine import SHARERS
 from rain.core.errors import is_out_of_memory
 from rain.engines.local.batch import Batch, Span
-from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.kv_cache import SLOTS, KvTree
 from rain.engines.local.model_runner import ModelRunner
 
 GPU_SHARE, CPU_SHARE = 0.9, 0.5
@@ -38,7 +39,7 @@ def measured_cache(runner: ModelRunner, batch_tokens: int) -> int:
 def _bytes_per_token(runner: ModelRunner, count: int) -> int:
     """Run a pass of ``count`` tokens, or of fewer if these do not fit; return the bytes of one token in the cache."""
     while True:
-        batch, span = Batch(), Span([], [0] * count, KvTree(runner.pool))
+        batch, span = Batch(), Span(array(SLOTS), [0] * count, KvTree(runner.pool))
         span.tree.extend(span.chain, span.tokens)
         batch.compute(span)
         try:

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
-from rain.engines.local.batch import Batch, Group, Layout, Span
+from rain.engines.local.batch import Batch, Group, Layout
 from rain.engines.local.kv_cache import KvPool
 from rain.engines.local.precision import batched_product
 from rain.models.info import check_read_outs, decoder_layers
@@ -53,7 +53,7 @@ def tree_attention(
     heads, count, size = queries.shape
     repeat = heads // kept.shape[1]  # query heads that share a key-value head are neighbours
     grouped = queries.reshape(-1, repeat * count, size)
-    group.keys = group.keys.to(kept.device)
+    group.keys = group.keys.to(kept.device, non_blocking=True)
     rows = kept.index_select(0, group.keys).transpose(0, 1)  # (key-value heads, keys, key size + value size)
     keys, values = rows[..., :size], rows[..., size:]
     mask = group.mask(window, repeat, queries)
@@ -71,13 +71,15 @@ class PassOutput(NamedTuple):
 
     Attributes:
         logits: (slots in ``batch.waiting``, vocabulary), in their order; a row that means nothing if there are none.
-        beside: whether all keys and values of its tokens are finite, (); and (tokens, read-outs), float32.
-        spans: what was computed, in the order of the tokens.
+        finite: (), whether all keys and values of its tokens are.
+        readings: (tokens, read-outs), float32.
+        layout: which tokens were computed, in what order.
     """
 
     logits: torch.Tensor
-    beside: tuple[torch.Tensor, torch.Tensor]
-    spans: list[Span]
+    finite: torch.Tensor
+    readings: torch.Tensor
+    layout: Layout
 
 
 class ModelRunner:
@@ -142,7 +144,7 @@ class ModelRunner:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         window = sliding_window or 0
         self.windows.add(window)
-        self._slots = self._slots.to(key.device)
+        self._slots = self._slots.to(key.device, non_blocking=True)
         self.pool.store(layer, key[0], value[0], self._slots)
         outputs = [
             tree_attention(group, self.pool.layers[layer], query[0, :, group.rows], scale, window, softcap)
@@ -167,8 +169,10 @@ class ModelRunner:
         """Return a hook that keeps (tokens,) products for each read-out of a layer."""
 
         def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal matrix
             hidden = output[0] if isinstance(output, tuple) else output  # (1, tokens, hidden size)
-            products = hidden[0].float() @ matrix.to(hidden.device).T
+            matrix = matrix.to(hidden.device, non_blocking=True)
+            products = hidden[0].float() @ matrix.T
             self._read.update(zip(indices, products.T, strict=True))
 
         return read
@@ -183,8 +187,9 @@ class ModelRunner:
     def forward(self, batch: Batch, *, each_alone: bool = False) -> PassOutput:
         """Compute keys and values of all planned tokens, and the logits that somebody waits for.
 
-        It does not wait for the device. Not even zero times a NaN is zero: where keys or values are not finite, one
-        chain has spoilt its whole group, and ``each_alone`` has to compute the batch again.
+        It does not wait for the device: uploads are staged (``non_blocking``), and nothing is downloaded. Not even
+        zero times a NaN is zero: where keys or values are not finite, one chain has spoilt its whole group, and
+        ``each_alone`` has to compute the batch again.
         """
         self.pool.reserve()
         layout = Layout(batch.spans, self.pool.size, EACH_ALONE if each_alone else self.waste)
@@ -192,12 +197,13 @@ class ModelRunner:
         finite = self.pool.layers[-1][self._slots].isfinite().all()
         found = [self._read.pop(i) for i in range(len(self.read_outs))]
         readings = torch.stack(found, dim=1) if found else logits.new_zeros(len(layout.slots), 0)
-        return PassOutput(logits, (finite, readings), layout.spans)
+        return PassOutput(logits, finite, readings, layout)
 
     def _compute(self, batch: Batch, layout: Layout) -> torch.Tensor:
         rows = {slot: row for row, slot in enumerate(layout.slots.tolist())}
         tokens = [token for span in layout.spans for token in span.tokens]
-        packed = torch.from_numpy(np.stack([tokens, layout.positions])).to(self.device)
+        packed = torch.from_numpy(np.stack([tokens, layout.positions])).to(self.device, non_blocking=True)
+        logits_to_keep = torch.tensor([rows[slot] for slot in batch.waiting] or [0]).to(self.device, non_blocking=True)
         self._groups, self._slots = layout.groups, torch.from_numpy(layout.slots)
         try:
             with sdpa_kernel(KERNELS):
@@ -205,7 +211,7 @@ class ModelRunner:
                     input_ids=packed[:1],
                     position_ids=packed[1:],
                     use_cache=False,
-                    logits_to_keep=torch.tensor([rows[slot] for slot in batch.waiting] or [0]).to(self.device),
+                    logits_to_keep=logits_to_keep,
                 )
         finally:
             self._groups = []

@@ -113,7 +113,7 @@ def read_rows(
     if actual := [draw for draw in draws if draw]:
         wanted["tokens"], wanted["logprobs"] = _draw_whole(logits, wanted["totals"], ids, actual)
     if lookups:
-        index = torch.tensor(lookups).to(logits.device)
+        index = torch.tensor(lookups).to(logits.device, non_blocking=True)
         wanted["lookups"] = logits[index[:, 0], index[:, 1]]
     flat = torch.cat([part.flatten().double() for part in wanted.values()]).cpu().numpy()  # float64 is exact for ids
     ends = np.cumsum([part.numel() for part in wanted.values()])
@@ -150,7 +150,8 @@ def _draw_whole(
         draws: what is drawn from which row.
     """
     numbers = [[draw.row, draw.temperature, -1.0 if draw.uniform is None else draw.uniform] for draw in draws]
-    rows, temperatures, uniforms = torch.tensor(numbers, dtype=torch.float64).to(logits.device).T.unsqueeze(2)
+    uploaded = torch.tensor(numbers, dtype=torch.float64).to(logits.device, non_blocking=True)
+    rows, temperatures, uniforms = uploaded.T.unsqueeze(2)
     keys, rows, temperatures = (uniforms * 2.0**53).long(), rows.long(), temperatures.float()  # (draws, 1) each
     likely, totals, size = likely[rows[:, 0], :TOP], totals[rows], logits.shape[1]  # (draws, TOP), (draws, 1)
     if any(draw.temperature != 1 for draw in draws):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from functools import partial
 
 import numpy as np
 
@@ -166,7 +167,7 @@ class Scheduler:
     def _plan(self, active: list[Sequence]) -> Batch:
         """Choose the next tokens of every sequence, the oldest first, up to the limit of a pass.
 
-        None of several gets more than half of it, so that the others go on while a long prompt is computed.
+        None of several gets more than half of it, so that the others continue while a long prompt is computed.
         """
         batch, share = Batch(), self.batch_limit if len(active) == 1 else max(1, self.batch_limit // 2)
         for item in active:
@@ -198,14 +199,16 @@ class Scheduler:
         lookups = [(row, token) for row, item in waiting for token in item.lookups]
         top = max((item.top for _, item in waiting), default=1)
         draws = [item.whole_draw(row) for row, item in waiting]
-        rows, drawn, (finite, readings) = read_rows(output.logits, draws, lookups, top, output.beside)
+        read = partial(read_rows, draws=draws, lookups=lookups, top=top)
+        rows, drawn, (finite, readings) = read(output.logits, beside=(output.finite, output.readings))
         if not finite:
+            del output  # its logits need not be in memory twice
             output = self.runner.forward(batch, each_alone=True)
-            rows, drawn, (_, readings) = read_rows(output.logits, draws, lookups, top, output.beside)
+            rows, drawn, [readings] = read(output.logits, beside=[output.readings])
         self._bill(batch, time.perf_counter() - started)
         self._remember(batch, rows)
         if self.runner.read_outs:
-            nodes = (span.tree.nodes[slot] for span in output.spans for slot in span.chain[-len(span.tokens) :])
+            nodes = (span.tree.nodes[slot] for span in output.layout.spans for slot in span.chain[-len(span.tokens) :])
             for node, reading in zip(nodes, readings.astype(np.float32), strict=True):
                 node.reading = reading
         for (row, item), token in zip(waiting, drawn, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from array import array
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from rain.core.errors import RainError, check_device, is_broken_device
 from rain.engines.local.batch import Batch, Span
-from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.kv_cache import SLOTS, KvTree
 from rain.engines.local.linear import pack_linears, unpack_linears
 from rain.engines.local.model_runner import PREFIX, ModelRunner
 from rain.engines.local.precision import restore_head, widen_head
@@ -132,13 +133,13 @@ def plain_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
 
 def _tree_logits(runner: ModelRunner, tokens: list[int]) -> torch.Tensor:
     """Return the same logits, computed in a tree with a second branch: (vocabulary,), float32."""
-    tree, common, batch = KvTree(runner.pool), list[int](), Batch()
+    tree, common, batch = KvTree(runner.pool), array(SLOTS), Batch()
     tree.extend(common, tokens[:COMMON])
     batch.compute(Span(common, tokens[:COMMON], tree))
     runner.forward(batch)
     batch = Batch()
     for branch in (tokens[COMMON:-BRANCH], tokens[-BRANCH:]):
-        chain = list(common)
+        chain = common[:]
         tree.extend(chain, branch)
         batch.compute(Span(chain, branch, tree))
     batch.waiting[chain[-1]] = []

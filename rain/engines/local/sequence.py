@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Collection, Iterable
 from typing import Literal
 
 from rain.core.engine import Continuation, SamplingParams, Usage
 from rain.core.stop import Decode
-from rain.engines.local.kv_cache import KvTree
+from rain.engines.local.kv_cache import SLOTS, KvTree
 from rain.engines.local.sampling import TOP, Draw, NextTokenDistribution
 
 STREAMS = 1 << 20
@@ -45,7 +46,7 @@ class Sequence(ABC):
         self.tree = tree
         self.tokens = list(tokens)
         self.usage = usage
-        self.slots: list[int] = []
+        self.slots = array(SLOTS)
         self.version = -1
         self.top = TOP
         self.lookups: Collection[int] = ()
