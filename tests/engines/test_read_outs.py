@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import numpy as np
 import pytest
@@ -155,19 +156,29 @@ class Watch(TorchDispatchMode):
 
 
 async def test_a_pass_with_read_outs_waits_for_its_device_once(monkeypatch):
-    engine, watch, downloads = opened(), Watch(), []
-    runner, cpu = engine.scheduler.runner, torch.Tensor.cpu
+    engine, watch, downloads, waiting_uploads = opened(), Watch(), [], []
+    runner, cpu, to = engine.scheduler.runner, torch.Tensor.cpu, torch.Tensor.to
     forward = runner.forward
+
+    def spied(tensor, *given, **named):
+        caller = sys._getframe(1).f_globals["__name__"]
+        if caller.startswith("rain.") and isinstance(given[0], torch.device) and not named.get("non_blocking"):
+            waiting_uploads.append(caller)
+        return to(tensor, *given, **named)
 
     def watched(batch):
         with watch:
             return forward(batch)
 
     monkeypatch.setattr(runner, "forward", watched)
+    monkeypatch.setattr(torch.Tensor, "to", spied)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: downloads.append(1) or cpu(tensor))
     session = engine.session("s")
     await session.generate(TEXT, SamplingParams(n=2, max_tokens=4, top_k=5, seed=1))
     await session.read_out(TEXT, 7)
+    await session.generate(TEXT, SamplingParams(max_tokens=3, temperature=2.0, seed=1))
+    await session.next_logprobs(TEXT, ids=(3,))
+    assert waiting_uploads == []
     assert watch.waits == 0
     with watch:
         assert torch.ones(1)
