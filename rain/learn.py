@@ -14,7 +14,7 @@ from rain.core.errors import RainError
 from rain.data.labelled import load_part
 from rain.engines.registry import READ_OUT_ENGINES, open_engine
 from rain.evaluators.labels import EvaluationConfig
-from rain.evaluators.learn import figures, hidden_states, learn, learn_request, rounded
+from rain.evaluators.learn import check_enough, figures, hidden_states, learn, learn_request, rounded
 from rain.evaluators.metrics import ranking_table
 from rain.evaluators.readout_file import ReadOutFile, prompt_format
 from rain.evaluators.templates import load_prompt
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if config.model.engine not in READ_OUT_ENGINES:
         raise RainError(f"--engine {config.model.engine} cannot read hidden states; use --engine hf")
     texts, learnt_on = load_part(args.labelled or [task.path("labelled.jsonl")], args.part)
+    check_enough(texts, args.request)
     check_writable(args.file)
     engine, tokenizer = open_engine(replace(config.model, engine="reference"), settings.placement)
     prompt_file = load_prompt(args.prompt) if args.prompt else config.prompt_file

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ REQUEST_RIDGES = (0.01, 0.03, 0.1, 0.3)
 """The same for requests, of which there are fewer, each seen once."""
 
 FOLDS = 5
+TEXTS, REQUESTS = "texts of each class", "requests of each kind (prompt_is_safe)"
 Matrix = NDArray[np.floating[Any]]
 
 
@@ -71,6 +73,27 @@ class States:
     requests: Matrix
 
 
+def check_enough(texts: Sequence[Labelled], request: bool) -> None:
+    """Refuse at once what could not be learnt from in the end.
+
+    Raises:
+        RainError: scikit-learn is not installed, or there are too few texts, prompts or, if ``request``, requests.
+    """
+    if find_spec("sklearn") is None:
+        raise RainError('learning a read-out needs scikit-learn: pip install -e ".[learn]"')
+    _check_counts(np.array([item.good for item in texts], bool), [item.question for item in texts], TEXTS)
+    known = {item.question: not item.safe for item in texts if item.safe is not None}
+    if request:
+        _check_counts(np.array(list(known.values()), bool), list(known), REQUESTS)
+
+
+def _check_counts(labels: NDArray[Any], groups: Sequence[str], counted: str) -> None:
+    prompts = [len({group for group, label in zip(groups, labels, strict=True) if label == kind}) for kind in (0, 1)]
+    if len(set(groups)) < 2 * FOLDS or min(prompts) < FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
+        least = f"{2 * FOLDS} prompts and {2 * FOLDS} {counted}, each to at least {FOLDS} prompts"
+        raise RainError(f"a read-out needs at least {least}")
+
+
 def hidden_states(
     engine: ReferenceEngine, formatter: PromptFormatter, texts: Sequence[Labelled], tick: Callable[[], object]
 ) -> States:
@@ -100,10 +123,10 @@ def learn(states: States, texts: Sequence[Labelled]) -> Learnt:
     """Choose layer and ridge by grouped cross-validation, calibrate on the held-out logits, learn from everything.
 
     Raises:
-        RainError: scikit-learn is not installed, or there are too few prompts.
+        RainError: there are too few prompts.
     """
     labels, groups = np.array([item.good for item in texts]), [item.question for item in texts]
-    return _choose(states.layers, states.texts, labels, groups, states.counts > 0, RIDGES, "texts of each class")
+    return _choose(states.layers, states.texts, labels, groups, states.counts > 0, RIDGES, TEXTS)
 
 
 def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestReadOut, dict[str, Any]]:
@@ -116,8 +139,7 @@ def learn_request(states: States, texts: Sequence[Labelled]) -> tuple[RequestRea
     requests, chosen = list(places), list(places.values())
     harmful = np.array([not texts[i].safe for i in chosen], bool)
     inputs, everything = states.requests[chosen][:, None], np.ones(len(chosen), bool)
-    counted = "requests of each kind (prompt_is_safe)"
-    found = _choose(states.layers, inputs, harmful, requests, everything, REQUEST_RIDGES, counted)
+    found = _choose(states.layers, inputs, harmful, requests, everything, REQUEST_RIDGES, REQUESTS)
     area = auc_interval(found.held_out[:, 0].tolist(), harmful.tolist(), requests)
     measured = {"requests": len(chosen), "C": found.ridge, "auc": _auc(found.held_out[:, 0], harmful)}
     read_out = RequestReadOut(found.layer, rounded(found.weights), found.bias)
@@ -150,16 +172,11 @@ def _choose(
         counted: what there must be enough of, for the message.
 
     Raises:
-        RainError: scikit-learn is not installed, or there are too few groups or texts.
+        RainError: there are too few groups or texts.
     """
-    try:
-        from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-    except ImportError as error:
-        raise RainError("learning a read-out needs scikit-learn: pip install -e \".[learn]\"") from error
-    prompts = [len({group for group, label in zip(groups, labels, strict=True) if label == kind}) for kind in (0, 1)]
-    if len(set(groups)) < 2 * FOLDS or min(prompts) < FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
-        least = f"{2 * FOLDS} prompts and {2 * FOLDS} {counted}, each to at least {FOLDS} prompts"
-        raise RainError(f"a read-out needs at least {least}")
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    _check_counts(labels, groups, counted)
     for splitter in (GroupKFold(FOLDS), StratifiedGroupKFold(FOLDS)):  # the first may put all of a label in one fold
         folds = list(splitter.split(labels, labels, groups))
         if all(len(np.unique(labels[inside][used[inside]])) == 2 for inside, _ in folds):

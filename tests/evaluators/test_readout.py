@@ -267,6 +267,21 @@ def learnt(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
+    ("rows", "flags", "named"),
+    [
+        ([{"question": f"q{i % 2}", "response": "r", "label": i % 2} for i in range(40)], [], "texts of each class"),
+        ([{"question": f"q{i}", "response": "r", "label": i % 2} for i in range(40)], ["--request"], "requests of each"),
+    ],
+    ids=["prompts", "requests"],
+)
+def test_too_few_texts_are_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch, rows, flags, named):
+    monkeypatch.delattr("rain.learn.open_engine")
+    texts = ["--labelled", str(save_rows(tmp_path / "few.jsonl", *rows))]
+    assert main(["learn", str(tmp_path / "new.json"), *texts, *flags]) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("flags", "named"),
     [
         (["--prompt", "question.txt", "--chat-template"], "--prompt and --chat-template"),
