@@ -267,15 +267,16 @@ def learnt(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("rows", "flags", "named"),
+    ("prompts", "flags", "named"),
     [
-        ([{"question": f"q{i % 2}", "response": "r", "label": i % 2} for i in range(40)], [], "texts of each class"),
-        ([{"question": f"q{i}", "response": "r", "label": i % 2} for i in range(40)], ["--request"], "requests of each"),
+        (2, [], "texts of each class"),
+        (40, ["--request"], "requests of each kind"),
     ],
     ids=["prompts", "requests"],
 )
-def test_too_few_texts_are_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch, rows, flags, named):
+def test_too_few_texts_are_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch, prompts, flags, named):
     monkeypatch.delattr("rain.learn.open_engine")
+    rows = [{"question": f"q{i % prompts}", "response": "r", "label": i % 2} for i in range(40)]
     texts = ["--labelled", str(save_rows(tmp_path / "few.jsonl", *rows))]
     assert main(["learn", str(tmp_path / "new.json"), *texts, *flags]) == 2
     assert named in capsys.readouterr().err
