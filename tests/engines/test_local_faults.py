@@ -86,6 +86,25 @@ async def test_a_pass_whose_numbers_are_none_is_an_error_of_the_requests_that_ne
     assert len(drawn[0].tokens) == 3 and len(known) == 3
 
 
+async def test_what_a_spoilt_pass_overwrote_is_forgotten_if_memory_runs_out_before_its_repetition(monkeypatch):
+    engine = HfEngine(poisoned(float("nan")), ToyTokenizer())
+    scheduler, sick, sound = engine.scheduler, engine.session("sick"), engine.session("sound")
+    await sound.generate(TEXT, SamplingParams(max_tokens=1))  # the next draw computes the last token once more
+    [tree], make_room, intact = scheduler.trees, scheduler._make_room, []
+
+    def look(active, budget):
+        intact.append(all(layer[list(tree.nodes)].isfinite().all() for layer in scheduler.runner.pool.layers))
+        make_room(active, budget)
+
+    monkeypatch.setattr(scheduler, "_make_room", look)
+    asked = sick.next_logprobs((*TEXT, BAD), top=1), sound.generate(TEXT, SamplingParams(max_tokens=3))
+    with failing_passes(engine.model, lambda number: number == 1) as passes:
+        error, drawn = await asyncio.gather(*asked, return_exceptions=True)
+    assert passes[:2] == [False, True]
+    assert all(intact)
+    assert isinstance(error, RainError) and len(drawn[0].tokens) == 3
+
+
 async def test_an_id_that_the_model_lacks_is_an_error_of_its_request(open_engine):
     session = open_engine(tiny_model()).session("s")
     wrong = [session.next_logprobs((*TEXT, token), top=1) for token in (257, -1, 10**12)]

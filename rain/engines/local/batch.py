@@ -39,6 +39,8 @@ class Batch:
         spans: what is computed.
         slots: of the tokens that are computed.
         waiting: slot whose logits are needed -> the sequences that wait for them.
+        known: trees of the pass, and how many nodes each had before it.
+        spoilt: whether numbers that are not finite were written, also over what was cached before.
         usage_shares: how many tokens are whose, and how many of those are computed for the first time.
     """
 
@@ -46,10 +48,13 @@ class Batch:
         self.spans: list[Span] = []
         self.slots: set[int] = set()
         self.waiting: dict[int, list[Sequence]] = {}
+        self.known: dict[KvTree, int] = {}
+        self.spoilt = False
         self.usage_shares: list[tuple[Usage, int, int]] = []
 
     def add(self, sequence: Sequence, room: int) -> None:
         """Compute as many missing tokens of a sequence as there is room for, and its logits if that is all."""
+        self.known.setdefault(sequence.tree, len(sequence.tree))
         count, distinct = sequence.extend_tree(room)
         last, length = sequence.slots[-1], len(sequence.slots)
         if not count and last not in self.slots:
@@ -66,9 +71,9 @@ class Batch:
         self.slots.update(span.chain[-len(span.tokens) :])
 
     def undo(self) -> None:
-        """Forget what a pass that failed was to compute, and all that came later; sequences find their places again."""
-        for tree in {span.tree for span in self.spans}:
-            tree.truncate(next((place for place, slot in enumerate(tree.nodes) if slot in self.slots), len(tree)))
+        """Forget the slots of a pass that failed; the sequences find their places again."""
+        for tree, known in self.known.items():
+            tree.truncate(0 if self.spoilt else known)
 
 
 class Group:

@@ -202,6 +202,7 @@ class Scheduler:
         read = partial(read_rows, draws=draws, lookups=lookups, top=top)
         rows, drawn, (finite, readings) = read(output.logits, beside=(output.finite, output.readings))
         if not finite:
+            batch.spoilt = True
             del output  # its logits need not be in memory twice
             output = self.runner.forward(batch, each_alone=True)
             rows, drawn, [readings] = read(output.logits, beside=[output.readings])
