@@ -14,6 +14,7 @@ from rain.core.config import RainConfig
 from rain.core.digest import digest
 from rain.core.errors import RainError
 from rain.core.fields import setting, validate
+from rain.data.readers import HUB_NAMES
 from rain.engines.registry import READ_OUT_ENGINES, ModelConfig, PlacementConfig
 from rain.evaluators.labels import EvaluationConfig
 from rain.evaluators.registry import KINDS, Spec, describe
@@ -55,7 +56,9 @@ class SourcesConfig:
 class RunConfig:
     """Which prompts are answered, where results go and what works on them; it changes no answer."""
 
-    dataset: str = setting("", "prompts: a .jsonl, .json or .csv file, or the name of a data set", basic=True)
+    dataset: str = setting(
+        "", f"prompts: a .jsonl, .json or .csv file, or what the task takes from the hub: {HUB_NAMES}", basic=True
+    )
     s: int = setting(0, "first prompt, from 0", basic=True)
     e: int | None = setting(None, "one past the last prompt (default: all)", basic=True)
     outdir: str = setting("outdir", "output folder; run the same command again to resume", basic=True)

@@ -127,3 +127,5 @@ HH = Reader("hh", read_hh, {"hh": _RED_TEAM, "Anthropic/hh-rlhf": _RED_TEAM})
 ADV = Reader("adv", read_adv, rows=adv_rows)
 TRUTH = Reader("truth", read_truth, {"truthful_qa": _TRUTHFUL, "truthfulqa/truthful_qa": _TRUTHFUL})
 IMDB = Reader("imdb", read_imdb, {"imdb": _REVIEWS, "stanfordnlp/imdb": _REVIEWS})
+
+HUB_NAMES = ", ".join(name for reader in (HH, ADV, TRUTH, IMDB) for name in reader.hub)

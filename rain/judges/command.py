@@ -16,7 +16,7 @@ from rain.core.errors import RainError
 from rain.flags import add_flags, build
 from rain.judges.base import Judge, JudgeConfig
 from rain.judges.check import HEAD, SINGLE_CRITERIA, check_judge, load_queries
-from rain.judges.keywords import NOTE
+from rain.judges.keywords import LISTS, NOTE
 from rain.judges.queries import Run, load_run
 from rain.judges.registry import JUDGES, open_judge
 from rain.judges.scoring import Summary, count_queries, score_run
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --judge and a flag for every field of JudgeConfig."""
-    text = f"{JUDGES}; may be given several times (keywords: {NOTE})"
+    text = f"{JUDGES}; may be given several times (LIST: {', '.join(one.name for one in LISTS)}; it {NOTE})"
     parser.add_argument("--judge", action="append", default=[], metavar="NAME", help=text)
     add_flags(parser, JudgeConfig, {}, "judging")
 
