@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the short searches, and other ways to run them").add_argument
     add("--simulations", type=int, default=8, help="simulations per commit (default: 8)")
     add("--new-tokens", type=int, default=7, help="tokens of a response (default: 7)")
-    add("--long", type=int, default=3, help="first simulations with T = 50 and prompts as published (0: none)")
+    add("--long", type=int, default=8, help="first simulations with T = 50 and prompts as published (0: none)")
     add("--dataset", default="", help="HH prompts (default: the demo set)")
     add("--prompt-tokens", type=int, default=0, help="put neutral text of this length before each question")
     ahead = PlacementConfig().prefetch
