@@ -155,8 +155,7 @@ def test_methods_that_do_not_search_have_no_trace(tmp_path):
 @pytest.mark.parametrize("given", ["settings", "call"])
 def test_a_stream_that_its_seconds_end_within_a_simulation_is_recorded_to_its_end(given, file):
     async def slow(prompt, text):
-        await asyncio.sleep(0.3)
-        return 0.1
+        await asyncio.Event().wait()
 
     settings, call = ({"budget": "seconds=0.1"}, {}) if given == "settings" else ({}, {"budget": Budget(seconds=0.1)})
     with Rain(engine="toy", scorer=slow, prefetch=0, **settings, **SEARCH) as rain:
