@@ -28,7 +28,7 @@ from rain.pool.launchers import Launcher, LocalLauncher
 from rain.pool.pool import Pool
 from rain.pool.ray_launcher import RayLauncher
 from rain.pool.state import PoolConfig, PoolSummary
-from rain.pool.worker import Event, Job
+from rain.pool.worker import Job, RunEvent
 from rain.progress import Progress, example_answers
 from rain.records import error_record
 from rain.results.inputs import Inputs, fingerprint
@@ -123,7 +123,7 @@ class Allocation:
         progress = Progress(len(self.prompts), len(self.prompts) - len(left), run.verbose)
         traces = run_dir.path / TRACES
 
-        def heard(event: Event) -> None:
+        def heard(event: RunEvent) -> None:
             if event.kind == "ready" and self.model and not self.inputs.weights:
                 run_dir.know_weights(fingerprint(self.model))  # the first worker has fetched them
             if event.kind == "trace":

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from rain.methods.config import method_title
-from rain.pool.worker import Event
+from rain.pool.worker import RunEvent
 from rain.results.jsonl import Record
 from rain.terminal import printable, say
 
@@ -49,7 +49,7 @@ class Progress:
         self.verbose = verbose
         self.simulations = 0
 
-    def event(self, event: Event) -> None:
+    def event(self, event: RunEvent) -> None:
         """Take in one event."""
         if event.kind == "progress":
             self.simulations += event.data["simulations"]

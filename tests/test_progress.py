@@ -3,7 +3,7 @@
 import pytest
 
 from rain import progress
-from rain.pool.worker import Event
+from rain.pool.worker import RunEvent
 from rain.progress import Progress, example_answers
 
 EQUAL = {"id": "r1", "question": "Q1", "raina": "same", "pa": "same"}
@@ -28,7 +28,7 @@ def test_a_log_tells_of_simulations_before_the_first_prompt_is_done(
 ) -> None:
     monkeypatch.setattr(progress, "LOG_S", 0.0)
     shown = Progress(total=3, done=0, verbose=False)
-    shown.event(Event("progress", 0, "hh-0", {"simulations": 50, "text": "a"}))
+    shown.event(RunEvent("progress", 0, "hh-0", {"simulations": 50, "text": "a"}))
     last = capsys.readouterr().err.splitlines()[-1]
     shown.close()
     assert last.startswith("rain: 0 of 3 prompts") and "simulations/s" in last

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_process
+from rain.pool.worker import Job, RunEvent, WorkerArgs, WorkerMain, run_process
 
 _POLL_S = 0.2
 _EXIT_S = 1.0
@@ -58,7 +58,7 @@ class Launcher(ABC):
         """Start worker `index`, or start it again."""
 
     @abstractmethod
-    def events(self, timeout_s: float) -> Iterator[Event]:
+    def events(self, timeout_s: float) -> Iterator[RunEvent]:
         """Yield what workers have reported, in order; wait for the first event (seconds).
 
         The last event of each worker has the kind "exit".
@@ -82,7 +82,7 @@ class LocalHandle(WorkerHandle):
         events: gets what the worker reports, and at last its exit.
     """
 
-    def __init__(self, process: BaseProcess, pipe: Connection, index: int, events: queue.SimpleQueue[Event]) -> None:
+    def __init__(self, process: BaseProcess, pipe: Connection, index: int, events: queue.SimpleQueue[RunEvent]) -> None:
         self.index = index
         self._process, self._pipe, self._events = process, pipe, events
         self._reader = threading.Thread(target=self._read, name=f"rain-reader-{index}", daemon=True)
@@ -98,7 +98,7 @@ class LocalHandle(WorkerHandle):
         except (EOFError, OSError):
             pass  # the worker has closed its end
         finally:
-            self._events.put(Event("exit", self.index))
+            self._events.put(RunEvent("exit", self.index))
 
     def send(self, job: Job | None) -> None:
         """Hand over a job, or None."""
@@ -140,7 +140,7 @@ class LocalLauncher(Launcher):
         self._main = main
         self._settings = settings
         self._environments = environments
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
 
     def start(self, index: int) -> LocalHandle:
         """Start a worker with its environment set before any import, ignoring Ctrl-C."""
@@ -153,7 +153,7 @@ class LocalLauncher(Launcher):
         theirs.close()
         return LocalHandle(process, ours, index, self._events)
 
-    def events(self, timeout_s: float) -> Iterator[Event]:
+    def events(self, timeout_s: float) -> Iterator[RunEvent]:
         """Yield what the readers of the pipes have put."""
         with suppress(queue.Empty):
             yield self._events.get(timeout=timeout_s)

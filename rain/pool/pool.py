@@ -14,7 +14,7 @@ from rain.core.errors import RainError
 from rain.pool.jobs import JobQueue
 from rain.pool.launchers import Launcher
 from rain.pool.state import Health, PoolConfig, PoolSummary, Slot
-from rain.pool.worker import Event, Fault, Job
+from rain.pool.worker import Fault, Job, RunEvent
 from rain.results.jsonl import PROMPTS_OWN, Record
 
 _TICK_S = 0.2
@@ -48,7 +48,7 @@ class Pool:
         jobs: Sequence[Job],
         write: Write,
         error_record: Callable[[Job, str], Record],
-        on_event: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[RunEvent], None] = lambda event: None,
     ) -> None:
         self.config = config
         self._launcher = launcher
@@ -151,7 +151,7 @@ class Pool:
         if kind == "done":
             self._health[worker] = Health()
         self._outcomes[kind] += 1
-        self._on_event(Event(kind, worker, job, record.get("error")))
+        self._on_event(RunEvent(kind, worker, job, record.get("error")))
         self._refusals = reason, self._refusals[1] + 1 if reason == self._refusals[0] else 1
 
     def _check_refusals(self) -> None:
@@ -183,7 +183,7 @@ class Pool:
         index, worker_at_fault = slot.handle.index, any(fault.sure for fault in slot.faults)
         reason = slot.reason or (slot.faults[0].reason if slot.faults else reason)
         self._outcomes["died"] += 1
-        self._on_event(Event("died", index, data=reason))
+        self._on_event(RunEvent("died", index, data=reason))
         for job in slot.jobs.values():
             self._put_back(slot, job, reason)
         health = self._health[index]

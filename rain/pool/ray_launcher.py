@@ -19,7 +19,7 @@ from rain.core.errors import RainError
 from rain.pool.devices import cpu_cores, visible_gpus
 from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
 from rain.pool.ray_worker import RayWorker
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain
+from rain.pool.worker import Job, RunEvent, WorkerArgs, WorkerMain
 from rain.terminal import say
 
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -96,13 +96,13 @@ class RayHandle(WorkerHandle):
         """Whether the actor can be heard."""
         return self._status is None
 
-    def receive(self) -> list[Event]:
+    def receive(self) -> list[RunEvent]:
         """Return what has come and ask for more; an actor that cannot be heard any more counts as ended."""
         try:
-            events: list[Event] = self._ray.get(self.news)
+            events: list[RunEvent] = self._ray.get(self.news)
         except self._ray.exceptions.RayError as error:
             self._status = _lost(error)
-            return [Event("exit", self.index)]
+            return [RunEvent("exit", self.index)]
         self.begun = True
         events.sort(key=lambda event: event.kind == "exit")  # a last sign of life may come after it
         if events and events[-1].kind == "exit":
@@ -173,7 +173,7 @@ class RayLauncher(Launcher):
         self._sharers = 1
         self._joined = False
         self._handles: list[RayHandle] = []
-        self._events: deque[Event] = deque()
+        self._events: deque[RunEvent] = deque()
 
     def start(self, index: int) -> RayHandle:
         """Start a worker where there is room for it; it waits until there is."""
@@ -210,7 +210,7 @@ class RayLauncher(Launcher):
             reason = str(error).strip().split("\n")[0]
             raise RainError(f"cannot use the Ray cluster {self._address!r}: {reason}; see --ray-address") from error
 
-    def events(self, timeout_s: float) -> Iterator[Event]:
+    def events(self, timeout_s: float) -> Iterator[RunEvent]:
         """Yield what the actors have reported, and the exits of those that were ended."""
         if not self._events:
             self._wait(timeout_s)
@@ -226,7 +226,7 @@ class RayLauncher(Launcher):
             news, _ = self._ray.wait(news, num_returns=len(news), timeout=0)
         for handle in self._handles:
             if not handle.alive:  # it was killed
-                self._events.append(Event("exit", handle.index))
+                self._events.append(RunEvent("exit", handle.index))
             elif handle.news in news:
                 self._events.extend(handle.receive())
             elif not handle.begun and time.monotonic() - handle.since > _NOTICE_S:

@@ -7,7 +7,7 @@ import queue
 import threading
 
 from rain.core.engine import SHARERS
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerMain, run_worker
+from rain.pool.worker import Job, RunEvent, WorkerArgs, WorkerMain, run_worker
 
 _POLL_S = 1.0
 
@@ -27,7 +27,7 @@ class RayWorker:
     def __init__(self, main: WorkerMain, args: WorkerArgs, sharers: int = 1) -> None:
         os.environ[SHARERS] = str(sharers)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
         threading.Thread(target=self._run, args=(main, args), name="worker", daemon=True).start()
 
     def _run(self, main: WorkerMain, args: WorkerArgs) -> None:
@@ -35,9 +35,9 @@ class RayWorker:
         try:
             code = run_worker(main, args, self)
         finally:
-            self.send(Event("exit", args.index, data=f"exited with code {code}"))
+            self.send(RunEvent("exit", args.index, data=f"exited with code {code}"))
 
-    def send(self, message: Event, /) -> None:
+    def send(self, message: RunEvent, /) -> None:
         """Keep an event until the parent takes it."""
         self._events.put(message)
 
@@ -49,9 +49,9 @@ class RayWorker:
         """Hand a job to the worker, or None to ask it to return."""
         self._jobs.put(job)
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[RunEvent]:
         """Return what there is to report; wait up to a second for the first of it."""
-        events: list[Event] = []
+        events: list[RunEvent] = []
         try:
             events.append(self._events.get(timeout=_POLL_S))
             while True:

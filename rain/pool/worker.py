@@ -33,7 +33,7 @@ class Job(NamedTuple):
     payload: Any = None
 
 
-class Event(NamedTuple):
+class RunEvent(NamedTuple):
     """What happens in a run.
 
     Attributes:
@@ -171,7 +171,7 @@ class WorkerLink:
         self._send("fatal", data=message)
 
     def _send(self, kind: EventKind, job: str = "", data: Any = None) -> None:
-        event = Event(kind, self._worker, job, data)
+        event = RunEvent(kind, self._worker, job, data)
         try:
             with self._sending:
                 self._pipe.send(event)  # the parent reads all the time, so this does not block for long

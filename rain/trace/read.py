@@ -14,7 +14,7 @@ from rain.trace.record import FORMAT
 
 GZIP, BLOCK = 31, 1 << 16
 
-Event = dict[str, Any]
+TraceEvent = dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -39,7 +39,7 @@ class Trace(NamedTuple):
         torn: bytes at the end of the file that cannot be read.
     """
 
-    events: list[Event]
+    events: list[TraceEvent]
     torn: int
 
     @property
@@ -60,7 +60,7 @@ def read(path: str | Path) -> Trace:
     return Trace(events, part.rest)
 
 
-def read_head(path: Path) -> Event | None:
+def read_head(path: Path) -> TraceEvent | None:
     """Return the first event, None if it is not in the file yet.
 
     Raises:
@@ -80,7 +80,7 @@ def read_head(path: Path) -> Event | None:
     return head
 
 
-def _check(path: Path, head: Event) -> None:
+def _check(path: Path, head: TraceEvent) -> None:
     if head.get("event") != "search":
         raise RainError(f"{path} is not a recorded search: its first event is not 'search'")
     if head.get("format") not in (1, FORMAT):
@@ -126,7 +126,7 @@ def read_part(path: Path, start: int = 0, limit: int = -1) -> Part:
     return Part(bytes(data), start + end, max(0, size - start - end))
 
 
-def parse_events(path: Path, data: bytes) -> Iterator[Event]:
+def parse_events(path: Path, data: bytes) -> Iterator[TraceEvent]:
     """Yield the events in JSON Lines; a RainError names the file and the line that is none."""
     for number, line in enumerate(data.splitlines(), 1):
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from rain.core.errors import RainError
 from rain.core.tree import Node
-from rain.trace.read import Event
+from rain.trace.read import TraceEvent
 
 
 class Tree:
@@ -26,7 +26,7 @@ class Tree:
         RainError: an event does not fit those before it.
     """
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[TraceEvent] = ()) -> None:
         self.nodes = [Node((), step=0)]
         self.root = self.nodes[0]
         self.commits: list[int] = []
@@ -39,7 +39,7 @@ class Tree:
                 kind = event.get("event")
                 raise RainError(f"event {number} ({kind}) of the trace does not fit: {error!r}") from error
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: TraceEvent) -> None:
         """Do what the search did."""
         kind = event["event"]
         if kind == "search":
@@ -57,7 +57,7 @@ class Tree:
             self.commits.append(event["node"])
             self.root.mix_priors(self._root_mix)
 
-    def _visit(self, event: Event) -> None:
+    def _visit(self, event: TraceEvent) -> None:
         score = float(event["score"])
         self.simulations += 1
         for number, weight in event["similar"]:

@@ -26,7 +26,7 @@ from support.pool_workers import Run, broken, first_without_device, gate, unstar
 from rain.core.errors import RainError, is_broken_device, is_out_of_memory
 from rain.pool.devices import visible_gpus, worker_environments
 from rain.pool.launchers import ExitStatus, Launcher, WorkerHandle
-from rain.pool.worker import Event, Job, WorkerLink
+from rain.pool.worker import Job, RunEvent, WorkerLink
 from rain.results.jsonl import PROMPTS_OWN, Record, read_records
 from rain.results.run_dir import iter_results, result_paths
 
@@ -78,7 +78,7 @@ def await_ends(descriptors: list[int]) -> None:
 def test_every_job_is_done_once_and_each_worker_has_its_variables_before_it_imports(tmp_path: Path) -> None:
     before = os.environ.get("OMP_NUM_THREADS")
 
-    def open_for_both(event: Event) -> None:
+    def open_for_both(event: RunEvent) -> None:
         if event.kind == "progress" and len(run.of("progress")) == 2:
             os.write(way, b"go")
 
@@ -98,7 +98,7 @@ def test_no_more_workers_start_than_there_are_jobs_and_none_for_no_jobs(tmp_path
 
 
 def test_a_slow_job_delays_nobody(tmp_path: Path) -> None:
-    def open_at_last(event: Event) -> None:
+    def open_at_last(event: RunEvent) -> None:
         if event.kind == "done" and len(run.of("done")) == 9:
             os.write(way, b"g")
 
@@ -111,7 +111,7 @@ def test_a_slow_job_delays_nobody(tmp_path: Path) -> None:
 def test_a_record_is_on_disk_before_its_job_counts_as_done(tmp_path: Path) -> None:
     seen: list[bool] = []
 
-    def look(event: Event) -> None:
+    def look(event: RunEvent) -> None:
         if event.kind in ("done", "failed"):
             seen.append(event.job in run.written())
 
@@ -136,7 +136,7 @@ def test_a_slow_disk_does_not_keep_workers_from_sending(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_stops_in_the_middle_of_a_message_delays_nobody(tmp_path: Path) -> None:
-    def finish(event: Event) -> None:
+    def finish(event: RunEvent) -> None:
         if len(run.of("done")) == 5:
             raise KeyboardInterrupt
 
@@ -157,19 +157,19 @@ class Bench(Launcher, WorkerHandle):
         self.exited = False
 
     def start(self, index: int) -> WorkerHandle:
-        self.waiting = [Event("ready", 0)]
+        self.waiting = [RunEvent("ready", 0)]
         return self
 
-    def events(self, timeout_s: float) -> Iterator[Event]:
+    def events(self, timeout_s: float) -> Iterator[RunEvent]:
         self.most = max(self.most, len(self.jobs))
         if not self.waiting:
             job = self.jobs.popleft()
-            self.waiting.append(Event("record", 0, job, {"id": job}))
+            self.waiting.append(RunEvent("record", 0, job, {"id": job}))
         yield self.waiting.pop()
 
     def send(self, job: Job | None) -> None:
         if job is None:
-            self.waiting.append(Event("exit", 0))
+            self.waiting.append(RunEvent("exit", 0))
         else:
             self.jobs.append(job.id)
 
@@ -268,7 +268,7 @@ def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path, how: str, messa
 
 
 def test_a_worker_that_breaks_spoils_no_job_and_is_given_up(tmp_path: Path) -> None:
-    def first_is_broken(event: Event) -> None:
+    def first_is_broken(event: RunEvent) -> None:
         if event.kind == "died" and len(run.of("died")) == 5:
             os.write(way, b"g" * 200)  # the sound worker begins once the other one is given up
 
@@ -301,7 +301,7 @@ def test_a_server_that_stays_away_and_a_device_that_has_failed_end_the_run_and_s
 
 
 def test_a_worker_gives_signs_of_life_while_it_loads() -> None:
-    sent: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    sent: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
     link = WorkerLink(SimpleNamespace(send=sent.put, recv=threading.Event().wait), 0)
     assert [sent.get(timeout=30).kind for _ in range(3)] == ["alive"] * 3
     link.ready()
@@ -326,7 +326,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_written(tmp_path: Path) -> N
 def test_a_fault_in_a_callback_leaves_no_worker_behind(tmp_path: Path) -> None:
     pids: list[int] = []
 
-    def fail(event: Event) -> None:
+    def fail(event: RunEvent) -> None:
         if event.kind == "progress":
             pids.append(os.pidfd_open(event.data["pid"]))
             raise RuntimeError("a fault of the progress bar")

@@ -16,7 +16,7 @@ from support.ray_nodes import ENVIRONMENT, STORE, Nodes
 
 from rain.core.errors import RainError
 from rain.pool.ray_launcher import RayLauncher
-from rain.pool.worker import Event, WorkerMain
+from rain.pool.worker import RunEvent, WorkerMain
 from rain.results.run_dir import iter_results, result_paths
 
 pytestmark = pytest.mark.ray
@@ -31,7 +31,7 @@ def ray_run(
     return Run(folder, *payloads, launcher=launcher, **options)
 
 
-def both_begun(run: Run, event: Event) -> bool:
+def both_begun(run: Run, event: RunEvent) -> bool:
     """Tell whether with this event two workers have a job."""
     return event.kind == "progress" and len(run.of("progress")) == 2
 
@@ -39,7 +39,7 @@ def both_begun(run: Run, event: Event) -> bool:
 def test_each_worker_has_a_node_and_its_records_are_written_before_they_count(tmp_path: Path, nodes: Nodes) -> None:
     written: list[bool] = []
 
-    def look(event: Event) -> None:
+    def look(event: RunEvent) -> None:
         if event.kind == "done":
             written.append(event.job in run.written())
         elif both_begun(run, event):
@@ -59,7 +59,7 @@ def test_a_worker_whose_node_is_killed_starts_on_another_and_its_jobs_are_done_o
 ) -> None:
     before = set(nodes.grow(2).nodes)
 
-    def disturb(event: Event) -> None:
+    def disturb(event: RunEvent) -> None:
         if both_begun(run, event):
             nodes.kill(event.data["node"])
             nodes.grow(2)
@@ -81,7 +81,7 @@ def test_a_worker_whose_node_is_killed_starts_on_another_and_its_jobs_are_done_o
 def test_without_room_for_a_new_worker_the_others_do_its_jobs_and_the_run_ends(tmp_path: Path, nodes: Nodes) -> None:
     nodes.grow(2)
 
-    def disturb(event: Event) -> None:
+    def disturb(event: RunEvent) -> None:
         if both_begun(run, event):
             nodes.kill(event.data["node"])
         elif event.kind == "died":
@@ -140,7 +140,7 @@ def test_kills_of_actors_and_nodes_at_random_moments_leave_every_job_once(tmp_pa
     pids: dict[int, tuple[int, int]] = {}
     nodes.grow(3)
 
-    def disturb(event: Event) -> None:
+    def disturb(event: RunEvent) -> None:
         if event.kind == "progress":
             pids[event.worker] = event.data["pid"], event.data["node"]
         elif event.kind == "died":
@@ -171,7 +171,7 @@ def test_every_worker_sees_gpus_of_its_own_and_uses_its_part_of_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     node = nodes.grow(0).cluster.add_node(num_cpus=4, num_gpus=4, object_store_memory=STORE, env_vars=ENVIRONMENT)
 
-    def open_for_both(event: Event) -> None:
+    def open_for_both(event: RunEvent) -> None:
         if both_begun(run, event):
             os.write(way, b"go")
 

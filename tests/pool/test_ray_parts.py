@@ -16,7 +16,7 @@ from rain.launch import main
 from rain.pool import ray_launcher
 from rain.pool.ray_launcher import worker_resources
 from rain.pool.ray_worker import RayWorker
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink
+from rain.pool.worker import Job, RunEvent, WorkerArgs, WorkerLink
 from rain.tasks import load
 
 
@@ -51,7 +51,7 @@ def test_more_workers_than_gpus_of_the_cluster_are_refused() -> None:
         worker_resources(4, [{"GPU": 1, "CPU": 64}, {"GPU": 2, "CPU": 64}])
 
 
-def reports(worker: RayWorker) -> list[Event]:
+def reports(worker: RayWorker) -> list[RunEvent]:
     """Take what an actor reports up to its exit, without signs of life."""
     events = worker.take()
     while not any(event.kind == "exit" for event in events):
@@ -74,7 +74,7 @@ def test_an_actor_reports_everything_in_order_and_at_last_how_it_ended(
         worker.put(job)
     each = [(kind, job, data) for job in "ab" for kind, data in (("progress", str(tmp_path)), ("record", {"id": job}))]
     expected = [("ready", "", None), *each, ("exit", "", "exited with code 0")]
-    assert reports(worker) == [Event(kind, 3, job, data) for kind, job, data in expected]
+    assert reports(worker) == [RunEvent(kind, 3, job, data) for kind, job, data in expected]
 
 
 def test_an_actor_that_has_nothing_to_report_says_so_after_a_while() -> None:
@@ -90,17 +90,17 @@ def test_an_actor_that_has_nothing_to_report_says_so_after_a_while() -> None:
 @pytest.mark.parametrize(
     ("error", "said", "code"),
     [
-        (RainError("no model"), Event("fatal", 0, data="no model"), 0),
-        (ValueError("a fault"), Event("fault", 0, data=("failed (ValueError: a fault)", False)), 1),
+        (RainError("no model"), RunEvent("fatal", 0, data="no model"), 0),
+        (ValueError("a fault"), RunEvent("fault", 0, data=("failed (ValueError: a fault)", False)), 1),
     ],
 )
 def test_an_actor_reports_why_its_worker_could_not_continue(
-    error: Exception, said: Event, code: int, capfd: pytest.CaptureFixture[str]
+    error: Exception, said: RunEvent, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def main(args: WorkerArgs, link: WorkerLink) -> None:
         raise error
 
-    assert reports(RayWorker(main, WorkerArgs(0))) == [said, Event("exit", 0, data=f"exited with code {code}")]
+    assert reports(RayWorker(main, WorkerArgs(0))) == [said, RunEvent("exit", 0, data=f"exited with code {code}")]
     assert ("ValueError: a fault" in capfd.readouterr().err) == bool(code)
 
 

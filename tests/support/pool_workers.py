@@ -26,7 +26,7 @@ from rain.core.errors import RainError, WorkerFault, check_device  # noqa: E402
 from rain.pool.launchers import Launcher, LocalLauncher  # noqa: E402
 from rain.pool.pool import Pool  # noqa: E402
 from rain.pool.state import PoolConfig, PoolSummary  # noqa: E402
-from rain.pool.worker import Event, Job, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
+from rain.pool.worker import Job, RunEvent, WorkerArgs, WorkerLink, WorkerMain  # noqa: E402
 from rain.results.inputs import Inputs  # noqa: E402
 from rain.results.jsonl import PROMPTS_OWN, Record, read_records  # noqa: E402
 from rain.results.run_dir import RunDir, iter_results, result_paths  # noqa: E402
@@ -147,7 +147,7 @@ class Killer:
         self.every = every
         self.pids: dict[int, int] = {}
 
-    def event(self, event: Event) -> None:
+    def event(self, event: RunEvent) -> None:
         """Note which processes there are; perhaps decide to kill one."""
         if event.kind == "progress" and isinstance(event.data, dict):
             self.pids[event.worker] = event.data["pid"]
@@ -173,20 +173,20 @@ class Run:
         main: WorkerMain = obedient,
         settings: str = "",
         nump: int = 2,
-        watch: Callable[[Event], None] = lambda event: None,
+        watch: Callable[[RunEvent], None] = lambda event: None,
         before_write: Callable[[Record], None] = lambda record: None,
         launcher: Launcher | None = None,
         **limits: Any,
     ) -> None:
         self.folder, self.watch, self.before_write = folder, watch, before_write
-        self.events: list[Event] = []
+        self.events: list[RunEvent] = []
         self.summary: PoolSummary | None = None
         self.jobs = [Job(f"job-{number}", payload) for number, payload in enumerate(payloads)]
         environments = [{"OMP_NUM_THREADS": str(index + 3)} for index in range(nump)]
         self.launcher = launcher or LocalLauncher(main, settings or str(folder), environments)
         self.config = PoolConfig(nump, **limits)
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: RunEvent) -> None:
         self.events.append(event)
         self.watch(event)
 
@@ -213,7 +213,7 @@ class Run:
     def errors(self) -> dict[str, str]:
         return {record["id"]: record["error"] for record in iter_results(self.folder) if "error" in record}
 
-    def of(self, kind: str) -> list[Event]:
+    def of(self, kind: str) -> list[RunEvent]:
         return [event for event in self.events if event.kind == kind]
 
 
@@ -230,7 +230,7 @@ def main(folder: str, payloads: str, nump: str = "2", concurrency: str = "1", *k
     """Run jobs in an outdir, printing every event; `kills`: a seed, and after how many events a process is killed."""
     killer = Killer(*map(int, kills or (0, 0)))
 
-    def watch(event: Event) -> None:
+    def watch(event: RunEvent) -> None:
         print(event.kind, event.worker, event.job, event.data if event.kind == "died" else "", flush=True)
         if event.kind == "progress" and isinstance(event.data, dict):
             print("pid", event.data["pid"], flush=True)
