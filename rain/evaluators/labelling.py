@@ -23,7 +23,7 @@ VALUES: dict[str, int | None] = {"g": 1, "b": 0, "s": None}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rain label``."""
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="texts: question and response")
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help=f"texts: question and response; keys: {KEYS}")
 
 
 def run(args: argparse.Namespace) -> int:
