@@ -56,9 +56,7 @@ class SourcesConfig:
 class RunConfig:
     """Which prompts are answered, where results go and what works on them; it changes no answer."""
 
-    dataset: str = setting(
-        "", f"prompts: a .jsonl, .json or .csv file, or what the task takes from the hub: {HUB_NAMES}", basic=True
-    )
+    dataset: str = setting("", f"prompts: a .jsonl, .json or .csv file, or from the hub: {HUB_NAMES}", basic=True)
     s: int = setting(0, "first prompt, from 0", basic=True)
     e: int | None = setting(None, "one past the last prompt (default: all)", basic=True)
     outdir: str = setting("outdir", "output folder; run the same command again to resume", basic=True)

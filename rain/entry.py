@@ -16,7 +16,7 @@ def guarded(work: Callable[[], int], *, resumes: bool = False) -> int:
 
     Args:
         work: returns the exit code.
-        resumes: whether the same command would go on where this one was interrupted.
+        resumes: whether the same command would continue where this one was interrupted.
     """
     prepare_streams()
     try:

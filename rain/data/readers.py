@@ -128,4 +128,5 @@ ADV = Reader("adv", read_adv, rows=adv_rows)
 TRUTH = Reader("truth", read_truth, {"truthful_qa": _TRUTHFUL, "truthfulqa/truthful_qa": _TRUTHFUL})
 IMDB = Reader("imdb", read_imdb, {"imdb": _REVIEWS, "stanfordnlp/imdb": _REVIEWS})
 
-HUB_NAMES = ", ".join(name for reader in (HH, ADV, TRUTH, IMDB) for name in reader.hub)
+HUB_NAMES = "; ".join(f"{', '.join(reader.hub)} ({reader.task})" for reader in (HH, ADV, TRUTH, IMDB) if reader.hub)
+"""The data sets of the hub that ``--dataset`` can name, with the task that each is for."""

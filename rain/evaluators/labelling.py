@@ -17,7 +17,7 @@ from rain.data.rows import BadRow, read_items, text
 from rain.results.files import check_writable, write_atomic
 from rain.terminal import printable, say
 
-KEYS = "g good   b bad   s skip   u undo   q stop"
+KEYS = "g good, b bad, s skip, u undo, q stop"
 VALUES: dict[str, int | None] = {"g": 1, "b": 0, "s": None}
 
 

@@ -23,7 +23,7 @@ from rain.engines.toy import ToyEngine, ToyTokenizer
 from rain.settings import make_settings
 
 SMALLEST = {"max_simulations": 2, "extra_simulations": 1, "min_visits": 1, "max_new_tokens": 3, "candidates": 2}
-SEEDS, FEWER_SEEDS = 20, 8
+SEEDS = 20
 TURNS = 50
 
 
@@ -127,7 +127,7 @@ def task(tmp_path):
 EVICTING = {"cache_tokens": 500, "max_batch_tokens": 64}
 ENGINES = {
     "toy": (ToyEngine, 50, SEEDS),
-    "reference": (lambda: ReferenceEngine(tiny_model(), ToyTokenizer()), 50, FEWER_SEEDS),
+    "reference": (lambda: ReferenceEngine(tiny_model(), ToyTokenizer()), 50, SEEDS),
     "tree cache": (tiny_engine, 50, SEEDS),
     "evicting all the time": (lambda: tiny_engine(**EVICTING), 12, 5),
 }
@@ -147,7 +147,7 @@ def test_searches_that_compute_ahead_on_the_tree_cache(task, options):
 
 def test_fifty_searches_on_two_servers(task):
     with serving(context=2048) as first, serving(context=2048) as second:
-        survive(task, engine_on(first, second, policy=replace(QUICK, reply=60.0, retry=60.0)), 50, FEWER_SEEDS)
+        survive(task, engine_on(first, second, policy=replace(QUICK, reply=60.0, retry=60.0)), 50, SEEDS)
 
 
 @pytest.mark.parametrize("takes_turns", [True, False])

@@ -154,11 +154,11 @@ def test_methods_that_do_not_search_have_no_trace(tmp_path):
 
 @pytest.mark.parametrize("given", ["settings", "call"])
 def test_a_stream_that_its_seconds_end_within_a_simulation_is_recorded_to_its_end(given, file):
-    async def slow(prompt, text):
+    async def endless(prompt, text):
         await asyncio.Event().wait()
 
     settings, call = ({"budget": "seconds=0.1"}, {}) if given == "settings" else ({}, {"budget": Budget(seconds=0.1)})
-    with Rain(engine="toy", scorer=slow, prefetch=0, **settings, **SEARCH) as rain:
+    with Rain(engine="toy", scorer=endless, prefetch=0, **settings, **SEARCH) as rain:
         list(rain.stream("Why?", trace=file, **call))
     events = read(file).events
     assert [event["event"] for event in events] == ["search", "end"] and events[-1]["finish"] == "budget"
