@@ -26,7 +26,7 @@ from rain.core.types import Tokens
 from rain.report.figure import PLAIN as GREEDY
 from rain.report.paper import load_paper
 from rain.stats import wilson
-from rain.trace.read import Event
+from rain.trace.read import TraceEvent
 from rain.trace.tree import Tree
 
 FOLDER = Path(__file__).parent
@@ -63,7 +63,7 @@ def record(number: int) -> dict[str, Any]:
     }
 
 
-def levels(events: Iterable[Event], greedy: Tokens, text: Callable[[Tokens], str]) -> Iterator[dict[str, Any]]:
+def levels(events: Iterable[TraceEvent], greedy: Tokens, text: Callable[[Tokens], str]) -> Iterator[dict[str, Any]]:
     """Yield for each commit the visited children of the root, as they were then, and the index of the committed one."""
 
     def branches(node: Node, before: Tokens, depth: int = DEPTH) -> list[dict[str, Any]]:
