@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
+from drawing import Figure
 
 from rain.core.errors import RainError
 from rain.report.figure import OTHERS, PLAIN, RAIN

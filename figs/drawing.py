@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rain.core.errors import RainError
+from rain.extras import need
+from rain.report.figure import PLAIN, RAIN
+
+try:
+    need("a figure", "figs", "matplotlib")  # asked before any figure imports it
+except RainError as error:
+    print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-
-from rain.report.figure import PLAIN, RAIN
 
 PALE = {RAIN: "#f0c4be", PLAIN: "#c3d8ea"}
 SIDES = (("plain", PLAIN), ("rain", RAIN))

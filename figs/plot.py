@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cost import cost, load_growth
-from drawing import SIDES, Bar, Group, bar_figure, finish
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from drawing import SIDES, Axes, Bar, Figure, Group, bar_figure, finish
 
 from rain.core.errors import RainError
 from rain.core.types import Json

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from drawing import Axes, Figure, Patch
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from tree_drawing import GREY, INK, colour, draw_tree, layout
 
 from rain.core.errors import RainError

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from rain.entry import guarded
+from rain.flags import Parser
 
 COMMANDS = {
     "run": ("rain.launch", "answer the prompts of a task with RAIN and greedily"),
@@ -48,14 +48,16 @@ def installed_version() -> str:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="rain", description="RAIN: rewindable auto-regressive inference")
+    parser = Parser(prog="rain", description="RAIN: rewindable auto-regressive inference")
     parser.add_argument("--version", action="version", version=f"rain {installed_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_text, description=help_text)
         if name in arguments[:1]:
             importlib.import_module(module).add_arguments(subparser)
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        subparsers.choices[args.command].refuse(unknown)
     return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
 
 

@@ -127,6 +127,12 @@ PARTS = ("model", "method", "prompting", "evaluation", "search")
 TASK_RULES = ("stop_strings", "to_end", "rollout_limit", "cut_after_full_stop", "aim")
 
 
+def shown_preset(preset: Mapping[str, Any]) -> str:
+    """Return the settings of a preset in words, by the names of their flags."""
+    shown = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in preset.items()}
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything about a run.
@@ -152,8 +158,7 @@ class Settings:
 
     def preset_notice(self) -> str:
         """Return which defaults an embedded model's preset replaces, empty if it has none."""
-        shown = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in self.preset.items()}
-        chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
+        chosen = shown_preset(self.preset)
         name, engine = self.aligner.model.name, self.aligner.model.engine
         lost = "evaluator" in self.aligner.task.presets.get(name, {}) and engine not in READ_OUT_ENGINES
         why = f"; its read-out is not used, since --engine {engine} cannot read hidden states" if lost else ""

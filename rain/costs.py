@@ -9,13 +9,15 @@ from typing import Any
 from rain.methods.config import method_title
 from rain.results.jsonl import Record
 from rain.tables import text_table
-from rain.terminal import one_line
+from rain.terminal import counted, one_line
 
 Cost = Mapping[str, Any]
 """The counters of one answer, by name; a nested mapping (the part of the evaluation) is not a counter."""
 
 SHOWN = ("seconds", "model_seconds", "forward_passes", "tokens_computed", "tokens_reused", "simulations", "evaluations")
 """The counters of the table at the end of a run."""
+
+NOTE = "seconds are summed over prompts that ran at the same time; model seconds split each pass by its tokens"
 
 SHOWN_OF_ANSWER = ("seconds", "tokens_computed", "simulations", "evaluations")
 """Those of the table of a single answer."""
@@ -71,12 +73,14 @@ def summary_table(records: Iterable[Record]) -> str:
         baseline.update(cost_of(record, "plain"))
     answered = sum(counts.values())
     finishes = ", ".join(f"{one_line(name)} {count}" for name, count in counts.most_common())
-    first = f"{answered} prompts answered, {failed} failed"
+    first = f"{counted(answered, 'prompt')} answered, {failed} failed"
     if not answered:
         return first
     rows = [["", method, "greedy", f"{method}/greedy"]]
     for name in SHOWN:
-        compared = [f"{baseline[name]:,.0f}", f"{rain[name] / baseline[name]:.1f}"] if baseline[name] else []
+        compared = [f"{baseline[name]:,.0f}"] if baseline[name] else []
+        if compared and name != "tokens_reused":  # whose ratio says nothing about cost
+            compared.append(f"{rain[name] / baseline[name]:.1f}")
         rows.append([name.replace("_", " "), f"{rain[name]:,.0f}", *compared])
     computed, reused, simulations = (rain[name] for name in ("tokens_computed", "tokens_reused", "simulations"))
     lines = [
@@ -85,6 +89,6 @@ def summary_table(records: Iterable[Record]) -> str:
         f"per simulation: {ratio(computed, simulations):.0f} tokens computed; "
         f"{ratio(reused, computed + reused):.0%} of the tokens of all requests came from the cache",
         *([f"per commit: {simulations / commits:.1f} simulations"] if commits else []),
-        "seconds are summed over prompts that ran at the same time; model seconds split each pass by its tokens",
+        NOTE,
     ]
     return "\n".join(lines)

@@ -6,12 +6,36 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar
 
+from rain.core.errors import RainError
 from rain.core.fields import flag
 
 ConfigT = TypeVar("ConfigT")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags that are given in full; what it cannot read is a RainError of one sentence."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise RainError(f"{message}; see {self.prog} --help")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Refuse words that are no flags, and name the flag that one of them resembles."""
+        flags = list(self._option_string_actions)
+        meant = [flag for flag in flags if flag.startswith(unknown[0])] or get_close_matches(unknown[0], flags, 1, 0.75)
+        self.error(f"unknown: {' '.join(unknown)}" + (f" (did you mean {meant[0]}?)" if meant else ""))
+
+    def parse_args(self, *args: Any, **options: Any) -> Any:
+        """Parse words; a RainError names those that are unknown."""
+        found, unknown = self.parse_known_args(*args, **options)
+        return self.refuse(unknown) if unknown else found
 
 
 def add_flags(

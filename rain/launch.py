@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rain.configs import Settings
+from rain.configs import Settings, shown_preset
 from rain.core.digest import digest
-from rain.core.errors import RainError
 from rain.costs import summary_table
 from rain.data.datasets import Prompt, load_prompts, select_prompts
+from rain.engines.registry import ModelConfig
 from rain.entry import INTERRUPTED, guarded
-from rain.flags import add_flags, build
-from rain.judges.base import Judge, JudgeConfig
-from rain.judges.command import add_judge_arguments, judge_run, with_judge
+from rain.flags import Parser, add_flags, build
+from rain.judges.base import JudgeConfig
+from rain.judges.command import add_judge_arguments, judge_run, try_judge
 from rain.judges.queries import load_run
-from rain.judges.scoring import check_decides
 from rain.keys import origin
-from rain.models.loading import load_tokenizer, model_files, resolve
+from rain.models.loading import load_tokenizer, model_files
 from rain.pool.devices import cpu_cores, visible_gpus, worker_environments
 from rain.pool.launchers import Launcher, LocalLauncher
 from rain.pool.pool import Pool
 from rain.pool.ray_launcher import RayLauncher
 from rain.pool.state import PoolConfig, PoolSummary
 from rain.pool.worker import Job, RunEvent
+from rain.presets import choose_preset
 from rain.progress import Progress, example_answers
 from rain.records import error_record
 from rain.results.inputs import Inputs, fingerprint
@@ -37,12 +38,9 @@ from rain.results.run_dir import RunDir, iter_results
 from rain.settings import CONFIGS, given_settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
-from rain.terminal import say
+from rain.terminal import counted, say
 from rain.trace.record import TRACES, append_to_file, trace_file
 from rain.worker import worker_main
-
-LOADED = ("hf", "similarity", "fluency")
-"""Kinds of judges whose name names a model, which is loaded for the first query."""
 
 
 class ParsedArgs(NamedTuple):
@@ -56,7 +54,9 @@ class ParsedArgs(NamedTuple):
 def parse(task: Task, argv: Sequence[str] | None, prog: str | None = None) -> ParsedArgs:
     """Read the command line into settings."""
     about = f"RAIN on {task.name}: answer prompts with RAIN and greedily."
-    parser = argparse.ArgumentParser(prog=prog, usage="%(prog)s [FLAGS]", description=about)
+    preset = shown_preset(choose_preset(task, {}))
+    presets = f"The preset of {ModelConfig().modelname} replaces defaults: {preset}; --preset none keeps them."
+    parser = Parser(prog=prog, usage="%(prog)s [FLAGS]", description=about, epilog=presets.replace("%", "%%"))
     basic, defaults = parser.add_argument_group("what everybody needs"), task_defaults(task)
     for config, title in CONFIGS:
         add_flags(parser, config, defaults, title, basic)
@@ -107,14 +107,19 @@ class Allocation:
         details["placement"]["base_url"] = ",".join(origin(url.strip()) for url in urls.split(",") if url.strip())
         config = settings.aligner.as_dict(), settings.aligner.hash
         with RunDir(settings.run.outdir, *config, details, self.inputs) as run_dir:
+            notice = settings.aligner.task.reader.notice
+            if notice and (text := notice(self.prompts)):
+                say(f"rain: {text}")
             done = run_dir.resume([prompt.id for prompt in self.prompts])
             left = [prompt for prompt in self.prompts if prompt.id not in done]
             if run_dir.left_out:
-                say(f"rain: left out: records of {run_dir.left_out} prompts that are no longer in the data set")
+                records = counted(run_dir.left_out, "record")
+                say(f"rain: left out: {records} in {run_dir.path} of prompts that {settings.run.dataset} does not have")
             if done:
                 say(f"rain: {len(done)} of {len(self.prompts)} prompts are done already in {run_dir.path}")
+            started = time.monotonic()
             code = self.run_pool(run_dir, left).exit_code if left else 0
-            self.report(run_dir.path)
+            self.report(run_dir.path, time.monotonic() - started)
             return code
 
     def run_pool(self, run_dir: RunDir, left: Sequence[Prompt]) -> PoolSummary:
@@ -139,15 +144,16 @@ class Allocation:
             jobs = [Job(prompt.id, prompt) for prompt in left]
             return Pool(self.launcher, config, jobs, run_dir.write, lost, heard).run()
 
-    def report(self, outdir: Path) -> None:
-        """Print one prompt's answers and what all cost."""
+    def report(self, outdir: Path, seconds: float) -> None:
+        """Print one prompt's answers, what all cost, and how long this run took."""
         wanted = {prompt.id for prompt in self.prompts}
 
         def records() -> Iterator[Record]:
             return (record for record in iter_results(outdir) if record["id"] in wanted)
 
         say("\n\n".join(filter(None, (example_answers(records()), summary_table(records())))))
-        say(f"results: {outdir}/res_*.jsonl")
+        say(f"this run took {seconds:,.0f} s")
+        say(f"results: {outdir}/res_*.jsonl; rain judge {outdir} scores them, rain report {outdir} compares them")
 
 
 def token_counter(modelname: str) -> Callable[[str], int]:
@@ -167,7 +173,7 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
         args = parse(task, argv, prog)
         allocation = Allocation(args.settings)
         for name in args.judges:
-            check_judge(name, args)
+            try_judge(name, args.judging, task.name, {args.settings.aligner.model.name})
         if notice := args.settings.preset_notice():
             say(notice)
         code = allocation.answer()
@@ -177,26 +183,6 @@ def main(task: Task, argv: Sequence[str] | None = None, prog: str | None = None)
         return max(code, int(failed > 0))
 
     return guarded(work, resumes=True)
-
-
-def check_judge(name: str, args: ParsedArgs) -> None:
-    """Open a judge before the run, as far as that is quick: a wrong name or a missing key must not wait for its end.
-
-    Raises:
-        RainError: it cannot judge this run.
-    """
-    kind, _, what = name.partition(":")
-    writer, task = args.settings.aligner.model.name, args.settings.aligner.task.name
-
-    async def look(judge: Judge) -> None:
-        if judge.model == writer:
-            raise RainError(f"judge {name} is the model that writes the answers; choose another judge")
-        check_decides(judge, task)
-
-    dry = kind == "hf" and args.judging.judge_engine == "toy"
-    if kind in LOADED and not dry and what not in ("", writer) and isinstance(resolve(what), str):
-        load_tokenizer(what)
-    with_judge(name, args.judging, look)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

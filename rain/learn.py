@@ -6,8 +6,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from rain.configs import RunConfig, SourcesConfig
 from rain.core.config import RainConfig
 from rain.core.errors import RainError
@@ -21,6 +19,7 @@ from rain.evaluators.templates import load_prompt
 from rain.methods.config import MethodConfig
 from rain.models.loading import model_files
 from rain.preflight import add_text_arguments
+from rain.progress import progress_bar
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.results.inputs import fingerprint
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     engine, tokenizer = open_engine(replace(config.model, engine="reference"), settings.placement)
     prompt_file = load_prompt(args.prompt) if args.prompt else config.prompt_file
     formatter = PromptFormatter(TokenizerAdapter(tokenizer), prompt_file)
-    with tqdm(total=len(texts), unit="text", disable=None) as bar:
+    with progress_bar(len(texts), "text") as bar:
         states = hidden_states(engine, formatter, texts, bar.update)  # type: ignore[arg-type]
     learnt = learn(states, texts)
     by_length = figures(learnt, states.counts, texts)

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from rain.aligner import open_config_evaluator
 from rain.configs import AlignerConfig, RunConfig, Settings
 from rain.core.config import RainConfig
@@ -27,6 +25,7 @@ from rain.evaluators.readout_file import ReadOutFile, learnt_from
 from rain.evaluators.registry import describe
 from rain.methods.config import MethodConfig
 from rain.presets import choose_preset
+from rain.progress import progress_bar
 from rain.prompts import PromptFormatter
 from rain.results.files import check_writable, write_atomic
 from rain.settings import add_setting_flags, given_settings, make_settings
@@ -41,7 +40,7 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which labelled texts are used."""
     parser.add_argument("--task", default="hh", choices=names(), help="whose settings and texts (default: hh)")
     parser.add_argument(
-        "--labelled", type=Path, nargs="+", help="texts with question, response and label (default: the task's)"
+        "--labelled", type=Path, nargs="+", help="texts with question, response and label, 1 for good and 0 for bad (default: the task's)"
     )
     parser.add_argument("--part", default="", help="K/N: only the texts of the K-th of N parts of the prompts")
 
@@ -136,7 +135,7 @@ async def _measure(config: AlignerConfig, settings: Settings, texts: Sequence[La
         adapter = TokenizerAdapter(tokenizer, engine.eos)
         formatter, policy = PromptFormatter(adapter, config.prompt_file), config.task.policy(adapter)
         evaluator = open_config_evaluator(config, adapter, upright=True)
-        with tqdm(total=len(texts), unit="text", disable=None) as bar:
+        with progress_bar(len(texts), "text") as bar:
             return await measure(evaluator, engine, formatter, policy, texts, bar.update)
     finally:
         if evaluator:

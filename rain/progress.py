@@ -17,7 +17,7 @@ from rain.terminal import printable, say
 LOG_S = 30.0
 """In a log file there is at most one line of progress in this time (seconds)."""
 
-LOG_FORMAT = "rain: {n_fmt} of {total_fmt} prompts, {elapsed} elapsed, {remaining} left{postfix}"
+LOG_FORMAT = "rain: {desc}{n_fmt} of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left{postfix}"
 LINES = 3
 SHOWN = ("question", "pa", "raina")
 """Fields of a record that are shown; the records of failed prompts, and damaged ones, lack one."""
@@ -36,15 +36,20 @@ class LogFile:
         sys.stderr.flush()
 
 
+def progress_bar(total: int, unit: str, **options: Any) -> Any:
+    """Return tqdm's bar of so many units; where standard error is no terminal, it is a line now and then."""
+    style: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
+    if not sys.stderr.isatty():
+        style = {"mininterval": LOG_S, "bar_format": LOG_FORMAT, "file": LogFile()}
+    return tqdm(total=total, unit=unit, **style, **options)
+
+
 class Progress:
     """Shows what workers report: prompts done, committed text if ``verbose``, failures."""
 
     def __init__(self, total: int, done: int, verbose: bool) -> None:
-        style: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
-        if not sys.stderr.isatty():
-            style = {"mininterval": LOG_S, "bar_format": LOG_FORMAT, "file": LogFile()}
         # miniters 0: simulations are shown, too, while no prompt is done
-        self.bar = tqdm(total=total, initial=done, unit="prompt", smoothing=0.1, miniters=0, **style)
+        self.bar = progress_bar(total, "prompt", initial=done, smoothing=0.1, miniters=0)
         self.bar.set_postfix_str("loading the model", refresh=sys.stderr.isatty())
         self.verbose = verbose
         self.simulations = 0
@@ -77,19 +82,21 @@ class Progress:
 def example_answers(records: Iterable[Record]) -> str:
     """Return one prompt with its two answers, a few lines each; empty if no prompt has answers.
 
-    The first prompt whose answers differ is chosen.
+    The first prompt is chosen whose answers differ in what is shown of them.
     """
-    answered = (record for record in records if all(isinstance(record.get(name), str) for name in SHOWN))
-    record = next(answered, None)
-    if record is None:
-        return ""
-    if record["raina"] == record["pa"]:
-        record = next((other for other in answered if other["raina"] != other["pa"]), record)
-    method = method_title(str(record.get("method", "rain")))
-    texts = ("prompt", record["question"]), ("greedy", record["pa"]), (method, record["raina"])
-    return "\n".join(_shortened(f"{name + ': ':8}", text) for name, text in texts)
+    first = ""
+    for record in records:
+        if all(isinstance(record.get(name), str) for name in SHOWN):
+            question, plain, found = (_shortened(record[name]) for name in ("question", "pa", "raina"))
+            method = method_title(str(record.get("method", "rain")))
+            shown = f"prompt: {question}\ngreedy: {plain}\n{method + ': ':8}{found}"
+            if plain != found:
+                return shown
+            first = first or shown
+    return first
 
 
-def _shortened(label: str, text: str) -> str:
+def _shortened(text: str) -> str:
+    """Return the first lines of a text, indented as they follow a name of eight characters."""
     lines = textwrap.wrap(" ".join(printable(text).split()), 100, max_lines=LINES, placeholder=" ...")
-    return label + ("\n" + " " * len(label)).join(lines or ["(empty)"])
+    return ("\n" + " " * 8).join(lines or ["(empty)"])

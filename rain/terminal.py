@@ -17,6 +17,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and a noun: "1 prompt", "2 prompts"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def prepare_streams() -> None:
     """From now on, print characters that the terminal lacks as escapes, and drop what goes to a closed stream."""
     for name in ("stdout", "stderr"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rain.annotate.items import QUESTIONS
 from rain.annotate.make import make
 from rain.core.types import Json
+from rain.extras import need
 from rain.judges.queries import load_run
 from rain.report.markdown import difference, rate
 from rain.results.files import write_atomic, write_error
@@ -76,9 +77,8 @@ def _score(files: Sequence[Path]) -> str:
     from rain.annotate.judges import human, judge_rows, ratings_file
     from rain.annotate.read import read_ratings, read_study
     from rain.annotate.score import majorities, score
-    from rain.annotate.statistics import need_libraries
 
-    need_libraries()
+    need("rain annotate score", "annotate", "krippendorff", "sklearn")
     secret = read_study(files[0].parent)
     ratings = read_ratings(files, secret)
     report, verdicts = score(secret, ratings), majorities(secret, ratings)

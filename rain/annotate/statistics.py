@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from math import inf, isfinite, nan
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rain.core.errors import RainError
-
 DRAWS = 1000
 """Of a bootstrap."""
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-
-
-def need_libraries() -> None:
-    """Raise a RainError if a library is missing."""
-    if missing := [name for name in ("krippendorff", "sklearn") if find_spec(name) is None]:
-        raise RainError(f"rain annotate score needs {', '.join(missing)}; install: pip install -e \".[annotate]\"")
 
 
 def with_interval(value: Callable[[Rows], Any], groups: Sequence[str]) -> list[dict[str, float | None]]:

@@ -10,10 +10,9 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rain.attacks.gcg import GCGConfig
-from rain.attacks.run import Attack, AttackConfig, Victim
+from rain.attacks.config import AttackConfig, GCGConfig
 from rain.attacks.store import Behaviour, open_store
 from rain.core.errors import RainError
 from rain.data.datasets import load_prompts, select_prompts
@@ -24,6 +23,9 @@ from rain.prompts import PromptFormatter
 from rain.tasks.adv import TASK
 from rain.terminal import say
 from rain.text import TokenizerAdapter
+
+if TYPE_CHECKING:
+    from rain.attacks.run import Victim
 
 SMALL = {"steps": 20, "batch": 32, "topk": 64}
 """For the embedded models: minutes, not hours, on a CPU."""
@@ -55,6 +57,7 @@ def load_victims(attack: AttackConfig) -> list[Victim]:
     """Load the models; RainError if their vocabularies differ, since a suffix is made of tokens."""
     import torch
 
+    from rain.attacks.run import Victim
     from rain.models.info import end_ids
     from rain.models.loading import load_model
 
@@ -72,6 +75,8 @@ def load_victims(attack: AttackConfig) -> list[Victim]:
 
 def attack_all(attack: AttackConfig, config: GCGConfig) -> str:
     """Make the suffixes that the file lacks; return how many succeed, in words."""
+    from rain.attacks.run import Attack
+
     behaviours = read_behaviours(attack)
     groups = [behaviours] if attack.universal else [[each] for each in behaviours]
     with open_store(Path(attack.out)) as store:

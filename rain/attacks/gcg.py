@@ -11,31 +11,16 @@ the best candidate even where it is worse, and reports the lowest loss of the wa
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from rain.attacks.config import GCGConfig
 from rain.attacks.prompt import SuffixPrompt
 from rain.core.errors import RainError
-from rain.core.fields import setting, validate
 from rain.core.types import Tokens
-
-
-@dataclass(frozen=True)
-class GCGConfig:
-    """Settings of the attack; the defaults are the RAIN paper's (its section on adversarial attacks)."""
-
-    steps: int = setting(100, "steps per suffix: swaps tried one after the other", low=1)
-    batch: int = setting(512, "candidates drawn per step, before those that do not survive as text are dropped", low=1)
-    topk: int = setting(256, "most promising tokens to choose from at each position", low=1)
-    chunk: int = setting(64, "candidates per forward pass; changes memory and speed only", low=1)
-    seed: int = setting(0, "all randomness comes from it")
-
-    def __post_init__(self) -> None:
-        validate(self)
 
 
 class State(NamedTuple):

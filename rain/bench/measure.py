@@ -12,7 +12,6 @@ from rain.bench.lengths import with_prompts
 from rain.bench.machine import free_memory
 from rain.bench.rows import Bench, run_greedy, run_searches
 from rain.core.config import RainConfig
-from rain.engines.reference import ReferenceEngine
 from rain.engines.registry import open_engine
 
 
@@ -27,6 +26,8 @@ def measure_published(bench: Bench) -> dict[str, Any]:
 
     What it keeps between calls is what the published code keeps: the last logits of each text, and the scores of texts.
     """
+    from rain.engines.reference import ReferenceEngine
+
     model, tokenizer = bench.load()
     aligner = bench.aligner(ReferenceEngine(model, tokenizer, published=True), tokenizer, eager=True)
     return asyncio.run(run_searches(bench, aligner, 1, 1))
@@ -67,6 +68,8 @@ def measure_engine(bench: Bench, name: str, args: argparse.Namespace) -> dict[st
 
 def measure_greedy(bench: Bench, answers: int, widths: Sequence[int]) -> dict[str, float]:
     """Answer the first prompts greedily, one by one, with and without a cache; and ``widths`` at once."""
+    from rain.engines.reference import ReferenceEngine
+
     rows, (model, tokenizer) = dict[str, dict[str, float]](), bench.load()
     for name, kept in (("uncached", False), ("cached", True)):
         aligner = bench.aligner(ReferenceEngine(model, tokenizer, keep_cache=kept), tokenizer)

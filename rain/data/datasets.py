@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.data.rows import BadRow, Item, read_items
-from rain.terminal import say
+from rain.terminal import counted, say
 
 _SHOWN_FAULTS = 5
 _SHUFFLE_SEED = 42
@@ -65,12 +65,14 @@ class Reader:
             for a row without a prompt and raises `BadRow` for a broken one.
         hub: names that `--dataset` accepts in addition to paths.
         rows: makes a list of rows from a whole .json document; raises `BadRow` if it cannot.
+        notice: what a user should know about the prompts of a run, or an empty text.
     """
 
     task: str
     read: Callable[[Row], Fields | None]
     hub: Mapping[str, HubSource] = field(default_factory=dict)
     rows: Callable[[object], list[object]] = _as_list
+    notice: Callable[[Sequence[Prompt]], str] | None = None
 
 
 def load_prompts(source: str | Path, reader: Reader, skip_bad: bool | None = None) -> list[Prompt]:
@@ -123,9 +125,9 @@ def select_prompts(
         raise RainError(f"--e is {end}; it must be larger than --s, which is {start}")
     taken = list(islice(_short_enough(prompts, reader.hub.get(str(source)), count_tokens), end))
     if len(taken) <= start:
-        raise RainError(f"--s is {start}, but {source} has {len(taken)} prompts; the first one is 0")
+        raise RainError(f"--s is {start}, but {source} has {counted(len(taken), 'prompt')}; the first one is 0")
     if end is not None and len(taken) < end:
-        raise RainError(f"--e is {end}, but {source} has {len(taken)} prompts")
+        raise RainError(f"--e is {end}, but {source} has {counted(len(taken), 'prompt')}")
     return taken[start:]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from rain.data.datasets import Fields, HubSource, Reader, Row
+from rain.data.datasets import Fields, HubSource, Prompt, Reader, Row
 from rain.data.rows import BadRow, kind, text
+from rain.terminal import counted
 
 WORDS = 8
 """Of a review, which is continued after them."""
@@ -54,6 +56,12 @@ def read_adv(row: Row) -> Fields | None:
     extra |= {"target": target} if target else {}
     extra |= {"behavior": row["behavior"]} if isinstance(row.get("behavior"), str) else {}
     return Fields(question, extra)
+
+
+def without_attack(prompts: Sequence[Prompt]) -> str:
+    """Say how many prompts are bare goals, which test a model's refusals but no attack."""
+    bare = sum(prompt.question == prompt.extra["goal"] for prompt in prompts)
+    return f"{bare} of {counted(len(prompts), 'prompt')} without controls: no attack on these" if bare else ""
 
 
 def adv_rows(document: object) -> list[object]:
@@ -124,7 +132,7 @@ _TRUTHFUL = HubSource("truthfulqa/truthful_qa", "validation", name="generation")
 _REVIEWS = HubSource("stanfordnlp/imdb", "test", shuffle=True)
 
 HH = Reader("hh", read_hh, {"hh": _RED_TEAM, "Anthropic/hh-rlhf": _RED_TEAM})
-ADV = Reader("adv", read_adv, rows=adv_rows)
+ADV = Reader("adv", read_adv, rows=adv_rows, notice=without_attack)
 TRUTH = Reader("truth", read_truth, {"truthful_qa": _TRUTHFUL, "truthfulqa/truthful_qa": _TRUTHFUL})
 IMDB = Reader("imdb", read_imdb, {"imdb": _REVIEWS, "stanfordnlp/imdb": _REVIEWS})
 

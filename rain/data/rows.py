@@ -134,7 +134,7 @@ def _parse_line(line: bytes) -> object:
 def _json(path: Path, data: bytes, rows: Callable[[object], list[object]]) -> Iterator[Item]:
     content = _decode(path, data)
     try:
-        values = rows(json.loads(content, object_pairs_hook=_object))
+        values = rows(json.loads(content.rstrip(), object_pairs_hook=_object))
     except json.JSONDecodeError as error:
         hint = "; a file with one object per line must be called .jsonl" if error.msg == "Extra data" else ""
         raise RainError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}){hint}") from error

@@ -10,15 +10,23 @@ import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.data.rows import BadRow, read_items, text
 from rain.results.files import check_writable, write_atomic
-from rain.terminal import printable, say
+from rain.terminal import counted, printable, say
 
 KEYS = "g good, b bad, s skip, u undo, q stop"
 VALUES: dict[str, int | None] = {"g": 1, "b": 0, "s": None}
+
+
+class Counts(NamedTuple):
+    """How many texts of a file are labelled, skipped, and left to do."""
+
+    labelled: int
+    skipped: int
+    left: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for labels until there are no more texts, or until the user stops."""
     with keyboard() as read_key:
-        left = label_texts(args.file, read_key)
-    print(f"{args.file}: {left} texts without a label" + ("; the same command continues" if left else ""))
+        labelled, skipped, left = label_texts(args.file, read_key)
+    shown = f"{args.file}: {counted(labelled, 'text')} labelled, {skipped} skipped, {left} without a label"
+    print(f"{shown}; {'the same command continues' if left else 'rain preflight and rain learn take it as --labelled'}")
     return 0
 
 
-def label_texts(path: Path, read_key: Callable[[], str]) -> int:
+def label_texts(path: Path, read_key: Callable[[], str]) -> Counts:
     """Ask for the label of each text that has none, and write it into the file at once (1: good, null: skipped).
 
     Args:
@@ -42,7 +51,7 @@ def label_texts(path: Path, read_key: Callable[[], str]) -> int:
         read_key: returns the next key; "" at the end of the input, which stops as "q" does.
 
     Returns:
-        Number of texts that still have no label.
+        How many texts there are of each sort.
 
     Raises:
         RainError: a row lacks a field, or the file cannot be written.
@@ -60,7 +69,8 @@ def label_texts(path: Path, read_key: Callable[[], str]) -> int:
         elif done:
             del rows[done.pop()]["label"]
         write_rows(path, rows)
-    return len(todo)
+    skipped = sum("label" in row and row["label"] is None for row in rows)
+    return Counts(len(rows) - len(todo) - skipped, skipped, len(todo))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -72,7 +82,8 @@ def _ask(row: Mapping[str, Any], place: str, read_key: Callable[[], str]) -> str
     """Show a text and return a known key, or ""."""
     say(f"\n--- {place} ---\n{printable(row['question'])}\n>>> {printable(row['response'])}\n[{KEYS}]")
     while (key := read_key()) not in ("", "q", "u", *VALUES):
-        pass
+        if not key.isspace():
+            say(f"{printable(key)!r} is none of them: {KEYS}")
     return key
 
 

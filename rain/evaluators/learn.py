@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,15 @@ from numpy.typing import NDArray
 from rain.core.engine import Usage
 from rain.core.errors import RainError
 from rain.data.labelled import Labelled
-from rain.engines.reference import ReferenceEngine
 from rain.evaluators.metrics import ranking
 from rain.evaluators.readout_file import RequestReadOut
+from rain.extras import need
 from rain.prompts import PromptFormatter
 from rain.stats import auc, auc_interval
+from rain.terminal import counted
+
+if TYPE_CHECKING:
+    from rain.engines.reference import ReferenceEngine
 
 LENGTHS = (4, 8, 16, 32, 64)
 """Beginnings of each response that are learnt from, as a search meets them (tokens)."""
@@ -36,7 +39,8 @@ REQUEST_RIDGES = (0.01, 0.03, 0.1, 0.3)
 """The same for requests, of which there are fewer, each seen once."""
 
 FOLDS = 5
-TEXTS, REQUESTS = "texts of each class", "requests of each kind (prompt_is_safe)"
+TEXTS = ("bad texts", "good texts")
+REQUESTS = ("safe requests (prompt_is_safe)", "harmful requests")
 Matrix = NDArray[np.floating[Any]]
 
 
@@ -77,21 +81,23 @@ def check_enough(texts: Sequence[Labelled], request: bool) -> None:
     """Refuse at once what could not be learnt from in the end.
 
     Raises:
-        RainError: scikit-learn is not installed, or there are too few texts, prompts or, if ``request``, requests.
+        RainError: there are too few texts, prompts or, if ``request``, requests, or scikit-learn is not installed.
     """
-    if find_spec("sklearn") is None:
-        raise RainError('learning a read-out needs scikit-learn: pip install -e ".[learn]"')
     _check_counts(np.array([item.good for item in texts], bool), [item.question for item in texts], TEXTS)
     known = {item.question: not item.safe for item in texts if item.safe is not None}
     if request:
         _check_counts(np.array(list(known.values()), bool), list(known), REQUESTS)
+    need("rain learn", "learn", "sklearn")
 
 
-def _check_counts(labels: NDArray[Any], groups: Sequence[str], counted: str) -> None:
+def _check_counts(labels: NDArray[Any], groups: Sequence[str], kinds: tuple[str, str]) -> None:
     prompts = [len({group for group, label in zip(groups, labels, strict=True) if label == kind}) for kind in (0, 1)]
-    if len(set(groups)) < 2 * FOLDS or min(prompts) < FOLDS or min(labels.sum(), (~labels).sum()) < 2 * FOLDS:
-        least = f"{2 * FOLDS} prompts and {2 * FOLDS} {counted}, each to at least {FOLDS} prompts"
-        raise RainError(f"a read-out needs at least {least}")
+    counts, every = [int((~labels).sum()), int(labels.sum())], len(set(groups))
+    if every < 2 * FOLDS or min(prompts) < FOLDS or min(counts) < 2 * FOLDS:
+        least = " and ".join(f"{2 * FOLDS} {kind} of {FOLDS} prompts" for kind in kinds)
+        of = [counted(number, "prompt") for number in (every, *prompts)]
+        found = f"{of[0]}, {counts[0]} {kinds[0]} of {of[1]} and {counts[1]} {kinds[1]} of {of[2]}"
+        raise RainError(f"a read-out needs at least {2 * FOLDS} prompts, {least}; there are {found}")
 
 
 def hidden_states(
@@ -158,7 +164,7 @@ def _choose(
     groups: Sequence[str],
     used: NDArray[Any],
     ridges: Sequence[float],
-    counted: str,
+    kinds: tuple[str, str],
 ) -> Learnt:
     """Learn as ``learn`` says.
 
@@ -169,14 +175,14 @@ def _choose(
         groups: texts of one group are held out together.
         used: which texts are learnt from.
         ridges: that are tried.
-        counted: what there must be enough of, for the message.
+        kinds: what is labelled false and true, for the message.
 
     Raises:
         RainError: there are too few groups or texts.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    _check_counts(labels, groups, counted)
+    _check_counts(labels, groups, kinds)
     for splitter in (GroupKFold(FOLDS), StratifiedGroupKFold(FOLDS)):  # the first may put all of a label in one fold
         folds = list(splitter.split(labels, labels, groups))
         if all(len(np.unique(labels[inside][used[inside]])) == 2 for inside, _ in folds):

@@ -24,6 +24,16 @@ TRIES = 4
 """Texts that are drawn for each one that is wanted, at most: equal and empty ones are left out."""
 
 
+Texts = dict[tuple[str, str], None]
+"""(question, text), each once, in the order in which they came."""
+
+
+def numbered(texts: Texts, seed: int) -> list[dict[str, str]]:
+    """Return texts as rows for ``rain label``, in random order."""
+    drawn = random.Random(f"order/{seed}").sample(sorted(texts), len(texts))
+    return [{"id": f"own-{i:04d}", "question": q, "response": text} for i, (q, text) in enumerate(drawn)]
+
+
 class OwnTexts:
     """Draws beginnings of answers.
 
@@ -38,14 +48,14 @@ class OwnTexts:
     ) -> None:
         self.engine, self.formatter, self.policy, self.config, self.seed = engine, formatter, policy, config, seed
 
-    async def draw(self, questions: Sequence[str], count: int, tick: Callable[[], object]) -> list[dict[str, str]]:
-        """Return ``count`` different texts in random order, about equally many for each question.
+    async def draw(self, questions: Sequence[str], count: int, found: Texts, tick: Callable[[], object]) -> None:
+        """Add different texts to ``found`` until it has ``count``, about equally many for each question.
 
         Raises:
             RainError: the model does not give so many different texts.
         """
-        stream, gate, found = random.Random(self.seed), asyncio.Semaphore(CONCURRENCY), dict[tuple[str, str], None]()
-        order = stream.sample(list(dict.fromkeys(questions)), len(set(questions)))
+        gate = asyncio.Semaphore(CONCURRENCY)
+        order = random.Random(self.seed).sample(list(dict.fromkeys(questions)), len(set(questions)))
 
         async def one(number: int) -> None:
             question = order[number % len(order)]
@@ -59,8 +69,6 @@ class OwnTexts:
             await asyncio.gather(*(one(number) for number in range(first, first + count)))
         if len(found) < count:
             raise RainError(f"--count is {count}, but only {len(found)} different texts came; give more --prompts")
-        drawn = stream.sample(sorted(found), count)
-        return [{"id": f"own-{i:04d}", "question": q, "response": text} for i, (q, text) in enumerate(drawn)]
 
     async def _text(self, question: str, number: int) -> str:
         """Return a beginning of random length: greedy, or drawn as a token set is and rolled out to a pause."""

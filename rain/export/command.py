@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file (JSON Lines)")
     text = "a judge with verdicts on the run, which say what is good (default: the values that the run recorded)"
     parser.add_argument("--judge", default="", metavar="NAME", help=text)
-    parser.add_argument("--criterion", default="", help="what the judge was asked, if it was asked several things")
+    text = "which of its questions, if a judge was asked several: harmless, pairwise ... (as in rain report)"
+    parser.add_argument("--criterion", default="", metavar="NAME", help=text)
     text = "smallest difference of two values that makes a pair (default: 0.1)"
     parser.add_argument("--margin", type=float, default=0.1, help=text)
     text = "a value above this is good (default: 0)"

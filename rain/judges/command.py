@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-
-from tqdm import tqdm
 
 from rain.core.errors import RainError
 from rain.flags import add_flags, build
@@ -19,12 +16,17 @@ from rain.judges.check import HEAD, SINGLE_CRITERIA, check_judge, load_queries
 from rain.judges.keywords import LISTS, NOTE
 from rain.judges.queries import Run, load_run
 from rain.judges.registry import JUDGES, open_judge
-from rain.judges.scoring import Summary, count_queries, score_run
+from rain.judges.scoring import Summary, check_suits, count_queries, score_run
+from rain.models.loading import load_tokenizer, resolve
+from rain.progress import progress_bar
 from rain.tables import text_table
 from rain.terminal import printable, say
 
 FREE_JUDGES = {"adv": ("keywords:llm-attacks", "keywords:modern")}
 """Judges that cost nothing and are always asked as well, by task."""
+
+LOADED = ("hf", "similarity", "fluency")
+"""Kinds of judges whose name names a model, which is loaded for the first query."""
 
 T = TypeVar("T")
 
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rain judge`."""
     parser.add_argument("outdir", nargs="*", type=Path, metavar="OUTDIR", help="directories of runs")
     add_judge_arguments(parser)
-    parser.add_argument("--base-url", dest="judge_base_url", default=argparse.SUPPRESS, help="short for the above")
+    text = "short for --judge-base-url"
+    parser.add_argument("--base-url", dest="judge_base_url", default=argparse.SUPPRESS, help=text)
     parser.add_argument("--ask-nulls-again", action="store_true", help="ask again where the reply could not be read")
     text = "compare the judges with people: texts (question, response) with a label, or its opposite, jailbroken"
     parser.add_argument("--check", type=Path, metavar="FILE", help=text)
@@ -67,8 +70,28 @@ def run(args: argparse.Namespace) -> int:
     runs = [load_run(outdir) for outdir in args.outdir]
     if not args.judge and not all(one.task in FREE_JUDGES for one in runs):
         raise RainError(f"name a judge with --judge: {JUDGES}")
+    for one in runs:
+        for name in args.judge:
+            try_judge(name, config, one.task, one.models)
     failed = sum(judge_run(one, args.judge, config, again=args.ask_nulls_again) for one in runs)
     return 1 if failed else 0
+
+
+def try_judge(name: str, config: JudgeConfig, task: str, writers: Collection[str]) -> None:
+    """Open a judge, as far as that is quick: a wrong name or a missing key must not wait for the end of other work.
+
+    Raises:
+        RainError: it cannot judge answers of these models in this task.
+    """
+    kind, _, what = name.partition(":")
+
+    async def look(judge: Judge) -> None:
+        check_suits(judge, task, writers)
+
+    dry = kind == "hf" and config.judge_engine == "toy"
+    if kind in LOADED and not dry and what and what not in writers and isinstance(resolve(what), str):
+        load_tokenizer(what)
+    with_judge(name, config, look)
 
 
 def judge_run(run: Run, names: Sequence[str], config: JudgeConfig, *, again: bool = False) -> int:
@@ -104,9 +127,9 @@ def with_judge(name: str, config: JudgeConfig, work: Callable[[Judge], Awaitable
 
 
 async def score_with_bar(run: Run, again: bool, judge: Judge) -> Summary:
-    """Score a run, with a progress bar on a terminal."""
+    """Score a run, with a progress bar."""
     total = count_queries(run, judge)
-    with tqdm(total=total, desc=judge.name, unit="verdict", disable=not sys.stderr.isatty()) as bar:
+    with progress_bar(total, "verdict", desc=judge.name) as bar:
         return await score_run(run, judge, again=again, tick=bar.update)
 
 

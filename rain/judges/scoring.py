@@ -12,7 +12,7 @@ import asyncio
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -123,8 +123,10 @@ def count_queries(run: Run, judge: Judge) -> int:
     return sum(count for criterion, count in run.queries.items() if judge.version(criterion) is not None)
 
 
-def check_decides(judge: Judge, task: str) -> None:
-    """Raise a RainError if a judge decides nothing in a task."""
+def check_suits(judge: Judge, task: str, writers: Collection[str]) -> None:
+    """Raise a RainError if a judge decides nothing in a task, or is one of the models that write its answers."""
+    if judge.model and judge.model in writers:
+        raise RainError(f"judge {judge.name} is the model that writes the answers; choose another judge")
     if all(judge.version(criterion) is None for criterion in (*criteria(task), FLUENCY)):
         raise RainError(f"judge {judge.name} has nothing to say about task {task}; choose another")
 
@@ -136,9 +138,7 @@ async def score_run(run: Run, judge: Judge, *, again: bool = False, tick: Tick |
         RainError: the judge decides nothing in this task, wrote the answers, or cannot continue (see `ask_all`), or
             another process is scoring the run with it.
     """
-    if judge.model and judge.model in run.models:
-        raise RainError(f"judge {judge.name} is the model that wrote the answers in {run.outdir}; choose another judge")
-    check_decides(judge, run.task)
+    check_suits(judge, run.task, run.models)
     path = run.outdir / file_name(judge.name)
     busy = f"{path} is being written by another process; wait until it finishes or stop it"
     with locked(path.with_name(f".{path.name}.lock"), busy, LOCK_WAIT_S):  # before reading: nothing is asked twice

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rain.core.errors import RainError
 from rain.core.types import Json
+from rain.extras import need
 from rain.report.measures import titles
 
 COSTS = {"tokens_computed": "tokens computed per prompt", "seconds": "seconds per prompt"}
@@ -73,10 +74,9 @@ def equal_cost(runs: Sequence[Json]) -> bytes:
     Raises:
         RainError: matplotlib is not installed, or no run has both verdicts and costs.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RainError("the figure needs matplotlib; in RAIN's folder: pip install -e '.[figs]'") from error
+    need("the figure", "figs", "matplotlib")
+    from matplotlib.figure import Figure
+
     found = panels(runs)
     if not found:
         raise RainError("no run has both verdicts and costs, so there is nothing to draw; run `rain judge` first")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rain.core.types import Json
+from rain.costs import NOTE
 from rain.methods.config import method_title
 from rain.report.measures import titles
 from rain.tables import markdown_table, markdown_text
+from rain.terminal import counted
 
 NAMES = {"attack": "attack success (lower is better)", "true": "True", "info": "Info", "true_info": "True+Info"}
 """How metrics are called, where that is not their name."""
@@ -27,11 +29,12 @@ def _run(run: Json) -> str:
     guided = f", guided by {run['guide']}" if run["guide"] else ""
     parts = [
         "## " + markdown_text(f"{run['outdir']}: {run['task']}{aim}, {run['model']}{guided}"),
-        f"{run['records']} records with answers, {run['errors']} failed, {run['torn']} incomplete last lines ignored; "
+        f"{counted(run['records'], 'record')} with answers, {run['errors']} failed, "
+        f"{counted(run['torn'], 'incomplete last line')} ignored; "
         f"configuration {markdown_text(str(run['config']))}.",
     ]
     if run["left_out"]:
-        parts.append(f"Left out: {run['left_out']} records of prompts that are no longer in the data set.")
+        parts.append(f"Left out: {counted(run['left_out'], 'record')} of prompts that are no longer in the data set.")
     parts += [f"- {count} failed: {markdown_text(reason)}" for reason, count in run["error_reasons"].items()]
     name = method_title(run["method"])
     judged = [_scores(run, name), *_notes(run)] if run["scores"] else []
@@ -39,7 +42,7 @@ def _run(run: Json) -> str:
     if run["pairwise"]:
         parts.append(_pairwise(run["pairwise"], name))
     if run["cost"]["prompts"]:
-        parts.append(_cost(run["cost"], name))
+        parts += [_cost(run["cost"], name), f"{NOTE.capitalize()}."]
         parts += [f"The paper's time ratio: {one['rain']:.2f} ({one['setting']})." for one in run["cost"]["paper"]]
     return "\n\n".join(parts)
 
@@ -125,7 +128,7 @@ def _cost(cost: Json, name: str) -> str:
         body.append([counter.replace("_", " "), *shown, *(_ratio(one.get(counter)) for one in ratios.values())])
     names = {"rain": name, "plain": GREEDY}
     heads = [names.get(side, side) for side in sides] + [f"{name} / {names.get(side, side)}" for side in ratios]
-    return markdown_table([f"cost per prompt (total), {cost['prompts']} prompts", *heads], body)
+    return markdown_table([f"cost per prompt (total), {counted(cost['prompts'], 'prompt')}", *heads], body)
 
 
 def _ratio(one: Json | None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from importlib.util import find_spec
 
 from rain.configs import RunConfig
 from rain.core.errors import RainError
+from rain.extras import need
 from rain.flags import add_flags, build
 from rain.serve.config import ServeConfig
 from rain.settings import add_setting_flags, given_settings
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; return the exit code."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise RainError(f"rain serve needs {', '.join(missing)}; in RAIN's folder: pip install -e '.[serve]'")
+    need("rain serve", "serve", *NEEDED)
     config = build(ServeConfig, vars(args))
     with _listen(config) as listening:
         from rain.serve.process import serve

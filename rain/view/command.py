@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rain.methods.config import method_title
-from rain.terminal import say
+from rain.terminal import counted, say
 from rain.view.data import load
 from rain.view.page import write_page
 from rain.view.server import make_server
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     data = load(path)
     out = args.out or (path / "view.html" if path.is_dir() else path.with_name(path.name.partition(".")[0] + ".html"))
     write_page(data, out)
-    size = out.stat().st_size / 1e6
-    say(f"rain: {len(data.prompts)} prompts, {len(data.traces)} of them with their searches, in {out} ({size:.1f} MB)")
+    prompts, size = counted(len(data.prompts), "prompt"), out.stat().st_size / 1e6
+    say(f"rain: {prompts}, {len(data.traces)} of them with their searches, in {out} ({size:.1f} MB)")
     others = {prompt["method"] for prompt in data.prompts} - {method_title("rain")}
     if others:
         say(f"rain: {others.pop()} does not search: there is no tree")

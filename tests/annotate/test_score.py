@@ -15,7 +15,6 @@ from rain.annotate import statistics
 from rain.annotate.read import read_ratings, read_study
 from rain.annotate.score import score as report_of
 from rain.cli import main
-from rain.core.errors import RainError
 from rain.report.command import build
 
 pytest.importorskip("krippendorff")
@@ -235,9 +234,3 @@ def test_judges_of_a_run_are_compared_with_the_raters(tmp_path):
         [row] = answered(tmp_path / question, run, question=question, decide=decide)["judges"]
         assert (row["judge"], row["criterion"]) == ("openai:m", "harmless")
         assert (row["agrees"]["yes"], row["agrees"]["of"]) == agrees
-
-
-def test_a_missing_library_is_named_with_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics, "find_spec", lambda name: None)
-    with pytest.raises(RainError, match=r"krippendorff.*\.\[annotate\]"):
-        statistics.need_libraries()

@@ -10,8 +10,9 @@ from support import gcg_tiny as tiny
 from support.pipes import unread
 
 import rain.attacks.command as command
+from rain.attacks.config import succeeds
 from rain.attacks.gcg import step
-from rain.attacks.run import Attack, Victim, succeeds
+from rain.attacks.run import Attack, Victim
 from rain.attacks.store import Behaviour, open_store
 from rain.cli import main
 from rain.core.errors import RainError

@@ -4,7 +4,8 @@ import pytest
 import torch
 from support import gcg_tiny as tiny
 
-from rain.attacks.gcg import GCGConfig, Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
+from rain.attacks.config import GCGConfig
+from rain.attacks.gcg import Objective, State, allowed_tokens, mean_losses, step, sum_gradient, swaps
 from rain.attacks.prompt import build_prompt
 from rain.core.errors import RainError
 from rain.prompts import PromptFile, PromptFormatter

@@ -226,7 +226,7 @@ def test_too_few_prompts_are_refused():
     with pytest.raises(RainError, match="prompts"):
         learn(states, texts)
     texts, states = separable()
-    with pytest.raises(RainError, match="each to at least 5 prompts"):
+    with pytest.raises(RainError, match="2 bad texts of 1 prompt "):
         learn(states, [text._replace(good=text.question != "q0") for text in texts * 1])
     texts, states = separable()
     with pytest.raises(RainError, match="prompt_is_safe"):
@@ -269,8 +269,8 @@ def learnt(tmp_path_factory):
 @pytest.mark.parametrize(
     ("prompts", "flags", "named"),
     [
-        (2, [], "texts of each class"),
-        (40, ["--request"], "requests of each kind"),
+        (2, [], "there are 2 prompts"),
+        (40, ["--request"], "0 harmful requests"),
     ],
     ids=["prompts", "requests"],
 )

@@ -66,7 +66,7 @@ def test_judges_are_checked_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
         (["RUN", "--judge", "gpt-4"], "'gpt-4'"),
         (["RUN", "--judge", "keywords:"], "'keywords:'"),
         (["RUN", "--judge", "keywords:modern"], "task imdb"),
-        (["RUN", "--judge", "fluency:writer-7b"], "wrote the answers"),
+        (["RUN", "--judge", "fluency:writer-7b"], "writes the answers"),
         (["RUN", "--judge", "openai:m", "--judge-concurrency", "0"], "--judge-concurrency"),
         (["RUN", "--judge", "openai:m", "--judge-timeout", "0"], "--judge-timeout"),
         (["RUN", "--judge", "keywords:modern", "--criterion", "attack"], "--criterion is for --check"),

@@ -110,7 +110,7 @@ def test_the_model_that_wrote_the_answers_is_refused(
     run = write_run(tmp_path / "hh", "hh", [record(1, "No.", "Yes.")])
     assert main(["judge", str(run), "--judge", write(tmp_path, "writer-7b")]) == 2
     said = capsys.readouterr().err
-    assert "wrote the answers" in said and "readout:mine" in said and said.count("\n") == 1
+    assert "writes the answers" in said and "readout:mine" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

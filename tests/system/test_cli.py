@@ -211,10 +211,24 @@ def test_help_of_other_commands_begins_with_the_usual_flags_too(command, capsys)
     assert shown.index("  --dtype {auto,float32,bfloat16,float16}") < shown.index("  --encoder")
 
 
-def test_a_flag_that_is_unknown_or_no_number_is_refused_by_usage() -> None:
-    for flags in (["--nonsense"], ["--nump", "two"]):
-        done = allocate(*QUICK, *flags)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and "usage:" in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--nonsense"], "unknown: --nonsense; see rain run hh --help"),
+        (["--nump", "two"], "--nump"),
+        (["--conc", 2], "did you mean --concurrency?"),
+        (["--max-token", 2], "did you mean --max-new-tokens?"),
+    ],
+)
+def test_a_flag_that_is_unknown_or_no_number_is_refused(flags: list[object], named: str) -> None:
+    assert named in refusal(*QUICK, *flags)
+
+
+def test_words_that_a_command_does_not_know_are_refused_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "Hi", "--gaol", "harmless"]) == 2
+    assert capsys.readouterr().err == (
+        "rain: error: unknown: --gaol harmless (did you mean --goal?); see rain ask --help\n"
+    )
 
 
 def test_rain_tells_its_version_and_refuses_unknown_tasks(capsys: pytest.CaptureFixture[str]) -> None:

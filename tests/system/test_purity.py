@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from support.tiny_task import ROOT
+
+from rain.cli import COMMANDS
 
 IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)"
 HEAVY = {"fastapi", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors"}
@@ -28,6 +31,32 @@ def python(*arguments, path=ROOT):
 @pytest.mark.parametrize("module", LIGHT)
 def test_a_light_module_imports_no_heavy_library(module):
     assert HEAVY.isdisjoint(python("-c", IMPORT, module).split())
+
+
+def test_no_command_imports_a_heavy_library_for_its_help():
+    modules = ", ".join(module for module, _ in COMMANDS.values())
+    imported = python("-c", f"import sys, {modules}; print(*sys.modules)").split()
+    assert (HEAVY | {"sklearn", "matplotlib"}).isdisjoint(imported)
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("figs/plot.py", "figs"),
+        ("figs/tree.py", "figs"),
+        ("-m rain annotate score ratings.jsonl", "annotate"),
+        ("-m rain serve", "serve"),
+        ("-m rain learn none.json --labelled HH/labelled.jsonl", "learn"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(command, extra, tmp_path):
+    block = "import sys; sys.modules.update(dict.fromkeys(['matplotlib', 'sklearn', 'fastapi']))"
+    (tmp_path / "sitecustomize.py").write_text(block)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    words = [sys.executable, *command.split()]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"\w+: error: .* needs .*pip install -e '\.\[{extra}\]'\n", done.stderr)
 
 
 def test_the_core_imports_nothing_else_of_rain_and_no_heavy_library():
