@@ -39,9 +39,8 @@ PAPER = "paper, table 6: 52-98 %, from LLaMA-7B to LLaMA-2-70B"
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which labelled texts are used."""
     parser.add_argument("--task", default="hh", choices=names(), help="whose settings and texts (default: hh)")
-    parser.add_argument(
-        "--labelled", type=Path, nargs="+", help="texts with question, response and label, 1 for good and 0 for bad (default: the task's)"
-    )
+    text = "texts with question, response and label, 1 for good and 0 for bad (default: the task's)"
+    parser.add_argument("--labelled", type=Path, nargs="+", help=text)
     parser.add_argument("--part", default="", help="K/N: only the texts of the K-th of N parts of the prompts")
 
 
