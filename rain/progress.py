@@ -37,11 +37,14 @@ class LogFile:
 
 
 def progress_bar(total: int, unit: str, **options: Any) -> Any:
-    """Return tqdm's bar of so many units; where standard error is no terminal, it is a line now and then."""
+    """Return tqdm's bar of so many units; where standard error is no terminal, it is a line now and then.
+
+    There, work that takes less than LOG_S has no line.
+    """
     style: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
     if not sys.stderr.isatty():
-        style = {"mininterval": LOG_S, "bar_format": LOG_FORMAT, "file": LogFile()}
-    return tqdm(total=total, unit=unit, **style, **options)
+        style = {"mininterval": LOG_S, "bar_format": LOG_FORMAT, "file": LogFile(), "delay": LOG_S}
+    return tqdm(total=total, unit=unit, **{**style, **options})
 
 
 class Progress:
@@ -49,7 +52,7 @@ class Progress:
 
     def __init__(self, total: int, done: int, verbose: bool) -> None:
         # miniters 0: simulations are shown, too, while no prompt is done
-        self.bar = progress_bar(total, "prompt", initial=done, smoothing=0.1, miniters=0)
+        self.bar = progress_bar(total, "prompt", initial=done, smoothing=0.1, miniters=0, delay=0)
         self.bar.set_postfix_str("loading the model", refresh=sys.stderr.isatty())
         self.verbose = verbose
         self.simulations = 0

@@ -129,7 +129,7 @@ def with_judge(name: str, config: JudgeConfig, work: Callable[[Judge], Awaitable
 async def score_with_bar(run: Run, again: bool, judge: Judge) -> Summary:
     """Score a run, with a progress bar."""
     total = count_queries(run, judge)
-    with progress_bar(total, "verdict", desc=judge.name) as bar:
+    with progress_bar(total, "verdict", desc=f"{judge.name}: ") as bar:
         return await score_run(run, judge, again=again, tick=bar.update)
 
 

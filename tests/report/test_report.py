@@ -214,4 +214,4 @@ def test_records_of_prompts_that_left_the_data_set_do_not_count(tmp_path):
     [row] = found["scores"]
     assert (found["records"], found["left_out"], found["cost"]["prompts"]) == (2, 1, 2)
     assert (row["rain"]["yes"], row["rain"]["of"], row["pairs"]) == (2, 2, 2)
-    assert "Left out: 1 records of prompts that are no longer in the data set" in markdown(build([outdir]))
+    assert "Left out: 1 record of prompts that are no longer in the data set" in markdown(build([outdir]))

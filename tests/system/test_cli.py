@@ -327,5 +327,5 @@ def test_edited_rows_of_a_data_set_are_done_again_and_old_records_left_out(
     save_questions(data, ["Is the sea salty?", "Why not", "How do I fix a bike?"])
     done = allocate(*flags)
     assert done.returncode == 0 and "2 of 3 prompts are done already" in done.stdout
-    assert "left out: records of 1 prompts" in done.stdout and "3 prompts answered, 0 failed" in done.stdout
+    assert "left out: 1 record in" in done.stdout and "3 prompts answered, 0 failed" in done.stdout
     assert load_run(tmp_path / "out").left_out == 1 and len(load_run(tmp_path / "out").records) == 3

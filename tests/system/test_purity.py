@@ -100,7 +100,7 @@ def test_traces_are_replayed_without_torch_and_transformers(without_libraries):
 
 def test_the_allocation_command_dry_runs_without_torch_and_transformers(without_libraries, tmp_path):
     script = str(ROOT / "HH" / "allocation.py")
-    assert "1 prompts answered, 0 failed" in python(
+    assert "1 prompt answered, 0 failed" in python(
         script, "--e", "1", "--outdir", str(tmp_path / "out"), *TOY, path=without_libraries
     )
 
