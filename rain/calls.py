@@ -51,7 +51,14 @@ class CallOptions(TypedDict, total=False):
 
 
 INTEGER = (Integral, "an integer")
-OPTION_TYPES = {"seed": INTEGER, "max_new_tokens": INTEGER, "budget": (Budget, "a Budget")}
+OPTION_TYPES: Mapping[str, tuple[Any, str]] = {
+    "seed": INTEGER,
+    "max_new_tokens": INTEGER,
+    "budget": (Budget, "a Budget"),
+    "question": (str, "a text"),
+    "raw": (bool, "True or False"),
+    "trace": ((str, Path), "a path"),
+}
 """Types of options whose wrong use would show late, and how a message names them."""
 
 
@@ -92,15 +99,15 @@ def prepare_prompt(
         raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
     for name, (kind, what) in OPTION_TYPES.items():
         value = options.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise RainError(f"{name} is {value!r}; it must be {what}")
     id, changed = prompt_id(prompt), {name: value for name, value in options.items() if name != "budget"}
     if changed.get("trace") is not None:
         changed["trace"] = _trace(Path(changed["trace"]), id, "baseline" if plain else aligner.config.method.method)
-    stop = changed.get("stop")
-    changed["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if "" in changed["stop"]:
-        raise RainError("a stop string is empty; leave it out")
+    stop = () if changed.get("stop") is None else changed["stop"]
+    changed["stop"] = (stop,) if isinstance(stop, str) or not isinstance(stop, Iterable) else tuple(stop)
+    if not all(isinstance(one, str) and one for one in changed["stop"]):
+        raise RainError(f"stop is {stop!r}; it must be a string or several, none of them empty")
     return aligner.prepare(id, prompt, **changed)
 
 

@@ -32,6 +32,9 @@ class PromptingConfig:
     chat_template: bool = setting(False, "use the model's chat template instead of the prompt file")
     encoder: str = setting("minilm", "sentence encoder: minilm (embedded), a hub name or a folder")
 
+    def __post_init__(self) -> None:
+        validate(self)
+
 
 @dataclass(frozen=True)
 class SourcesConfig:

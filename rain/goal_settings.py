@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from rain.configs import AlignerConfig, Settings, SourcesConfig
+from rain.configs import AlignerConfig, RunConfig, Settings, SourcesConfig
 from rain.core.config import RainConfig
 from rain.core.errors import RainError
 from rain.evaluators.labels import EvaluationConfig
@@ -24,9 +24,15 @@ def make_goal_settings(
 
     A ``search`` replaces all other constants, and a ``scorer`` the evaluators; a preset no longer speaks of those.
     """
-    if goal and task:
+    if goal is not None and task is not None:
         raise RainError("give a goal or a task, not both")
-    settings = make_settings(load(task), given) if task else _of_goal(goal, given)
+    settings = make_settings(load(task), given) if task is not None else _of_goal(goal, given)
+    if unused := {field.name for field in fields(RunConfig)} & set(given):
+        raise RainError(f"{min(unused)} is a flag of rain run, and Rain has no use for it; leave it out")
+    if scorer and "evaluator" in given:
+        raise RainError("scorer and evaluator both say what scores texts; leave one out")
+    if search is not None and not isinstance(search, RainConfig):
+        raise RainError(f"search is {search!r}; it must be a RainConfig")
     if search:
         if twice := {field.name for field in fields(search)} & set(given):
             raise RainError(f"{min(twice)} is a part of search; give it there, or leave search out")
@@ -35,7 +41,7 @@ def make_goal_settings(
 
 
 def _of_goal(goal: str | None, given: Mapping[str, Any]) -> Settings:
-    name = goal or DEFAULT_GOAL
+    name = DEFAULT_GOAL if goal is None else goal
     task = load_goal(name)
     if given.get("target", name) != name:
         raise RainError(f"the goal is {name}, the target {given['target']!r}; give one goal and no target")

@@ -79,14 +79,19 @@ class Rain:
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        if concurrency < 1:
-            raise RainError(f"concurrency is {concurrency}; it must be at least 1")
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise RainError(f"concurrency is {concurrency!r}; it must be at least 1")
+        if scorer is not None and not callable(scorer):
+            raise RainError(f"scorer is {scorer!r}; it must be a function of prompt and text")
         loaded = None if isinstance(model, (str, Path)) else model
+        if not hasattr(loaded, "generation_config") if loaded is not None else tokenizer is not None:
+            raise RainError("model must be a name, a folder or a file; or a transformers model, with its tokenizer")
         name = str(model) if loaded is None else loaded.config.name_or_path or type(loaded).__name__
         if template is not None:
             settings["templates"] = str(template)
-        self.settings = make_goal_settings(goal, task, {"modelname": name, **settings}, search, bool(scorer))
+        self.settings = make_goal_settings(goal, task, {"modelname": name, **settings}, search, scorer is not None)
         self.concurrency, self.progress, self._closed = concurrency, progress, False
+        self._own_template = template is not None
         if notice := self.settings.preset_notice():
             print(notice, file=sys.stderr)
         config, placement = self.settings.aligner, self.settings.placement
@@ -99,7 +104,7 @@ class Rain:
         try:
             if not self.settings.format_known:
                 config = chat_config(config, tokenizer)
-            evaluator = FunctionEvaluator(scorer) if scorer else None
+            evaluator = FunctionEvaluator(scorer) if scorer is not None else None
             encoder, prefetch = open_encoder(config), placement.prefetch
             self.aligner = Aligner(config, engine, tokenizer, encoder, evaluator=evaluator, prefetch=prefetch)
             self._thread.run(self.aligner.warm_up())
@@ -171,12 +176,14 @@ class Rain:
         """Measure how well the evaluator judges labelled texts; ``print(rain.preflight().verdict)``.
 
         Args:
-            labelled: a file with question, response and label; None: the goal's own.
+            labelled: a file with question, response and label; None: the goal's own, if the template is.
 
         Raises:
             RainError: the file is faulty, or has too few texts of a label; the message names it.
         """
         aligner, config = self.aligner, self.aligner.config
+        if labelled is None and self._own_template:
+            raise RainError("a template of your own has no labelled texts; name their file: preflight(FILE)")
         texts = load_labelled(Path(labelled) if labelled else config.task.path("labelled.jsonl"))
         evaluator = aligner.evaluator
         if config.evaluation.invert and not isinstance(evaluator, FunctionEvaluator):

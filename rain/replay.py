@@ -207,14 +207,15 @@ def run(args: argparse.Namespace) -> int:
     """Replay every trace, print one line each; return 1 if any differs."""
     different = False
     for path in args.traces:
+        trace = read_trace(path)
         try:
-            trace = read_trace(path)
             whole, result = asyncio.run(replay(trace, eager=True)), asyncio.run(replay(trace))
             result.fault = whole.fault or result.fault
         except KeyError as error:
             raise RainError(f"the trace {path} has no field {error}") from error
-        except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            raise RainError(f"the trace {path} has a field with a wrong value ({error!r})") from error
+        except (RainError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            reason = error if isinstance(error, RainError) else repr(error)
+            raise RainError(f"the trace {path} has a field with a wrong value ({reason})") from error
         different |= bool(result.fault)
         print(
             f"{path}: {'DIFFERS' if result.fault else 'equal'}: {result.commits} commits, {result.simulations} "

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from rain.core.errors import RainError
+
 FOLDER = str(Path(__file__).resolve().parents[1])
 """What to pass as ``custom_generate``."""
 
@@ -27,10 +29,22 @@ def aligned(tokenizer: Any, **settings: Any) -> Callable[..., torch.Tensor]:
     """
 
     def decode(model: Any, input_ids: torch.Tensor, generation_config: Any, **inputs: Any) -> torch.Tensor:
+        check_form(generation_config)
         limit = max(1, generation_config.max_length - input_ids.shape[1])
         return align(model, tokenizer, input_ids, inputs.get("attention_mask"), limit, settings)
 
     return decode
+
+
+def check_form(config: Any) -> None:
+    """Refuse what would change the form of the result, which is one answer to each prompt, as ids.
+
+    Raises:
+        RainError: it names the option.
+    """
+    for name, usual in (("num_beams", 1), ("num_return_sequences", 1), ("return_dict_in_generate", False)):
+        if (getattr(config, name, None) or usual) != usual:
+            raise RainError(f"RAIN has no use for {name}; leave it out of model.generate")
 
 
 def align(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rain.custom_generate import align
+from rain.custom_generate import align, check_form
 
 UNUSED = (
     "logits_processor stopping_criteria prefix_allowed_tokens_fn synced_gpus assistant_model "
@@ -23,6 +23,7 @@ def generate(
     """Answer with RAIN, in up to 64 tokens if there is no other limit; other arguments are those of ``rain.Rain``."""
     if tokenizer is None:
         raise ValueError("RAIN needs tokenizer= in model.generate")
+    check_form(generation_config)
     settings = {name: value for name, value in settings.items() if name not in UNUSED.split()}
     prompts = inputs if input_ids is None else input_ids
     limit = max_new_tokens or getattr(generation_config, "max_new_tokens", None) or 64

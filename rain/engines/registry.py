@@ -148,8 +148,8 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
 
 def check_loaded(tokenizer: Any, given: Collection[str]) -> None:
     """Refuse a loaded model without its tokenizer, or with settings that say how to load it."""
-    if tokenizer is None:
-        raise RainError("a loaded model needs its tokenizer: Rain(model, tokenizer)")
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise RainError(f"a loaded model needs its tokenizer, not {tokenizer!r}: Rain(model, tokenizer)")
     for name in LOADED_ALREADY:
         if name in given:
             raise RainError(f"{name} cannot be chosen for a model that is loaded already; leave it out")

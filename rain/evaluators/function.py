@@ -6,7 +6,8 @@ import asyncio
 import importlib
 import inspect
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,15 @@ from rain.evaluators.texts import Batcher, TextScorer, check_score
 
 TextFunction = Callable[[str, str], float | Awaitable[float]]
 """Takes the prompt and a text that begins the answer; returns its score in [-1, 1]."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Raise a RainError for exceptions that would end the thread of the event loop instead of a prompt."""
+    try:
+        yield
+    except (StopIteration, SystemExit, KeyboardInterrupt) as error:
+        raise RainError(f"the scorer raised {error!r}") from error
 
 
 class FunctionEvaluator(Evaluator):
@@ -31,12 +41,18 @@ class FunctionEvaluator(Evaluator):
 
     async def _call(self, one_at_a_time: asyncio.Lock, question: str, text: str) -> float:
         function: Callable[[str, str], Any] = self.function
+
+        def call() -> Any:
+            with contained():
+                return function(question, text)
+
         if inspect.iscoroutinefunction(function):
             value = function(question, text)
         else:
             async with one_at_a_time:
-                value = await asyncio.to_thread(function, question, text)
-        return check_score(await value if inspect.isawaitable(value) else value)
+                value = await asyncio.to_thread(call)
+        with contained():
+            return check_score(await value if inspect.isawaitable(value) else value)
 
 
 class PythonEvaluator(Evaluator):
@@ -68,7 +84,7 @@ class PythonEvaluator(Evaluator):
             if len(scores) != len(texts):
                 raise RainError(f"it returned {len(scores)} scores for {len(texts)} texts")
             return [check_score(score) for score in scores]
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             traceback.print_exc()
             shown = error if isinstance(error, RainError) else repr(error)
             raise RainError(f"the evaluator python:{self.name} failed: {shown}") from error

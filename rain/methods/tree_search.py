@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator
 
+from rain.core.concurrency import run_within
 from rain.core.config import Budget
 from rain.core.problem import SearchInputs
 from rain.core.search import Search
 from rain.core.types import Tokens
 from rain.embedding import SpanEncoder
-from rain.generation import Answer, CommittedText, PreparedPrompt
+from rain.generation import Answer, CommittedText, OnCommit, PreparedPrompt
 from rain.methods.base import Generation, Parts
 from rain.trace.record import Recorder
 
@@ -45,6 +46,11 @@ class TreeSearch(Generation):
         """The committed ids, up to the response's limit."""
         start = len(self.prompt.tokens)
         return self._search.prefix[start : self.prompt.search.limit(start)]
+
+    async def complete(self, on_commit: OnCommit = lambda commit: None) -> Answer:
+        """Run to the end; the seconds of the budget end it even in the middle of a simulation."""
+        await run_within(super().complete(on_commit), self.budget.seconds or None)
+        return self.answer()
 
     def _ahead(self) -> int:
         """Return how many simulations after the present one to compute ahead: an equal share, since passes fill up.

@@ -154,3 +154,30 @@ def test_the_embedded_model_answers_streams_and_continues_a_conversation(capsys)
         assert all(answer.text for answer in answers)
         assert "".join(rain.stream("Is the sea salty?")) == answers[0].text
         assert rain.baseline("Is the sea salty?").finish == "length"
+
+
+def test_a_model_is_the_users_between_passes_and_two_objects_may_share_it(model, small):
+    before, inputs = state(model), {"max_new_tokens": 4, "do_sample": False}
+    own = model.generate(**ids(PROMPTS[0]), **inputs)
+    with Rain(model, Tokenizer(), **small) as first:
+        expected = first.generate(PROMPTS[1]).text
+        second = Rain(model, Tokenizer(), **small)
+        assert torch.equal(model.generate(**ids(PROMPTS[0]), **inputs), own)
+        assert first.generate(PROMPTS[1]).text == second.generate(PROMPTS[1]).text == expected
+    assert second.generate(PROMPTS[1]).text == expected and state(model) != before
+    second.close()
+    assert state(model) == before and torch.equal(model.generate(**ids(PROMPTS[0]), **inputs), own)
+
+
+@pytest.mark.parametrize("wrong", ["gpt2", None, 3])
+def test_a_constructor_that_fails_leaves_the_model_as_it_was(model, small, wrong):
+    before = state(model)
+    with pytest.raises(RainError, match="tokenizer"):
+        Rain(model, wrong, **small)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"return_dict_in_generate": True}])
+def test_options_that_would_change_the_form_of_the_result_are_refused(model, small, options):
+    with pytest.raises(RainError, match=next(iter(options))):
+        model.generate(**ids(PROMPTS[0]), custom_generate=aligned(Tokenizer(), **small), max_new_tokens=4, **options)

@@ -157,8 +157,8 @@ def test_a_stop_may_be_one_string_or_several_or_none(rain):
 @pytest.mark.parametrize(
     ("method", "call", "options", "named"),
     [
-        ("rain", "generate", {"stop": ["", "x"]}, "stop string is empty"),
-        ("rain", "generate", {"stop": ""}, "stop string is empty"),
+        ("rain", "generate", {"stop": ["", "x"]}, "none of them empty"),
+        ("rain", "generate", {"stop": ""}, "none of them empty"),
         ("rain", "baseline", {"trace": "folder"}, "trace .* baseline"),
         ("rain", "aevents", {"trace": "folder"}, "trace .* baseline"),
         ("greedy", "generate", {"trace": "folder"}, "trace .* greedy"),
@@ -347,8 +347,8 @@ def test_a_preflight_measures_a_function_too(open_rain):
 
 
 def test_a_preflight_of_the_second_target_reads_the_labels_as_they_are(open_rain, tmp_path):
-    asked = saved(tmp_path, BRIEF, "words.txt")
-    positive, negative = (open_rain(goal=goal, template=asked).preflight() for goal in ("positive", "negative"))
+    asked, texts = saved(tmp_path, BRIEF, "words.txt"), load("imdb").path("labelled.jsonl")
+    positive, negative = (open_rain(goal=goal, template=asked).preflight(texts) for goal in ("positive", "negative"))
     assert (positive.accuracy, positive.auc) == (negative.accuracy, negative.auc)
 
 
@@ -370,3 +370,57 @@ def test_at_most_so_many_searches_run_at_once(open_rain, engine):
     with pytest.raises(RainError, match="concurrency"):
         open_rain(concurrency=0)
     assert max(running) == 2
+
+
+@pytest.mark.parametrize("raised", [StopIteration, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("waits", [False, True])
+def test_whatever_a_scorer_raises_is_an_error_of_the_prompt(open_rain, raised, waits):
+    def scorer(prompt, text):
+        raise raised("no key")
+
+    async def waiting(prompt, text):
+        raise raised("no key")
+
+    with pytest.raises((RainError, RuntimeError), match=raised.__name__):  # Python turns a coroutine's StopIteration
+        open_rain(scorer=waiting if waits else scorer).generate("Why?")
+
+
+def test_the_seconds_of_a_budget_end_an_answer_whose_scorer_does_not(open_rain):
+    async def stuck(prompt, text):
+        await asyncio.Event().wait()
+
+    assert open_rain(scorer=stuck).generate("Why?", budget=Budget(seconds=0.1)).finish == "budget"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"budget": Budget(tokens=10)}, "budget"),
+        ({"search": {"candidates": 3}}, "search"),
+        ({"concurrency": "8"}, "concurrency"),
+        ({"max_new_tokens": "12"}, "max-new-tokens"),
+        ({"method": "best-of-n", "n": 2.5}, "--n"),
+        ({"evaluator": ()}, "--evaluator"),
+        ({"seed": None}, "--seed"),
+        ({"scorer": 3}, "scorer"),
+        ({"scorer": lambda prompt, text: 0.0, "evaluator": "random"}, "scorer and evaluator"),
+        ({"goal": ""}, "goal"),
+        ({"trace": True}, "trace"),
+        ({"outdir": "out"}, "outdir"),
+    ],
+)
+def test_a_setting_of_a_wrong_kind_is_refused_at_once(open_rain, settings, named):
+    with pytest.raises(RainError, match=named):
+        open_rain(**settings)
+
+
+@pytest.mark.parametrize("options", [{"stop": 3}, {"stop": [None]}, {"question": 3}, {"trace": 3}, {"raw": "yes"}])
+def test_an_option_of_a_wrong_kind_is_refused(rain, options):
+    with pytest.raises(RainError, match=next(iter(options))):
+        rain.generate("Why?", **options)
+
+
+@pytest.mark.parametrize("model", [3, object(), None])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(RainError, match="model"):
+        Rain(model)

@@ -25,7 +25,7 @@ class HfEngine(Engine):
     """A transformers model.
 
     Args:
-        model, tokenizer: loaded; the model's attention is replaced by the packed tree attention.
+        model, tokenizer: loaded; during a pass, the model's attention is the packed tree attention.
         max_batch_tokens: query tokens of one forward pass, at most.
         cache_tokens: approximate number of cached tokens of all sessions together (a token takes 2 x layers x
             key-value heads x head size numbers); 0: as many as the free memory allows, see ``measured_cache``.
@@ -39,12 +39,16 @@ class HfEngine(Engine):
     ) -> None:
         self.model, self.tokenizer, self.decode = model, tokenizer, decoder(tokenizer)
         self.context = context_length(model)
-        runner = verified_model(model)
-        cache_tokens = cache_tokens or measured_cache(runner, min(max_batch_tokens, self.context))
-        self.scheduler = Scheduler(runner, max_batch_tokens, cache_tokens)
         self.eos = end_ids(model.generation_config, tokenizer)
         self.dtype = dtype_name(model)
         self.vocabulary = model.get_input_embeddings().weight.shape[0]
+        runner = verified_model(model)
+        try:
+            cache_tokens = cache_tokens or measured_cache(runner, min(max_batch_tokens, self.context))
+        except BaseException:
+            restore_model(runner)
+            raise
+        self.scheduler = Scheduler(runner, max_batch_tokens, cache_tokens)
         self._prefixes: dict[Tokens, asyncio.Task[KvTree]] = {}
 
     def session(self, name: str) -> HfSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from rain.core.engine import ReadOut
 from rain.core.errors import RainError
@@ -26,6 +27,7 @@ from rain.models.info import check_read_outs, decoder_layers
 UNSUPPORTED = ("s_aux", "position_bias", "alibi")
 PREFIX = "rain_packed_"
 _names = count()
+_locks: weakref.WeakKeyDictionary[PreTrainedModel, threading.RLock] = weakref.WeakKeyDictionary()
 CPU_WASTE = 4000
 """Scores that take a CPU as long as one more call of the attention, about; on a GPU, one call takes all trees."""
 EACH_ALONE = -1
@@ -82,6 +84,30 @@ class PassOutput(NamedTuple):
     layout: Layout
 
 
+def model_lock(model: PreTrainedModel) -> threading.RLock:
+    """Return the lock of a model, whose attention is another one during a pass."""
+    return _locks.setdefault(model, threading.RLock())
+
+
+def _own_attention(model: PreTrainedModel, name: str) -> list[tuple[PreTrainedConfig, str]]:
+    """Return the configurations of a model that name the attention of its layers, each with what it names.
+
+    Raises:
+        ValueError: another attention (``name``) cannot be set there.
+    """
+    every = [model.config, model.config.get_text_config(), *(getattr(part, "config", None) for part in model.modules())]
+    before = {id(one): (one, one._attn_implementation) for one in every if isinstance(one, PreTrainedConfig)}
+    try:
+        model.set_attn_implementation(name)
+        if model.config.get_text_config()._attn_implementation != name:
+            raise ValueError("it does not use transformers' attention interface")
+        return [(config, own) for config, own in before.values() if config._attn_implementation == name]
+    finally:
+        model.set_attn_implementation(before[id(model.config)][1])
+        for config, own in before.values():
+            config._attn_implementation_internal = own
+
+
 class ModelRunner:
     """Runs a transformers model on packed tree queries.
 
@@ -89,7 +115,7 @@ class ModelRunner:
         model: any causal model that takes its attention from transformers' attention interface and ``position_ids``.
 
     Attributes:
-        original: the attention that the model came with; None if another runner had replaced it before.
+        lock: held while a pass runs; runners of the same model share it.
         pool: keys and values of all trees.
         windows: sliding windows that layers have asked for (positions; 0: none).
         waste: see ``Layout``.
@@ -100,7 +126,7 @@ class ModelRunner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.original: str | None = None
+        self.lock = model_lock(model)
         self.device = model.get_input_embeddings().weight.device
         self.pool, self.windows = KvPool(), set[int]()
         self.waste = CPU_WASTE if self.device.type == "cpu" else math.inf
@@ -117,9 +143,8 @@ class ModelRunner:
                 raise ValueError("its forward takes no position_ids or logits_to_keep")
             # by a weak reference: the registry of attentions keeps for good what it is given
             AttentionInterface.register(name, partial(ModelRunner._attend, weakref.proxy(self)))
-            model.set_attn_implementation(name)
-            if model.config.get_text_config()._attn_implementation != name:
-                raise ValueError("it does not use transformers' attention interface")
+            with self.lock:
+                self._own = _own_attention(model, name)  # between passes, the model is called with its own attention
         except (ValueError, KeyError, AttributeError, ImportError) as error:
             kind = type(model).__name__
             raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error
@@ -137,7 +162,6 @@ class ModelRunner:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Replace the model's attention; query, key, value: (1, heads, tokens, head size)."""
-        assert self._groups, "the model was called past the runner"
         if any(kwargs.get(name) is not None for name in UNSUPPORTED):
             raise RainError(f"{type(self.model).__name__} needs attention sinks or biases; use --engine reference")
         layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -170,6 +194,8 @@ class ModelRunner:
 
         def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             nonlocal matrix
+            if not self._groups:  # a call of the user's, or a pass of another runner
+                return
             hidden = output[0] if isinstance(output, tuple) else output  # (1, tokens, hidden size)
             matrix = matrix.to(hidden.device, non_blocking=True)
             products = hidden[0].float() @ matrix.T
@@ -193,7 +219,8 @@ class ModelRunner:
         """
         self.pool.reserve()
         layout = Layout(batch.spans, self.pool.size, EACH_ALONE if each_alone else self.waste)
-        logits = self._compute(batch, layout)
+        with self.lock:
+            logits = self._compute(batch, layout)
         finite = self.pool.layers[-1][self._slots].isfinite().all()
         found = [self._read.pop(i) for i in range(len(self.read_outs))]
         readings = torch.stack(found, dim=1) if found else logits.new_zeros(len(layout.slots), 0)
@@ -206,6 +233,8 @@ class ModelRunner:
         logits_to_keep = torch.tensor([rows[slot] for slot in batch.waiting] or [0]).to(self.device, non_blocking=True)
         self._groups, self._slots = layout.groups, torch.from_numpy(layout.slots)
         try:
+            for config, _ in self._own:
+                config._attn_implementation_internal = self.name
             with sdpa_kernel(KERNELS):
                 output = self.model(
                     input_ids=packed[:1],
@@ -215,5 +244,7 @@ class ModelRunner:
                 )
         finally:
             self._groups = []
+            for config, own in self._own:
+                config._attn_implementation_internal = own
         logits: torch.Tensor = output.logits[0]
         return logits

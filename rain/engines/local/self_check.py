@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from array import array
 from typing import Any
 
@@ -19,7 +20,7 @@ from rain.core.errors import RainError, check_device, is_broken_device
 from rain.engines.local.batch import Batch, Span
 from rain.engines.local.kv_cache import SLOTS, KvTree
 from rain.engines.local.linear import pack_linears, unpack_linears
-from rain.engines.local.model_runner import PREFIX, ModelRunner
+from rain.engines.local.model_runner import ModelRunner, model_lock
 from rain.engines.local.precision import restore_head, widen_head
 from rain.engines.local.sampling import read_rows
 
@@ -30,6 +31,9 @@ LENGTH_DEPENDENT = {"dynamic", "longrope"}
 TOLERANCE = 0.3
 """Standard deviation of the differences of logits, in standard deviations of the logits; rounding stays far below."""
 
+_users: weakref.WeakKeyDictionary[PreTrainedModel, weakref.WeakSet[ModelRunner]] = weakref.WeakKeyDictionary()
+"""The runners of each model."""
+
 
 def verified_model(model: PreTrainedModel) -> ModelRunner:
     """Put a model on the tree cache, and its linear layers' weights into the order that its CPU multiplies fastest.
@@ -39,10 +43,15 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
         RainError: its attention cannot be replaced, or its answers there differ from those of a plain pass. The model
             is left as it was.
     """
+    with model_lock(model):
+        users = _users.setdefault(model, weakref.WeakSet())
+        runner = ModelRunner(model) if users else _checked(model)  # checked when it was first opened
+        users.add(runner)
+    return runner
+
+
+def _checked(model: PreTrainedModel) -> ModelRunner:
     config, kind = model.config.get_text_config(), type(model).__name__
-    before = config._attn_implementation
-    if str(before).startswith(PREFIX):
-        return ModelRunner(model)  # checked when it was first opened
     other = set(getattr(config, "layer_types", None) or ()) - LAYERS
     if other:
         raise RainError(f"{kind} has layers of {', '.join(sorted(other))}; use --engine reference")
@@ -67,12 +76,11 @@ def verified_model(model: PreTrainedModel) -> ModelRunner:
             raise RainError(f"{kind} keeps its sliding windows in masks of its own; use --engine reference")
     except Exception as error:  # whatever the model's code makes of a pass that it was not written for
         if not is_broken_device(error):
-            _restore(model, before)
+            _restore(model)
         check_device(error)
         if isinstance(error, RainError):
             raise
         raise RainError(f"{kind} cannot run on the tree cache ({error}); use --engine reference") from error
-    runner.original = before
     return runner
 
 
@@ -83,18 +91,20 @@ def check_tokens(model: PreTrainedModel) -> list[int]:
 
 
 def restore_model(runner: ModelRunner) -> None:
-    """Give the model its own attention and linear layers back, unless another engine has taken it over."""
-    runner.release()
-    model = runner.model
-    if runner.original is not None and model.config.get_text_config()._attn_implementation == runner.name:
-        _restore(model, runner.original)
+    """Give the model its own linear layers back, unless another runner uses it too."""
+    with runner.lock:
+        runner.release()
+        users = _users[runner.model]
+        if runner in users:
+            users.remove(runner)
+            if not users:
+                _restore(runner.model)
 
 
-def _restore(model: PreTrainedModel, attention: str) -> None:
+def _restore(model: PreTrainedModel) -> None:
     unpack_linears(model)
     restore_head(model)
     model.tie_weights()
-    model.set_attn_implementation(attention)
 
 
 def _has_windows(model: PreTrainedModel) -> bool:
