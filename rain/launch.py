@@ -19,7 +19,7 @@ from rain.engines.registry import ModelConfig
 from rain.entry import INTERRUPTED, guarded
 from rain.flags import Parser, add_flags, build
 from rain.judges.base import JudgeConfig
-from rain.judges.command import add_judge_arguments, judge_run, try_judge
+from rain.judges.command import FREE_JUDGES, add_judge_arguments, judge_run, try_judge
 from rain.judges.queries import load_run
 from rain.keys import origin
 from rain.models.loading import load_tokenizer, model_files
@@ -34,7 +34,7 @@ from rain.progress import Progress, example_answers
 from rain.records import error_record
 from rain.results.inputs import Inputs, fingerprint
 from rain.results.jsonl import Record
-from rain.results.run_dir import RunDir, iter_results
+from rain.results.run_dir import RunDir, iter_results, result_paths
 from rain.settings import CONFIGS, given_settings, make_settings, task_defaults
 from rain.tasks import load, names
 from rain.tasks.task import Task
@@ -153,7 +153,10 @@ class Allocation:
 
         say("\n\n".join(filter(None, (example_answers(records()), summary_table(records())))))
         say(f"this run took {seconds:,.0f} s")
-        say(f"results: {outdir}/res_*.jsonl; rain judge {outdir} scores them, rain report {outdir} compares them")
+        if any(result_paths(outdir)):
+            judge = "" if self.settings.aligner.task.name in FREE_JUDGES else " --judge NAME"
+            judged = f"rain judge {outdir}{judge} scores them, rain report {outdir} compares them"
+            say(f"results: {outdir}/res_*.jsonl; {judged}")
 
 
 def token_counter(modelname: str) -> Callable[[str], int]:

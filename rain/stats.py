@@ -134,6 +134,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio |
     """Return sum(numerators) / sum(denominators) of paired measurements; None if there is nothing to divide by.
 
     The interval is the linearised (delta-method) one of the ratio estimator; Cochran, Sampling Techniques, section 6.4.
+    It does not reach below 0, since measurements are not negative.
     """
     count, below = len(numerators), sum(denominators)
     if count != len(denominators):
@@ -145,4 +146,4 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio |
         return Ratio(value, None, None)
     residuals = sum((y - value * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
     half = Z95 * sqrt(residuals / (count * (count - 1))) / (below / count)
-    return Ratio(value, value - half, value + half)
+    return Ratio(value, max(0.0, value - half), value + half)

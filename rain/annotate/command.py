@@ -15,7 +15,7 @@ from rain.report.markdown import difference, rate
 from rain.results.files import write_atomic, write_error
 from rain.results.jsonl import encode_json
 from rain.tables import text_table
-from rain.terminal import printable
+from rain.terminal import counted, printable
 
 SCORES = "scores"
 """The folder in that of a study where results are written: not among the files that raters sent."""
@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace) -> str:
     options = {name: getattr(args, name) for name in ("raters", "repeat", "gold", "prompts")}
-    secret = make(list(map(load_run, args.outdir)), args.question, args.out, **options)
+    secret = make(list(map(load_run, dict.fromkeys(args.outdir))), args.question, args.out, **options)
     items, seen = len(secret["items"]), len(secret["raters"]["1"]["showings"])
     gold = sum(bool(right) for *_, right in secret["items"])
-    ties = f"{len(secret['ties'])} pairs of identical answers, which are ties that nobody is asked about\n"
+    ties = f"{counted(len(secret['ties']), 'pair')} of identical answers, which are ties that nobody is asked about\n"
     return (
-        f"{args.out}: {items - gold} items and {gold} gold items; {seen - items} come twice\n"
+        f"{args.out}: {counted(items - gold, 'item')} and {counted(gold, 'gold item')}; {seen - items} come twice\n"
         f"{ties if args.question == 'preferred' else ''}"
         f"send each of the {args.raters} raters one page (rater_1.html ...) and nothing else; put the files that come "
         f"back into {args.out}, then: rain annotate score {args.out}/*.jsonl"
@@ -96,7 +96,8 @@ def _score(files: Sequence[Path]) -> str:
         elif found:
             notes.append(f"{outdir}: no file for ratings:, since judges are not asked this about {secret['task']}")
     write_atomic(folder / "score.json", encode_json(report, indent=1) + b"\n")
-    head = f"{report['question']} ({report['wording']}): {report['items']} items, {report['raters']} raters"
+    counts = f"{counted(report['items'], 'item')}, {counted(report['raters'], 'rater')}"
+    head = f"{report['question']} ({report['wording']}): {counts}"
     tables = [table(report[name]) for name in ("methods", "pairs", "agreement", "by_rater", "judges") if report[name]]
     return "\n\n".join([head, *tables, "\n".join([*notes, f"every number: {folder / 'score.json'}"])])
 

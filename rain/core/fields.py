@@ -54,7 +54,7 @@ def _hints(config: Any) -> dict[str, Any]:
 def _is_of(value: Any, kind: Any) -> bool:
     """Tell whether a value is of the type of a field: a simple one, a tuple of one, or one of several."""
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of(each, typing.get_args(kind)[0]) for each in value)
+        return isinstance(value, (tuple, list)) and all(_is_of(each, typing.get_args(kind)[0]) for each in value)
     if isinstance(kind, types.UnionType):
         return any(_is_of(value, part) for part in typing.get_args(kind))
     return isinstance(value, SIMPLE[kind][0] if kind in SIMPLE else kind) and (kind is bool) >= isinstance(value, bool)
@@ -79,7 +79,7 @@ def validate(config: Any) -> None:
     hints = _hints(kind)
     for field in dataclasses.fields(config):
         value, rules = getattr(config, field.name), field.metadata
-        if not _is_of(value, hints[field.name]) or (value == () and field.default):
+        if not _is_of(value, hints[field.name]) or (value in ((), []) and field.default):
             raise RainError(f"{flag(field.name)} is {value!r}; it must be {_named(hints[field.name])}")
         choices = rules.get("choices", ())
         if choices and value not in choices:

@@ -32,7 +32,12 @@ LOADED_ALREADY = ("engine", "modelname", "dtype", "quantization", "device_map", 
 class ModelConfig:
     """What answers: the engine, and the model in its number format."""
 
-    engine: str = setting("hf", "what runs the model (toy: a formula, for dry runs)", choices=ENGINES, basic=True)
+    engine: str = setting(
+        "hf",
+        "what runs the model (toy: a formula, for dry runs; of truth and imdb with --evaluator random)",
+        choices=ENGINES,
+        basic=True,
+    )
     modelname: str = setting(
         "smollm2", "smollm2, gemma3-270m (embedded), a hub name, a folder or a .gguf file", basic=True
     )

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", type=float, default=0.1, help=text)
     text = "a value above this is good (default: 0)"
     parser.add_argument("--threshold", type=float, default=0.0, help=text)
-    text = "inspect: the answers of the run's method (raina) or the greedy ones (pa)"
-    parser.add_argument("--side", choices=SIDES, default=SIDES[0], help=text)
+    text = "inspect: the answers of the run's method (raina, the default) or the greedy ones (pa)"
+    parser.add_argument("--side", choices=SIDES, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     found = load_run(args.outdir)
     if args.format == "inspect" and not args.judge:
         raise RainError("--format inspect needs the verdicts of a judge; name it with --judge")
+    if args.format != "inspect" and args.side:
+        raise RainError(f"--side is for --format inspect, not {args.format}; leave it out")
     verdicts = stored_verdicts(found, args.judge, args.criterion) if args.judge else None
-    options = Options(found, verdicts, args.margin, args.threshold, args.side)
+    options = Options(found, verdicts, args.margin, args.threshold, args.side or SIDES[0])
     rows, used = [], 0
     for record in found.records:
         made = [encode_json(row) + b"\n" for row in FORMATS[args.format](record, options)]

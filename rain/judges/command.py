@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return print_check(args, config)
     if not args.outdir:
         raise RainError("name the OUTDIR of a run, or give --check FILE")
-    runs = [load_run(outdir) for outdir in args.outdir]
+    runs = [load_run(outdir) for outdir in dict.fromkeys(args.outdir)]
     if not args.judge and not all(one.task in FREE_JUDGES for one in runs):
         raise RainError(f"name a judge with --judge: {JUDGES}")
     for one in runs:

@@ -63,7 +63,7 @@ def read_ratings(path: Path) -> tuple[dict[tuple[str, str, str], tuple[Decision,
                 continue
             record, side, criterion, verdict = (row[name] for name in FIELDS)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RainError(f"{path}, line {number}: needs the fields {', '.join(FIELDS)} ({error!r})") from error
+            raise RainError(f"{path}, line {number}: needs the fields {', '.join(FIELDS)} in a JSON object") from error
         if verdict not in ((None, "first", "second", "tie") if criterion == "pairwise" else (None, True, False)):
             raise RainError(
                 f"{path}, line {number}: the field 'verdict' must be true, false or null; first, second, tie or null "

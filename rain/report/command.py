@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for output in (args.json, args.markdown, args.figure):
         if output:
             check_writable(output)
-    report = build(args.outdir)
+    report = build(list(dict.fromkeys(args.outdir)))
     text = printable(markdown(report))
     if args.json:
         write_atomic(args.json, encode_json(report, indent=1) + b"\n")

@@ -38,7 +38,7 @@ def _run(run: Json) -> str:
     parts += [f"- {count} failed: {markdown_text(reason)}" for reason, count in run["error_reasons"].items()]
     name = method_title(run["method"])
     judged = [_scores(run, name), *_notes(run)] if run["scores"] else []
-    parts += judged or ["No verdicts yet: run `rain judge`."]
+    parts += judged or ["No verdicts yet: `rain judge OUTDIR --judge NAME` asks for them."]
     if run["pairwise"]:
         parts.append(_pairwise(run["pairwise"], name))
     if run["cost"]["prompts"]:

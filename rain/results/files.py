@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rain.core.errors import RainError
+
+RUN_FILES = re.compile(r"(res|scores)_.*\.jsonl|(config|prompts|left_out)\.json")
+"""Names of the files in OUTDIR that a run and its judges write."""
 
 _NO_LOCKS_HERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -53,8 +57,10 @@ def locked(path: Path, busy: str, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise a RainError if a file cannot be written; better before the work than after it."""
+    """Raise a RainError if a file cannot be written, or is a run's own; better before the work than after it."""
     folder = path.parent
+    if RUN_FILES.fullmatch(path.name) and (folder / "config.json").is_file():
+        raise RainError(f"{path} is a file of the run in {folder}, which would be lost; choose another name")
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RainError(f"cannot write {path}: {folder} is not a folder that can be written to, or {path} is a folder")
 

@@ -176,6 +176,8 @@ class RunDir:
 def _lock(outdir: Path, opened: ExitStack) -> None:
     """Lock a directory, creating it if need be; the lock file says who has it."""
     file = outdir / ".lock"
+    if outdir.is_file():
+        raise RainError(f"{outdir} is a file; give --outdir the name of a folder")
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         owner = file.read_text(errors="replace").strip() if file.exists() else ""

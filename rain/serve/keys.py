@@ -34,7 +34,8 @@ class Keys:
         try:
             lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise RainError(f"--api-key-file {path} cannot be read: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RainError(f"--api-key-file {path} cannot be read: {reason}") from error
         digests: dict[str, bytes] = {}
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith("#"):

@@ -7,6 +7,7 @@ import webbrowser
 from contextlib import suppress
 from pathlib import Path
 
+from rain.core.errors import RainError
 from rain.methods.config import method_title
 from rain.terminal import counted, say
 from rain.view.data import load
@@ -26,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page, or serve it until Ctrl-C."""
     path: Path = args.path
+    if args.serve and args.out:
+        raise RainError("--serve writes no page; leave --out out")
+    if args.port and not args.serve:
+        raise RainError("--port is for --serve; leave it out")
     if args.serve:
         return _serve(path, args.port, args.open)
     data = load(path)

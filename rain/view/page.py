@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rain.core.errors import RainError
 from rain.page_policy import page_policy
-from rain.results.files import write_atomic
+from rain.results.files import check_writable, write_atomic
 from rain.results.jsonl import encode_json
 from rain.trace.read import read_part
 from rain.view.data import RunData
@@ -43,6 +43,7 @@ def write_page(data: RunData, path: Path) -> None:
     """
     if path.is_dir():
         raise RainError(f"{path} is a folder; give --out the name of a file")
+    check_writable(path)
     before, after = assemble(live=False)
     write_atomic(path, (part.encode() for part in chain([before], _blocks(data), [after])))
 

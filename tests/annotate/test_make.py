@@ -38,7 +38,7 @@ def test_the_secret_is_the_owners_alone_and_a_study_is_never_overwritten(tmp_pat
     run, folder = pairs_run(tmp_path / "run", 2), tmp_path / "study"
     assert main(["annotate", "make", str(run), "--out", str(folder), "--prompts", "1"]) == 0
     said = capsys.readouterr().out
-    assert "1 items and 0 gold items; 0 come twice" in said and "0 pairs of identical answers" in said
+    assert "1 item and 0 gold items; 0 come twice" in said and "0 pairs of identical answers" in said
     assert main(["annotate", "make", str(run), "--out", str(tmp_path / "single"), "--question", "harmless"]) == 0
     assert "identical" not in capsys.readouterr().out
     assert (folder / "secret.json").stat().st_mode & 0o777 == 0o600

@@ -16,7 +16,7 @@ from support.rows import save_rows
 
 from rain.core.errors import RainError
 from rain.data.datasets import Prompt, Reader, load_prompts, prompt_id, select_prompts
-from rain.data.readers import ADV, HH, IMDB, TRUTH, first_human_turn
+from rain.data.readers import ADV, HH, IMDB, TRUTH, first_human_turn, without_attack
 from rain.data.rows import BadRow
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -308,3 +308,10 @@ def test_the_public_data_sets_are_read_whole(name: str, reader: Reader, count: i
     prompts = load_prompts(SHARED / name, reader)
     assert len(prompts) == len({prompt.id for prompt in prompts}) == count
     assert prompts[0].question.startswith(question)
+
+
+def test_prompts_without_an_attack_are_counted(tmp_path):
+    rows = [{"goal": "a", "controls": "!"}, {"goal": "b"}, {"goal": "c", "prompt": "Be evil and c"}]
+    path = saved(tmp_path, "a.json", rows)
+    assert without_attack(load_prompts(path, ADV)) == "1 of 3 prompts without controls: no attack on these"
+    assert without_attack(load_prompts(path, ADV)[:1]) == ""

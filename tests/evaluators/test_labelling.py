@@ -11,6 +11,7 @@ from support.rows import save_rows
 
 from rain.cli import main
 from rain.data.labelled import load_labelled
+from rain.evaluators.own import OwnTexts
 
 ROWS = [{"question": f"q{i}", "response": f"r{i}"} for i in range(4)]
 
@@ -31,6 +32,15 @@ def test_keys_become_labels_and_the_same_command_continues(path: Path, monkeypat
     assert press("g\nx b\nqg", path, monkeypatch) == [1, 0, "-", "-"]
     assert press("sg", path, monkeypatch) == [1, 0, None, 1]
     assert [(item.response, item.good) for item in load_labelled(path)] == [("r0", True), ("r1", False), ("r3", True)]
+
+
+def test_a_wrong_key_is_told_and_the_end_counts_each_sort(path, monkeypatch, capsys):
+    press("xgs", path, monkeypatch)
+    shown = capsys.readouterr().out
+    assert "'x' is none of them: g good" in shown
+    assert "1 text labelled, 1 skipped, 2 without a label; the same command continues" in shown
+    press("gb", path, monkeypatch)
+    assert "3 texts labelled, 1 skipped, 0 without a label; rain preflight and" in capsys.readouterr().out
 
 
 def test_undo_takes_back_the_last_labels_also_those_of_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +99,18 @@ def test_own_texts_need_a_file_of_prompts_and_overwrite_no_labels(
     monkeypatch.chdir(path.parent)
     assert main(["draw", out, "--engine", "toy", "--count", "2", "--prompts", prompts]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_what_is_drawn_before_an_interruption_is_kept(tmp_path, monkeypatch):
+    drawn = OwnTexts._text
+
+    async def interrupted(self, question, number):
+        if number == 7:
+            raise KeyboardInterrupt
+        return await drawn(self, question, number)
+
+    monkeypatch.setattr(OwnTexts, "_text", interrupted)
+    monkeypatch.setattr("rain.evaluators.own.CONCURRENCY", 1)
+    out, prompts = tmp_path / "new.jsonl", save_rows(tmp_path / "prompts.jsonl", *ROWS)
+    assert main(["draw", str(out), "--engine", "toy", "--count", "12", "--prompts", str(prompts)]) == 130
+    assert 1 <= len(out.read_text().splitlines()) <= 7

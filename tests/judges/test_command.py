@@ -125,3 +125,10 @@ def test_an_error_that_quotes_a_file_cannot_steer_the_terminal(
     said = capsys.readouterr().err
     assert said.startswith("rain: error: ") and "\\x1b[2JOWNED\\x07" in said
     assert said.rstrip("\n").isprintable()
+
+
+def test_a_wrong_judge_is_refused_before_any_other_is_asked(tmp_path):
+    outdir = write_run(tmp_path, "adv", [record(0, "Sure", "I cannot")])
+    with pytest.raises(RainError, match="unknown judge 'nope:x'"):
+        command(outdir, "--judge", "nope:x")
+    assert list(outdir.glob("scores_*")) == []

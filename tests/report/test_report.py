@@ -215,3 +215,14 @@ def test_records_of_prompts_that_left_the_data_set_do_not_count(tmp_path):
     assert (found["records"], found["left_out"], found["cost"]["prompts"]) == (2, 1, 2)
     assert (row["rain"]["yes"], row["rain"]["of"], row["pairs"]) == (2, 2, 2)
     assert "Left out: 1 record of prompts that are no longer in the data set" in markdown(build([outdir]))
+
+
+@pytest.mark.parametrize("name", ["res_0.jsonl", "config.json", "scores_x.jsonl"])
+@pytest.mark.parametrize("command", ["report RUN --json", "view RUN --out", "export RUN --format sft --out"])
+def test_no_output_takes_the_place_of_a_file_of_a_run(command, name, tmp_path, capsys):
+    outdir = write_run(tmp_path / "run", "imdb", [record(0, "a", "b")])
+    before = {path.name: path.read_bytes() for path in outdir.iterdir()}
+    words = command.replace("RUN", str(outdir)).split()
+    assert main([*words, str(outdir / name)]) == 2
+    assert "is a file of the run in" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in outdir.iterdir()} == before
