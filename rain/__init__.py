@@ -11,12 +11,14 @@ from rain.core.problem import SearchInputs
 from rain.core.search import Commit, Search
 
 if TYPE_CHECKING:
-    from rain.generation import Answer
+    from rain.generation import Answer, CommittedText
     from rain.library import Rain, generate
 
-__all__ = ["Answer", "Budget", "Commit", "Rain", "RainConfig", "RainError", "Search", "SearchInputs", "generate"]
+__all__ = ["Answer", "Budget", "Commit", "CommittedText", "Rain", "RainConfig", "RainError"]
+__all__ += ["Search", "SearchInputs", "generate"]
 
-_LAZY = {"Answer": "rain.generation", "Rain": "rain.library", "generate": "rain.library"}
+_LAZY = {"Answer": "rain.generation", "CommittedText": "rain.generation"}
+_LAZY |= {"Rain": "rain.library", "generate": "rain.library"}
 
 
 def __getattr__(name: str) -> Any:

@@ -129,6 +129,8 @@ class Aligner:
     def _encode(self, prompt: str | Sequence[Message] | Tokens, raw: bool) -> Tokens:
         """Return a prompt's ids."""
         if is_tokens(prompt):
+            if min(prompt, default=0) < 0:
+                raise RainError(f"{min(prompt)} is no token id")
             tokens = prompt
         else:
             check_length(prompt, min(self.engine.context, self.config.search.maxlen))

@@ -95,7 +95,8 @@ def prepare_prompt(
         RainError: there is no such prompt or option, or they do not suit the aligner.
     """
     check_names(options, CallOptions.__annotations__, "a call has no option")
-    if not isinstance(prompt, Sequence):
+    several = isinstance(prompt, list) and not all(isinstance(each, Mapping) for each in prompt)
+    if several or not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise RainError(f"{prompt!r} is not a prompt: a string, a list of messages or a tuple of token ids")
     for name, (kind, what) in OPTION_TYPES.items():
         value = options.get(name)

@@ -59,6 +59,10 @@ class Rain:
     Raises:
         RainError: a name is unknown, a value is out of range, or the model cannot be loaded.
 
+    A loaded model keeps its own attention and may be called and shared, but not while an answer is being made; its
+    linear layers are ordered for the CPU until ``close``. ``settings`` include ``budget="tokens=N"``; a ``Budget`` goes
+    to a call.
+
     A prompt is a string, a conversation (a list of ``{"role": ..., "content": ...}``) or a tuple of token ids.
     Conversations are rendered with the model's chat template; so are strings, except for models without one, for tasks
     and for goals that continue a text (positive, negative), which put them into the task's prompt file. The same prompt

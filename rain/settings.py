@@ -175,7 +175,7 @@ def _calibration(task: Task, layer: Mapping[str, Any], evaluators: Sequence[str]
     if not name:
         return {}
     path = Path(name)
-    return read_calibration(path if path.exists() or path.is_absolute() else task.path(name), evaluators)
+    return read_calibration(task.path(name) if not path.exists() and task.path(name).exists() else path, evaluators)
 
 
 def _resolve_target(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rain.core.errors import RainError
@@ -31,6 +32,9 @@ class ServeConfig:
         validate(self)
         if "*" in self.cors:
             raise RainError("--cors takes origins such as https://chat.example, not *: any page could use the server")
+        for origin in self.cors:
+            if not re.fullmatch(r"https?://[^/]+", origin):
+                raise RainError(f"--cors is {origin!r}; it must be an origin such as https://chat.example")
         if not self.is_loopback and not self.api_key_file:
             raise RainError(f"--host is {self.host}, which others can reach: give --api-key-file, too")
 

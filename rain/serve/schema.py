@@ -47,7 +47,7 @@ INERT: Mapping[str, tuple[Any, ...]] = {
 class Wire(BaseModel):
     """Part of a request; unknown fields are kept apart."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
 
 class ChatMessage(Wire):
@@ -108,6 +108,8 @@ class Request(Wire):
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop(cls, stop: Any) -> Any:
+        if stop is not None and not isinstance(stop, (str, list)):
+            raise ValueError("must be a string or a list of strings")
         return [stop] if isinstance(stop, str) else stop
 
     @model_validator(mode="after")

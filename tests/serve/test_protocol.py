@@ -175,7 +175,8 @@ def test_several_choices_differ_by_their_seeds(library, ask):
     assert reply["usage"]["completion_tokens"] == sum(len(answer.tokens) for answer in answers)
 
 
-REFUSED = {"n": [10**8, 0], "max_tokens": [0, -1], "max_completion_tokens": [0], "seed": [2**63, "x"], "model": [5]}
+REFUSED = {"n": [10**8, 0, "2"], "max_tokens": [0, -1, True, "5"], "max_completion_tokens": [0], "seed": [2**63, "x"]}
+REFUSED |= {"model": [5], "stream": ["yes"]}
 REFUSED |= {"stop": [["a", "b", "c", "d", "e"], [""], 5, "x" * 257], "logprobs": [True], "logit_bias": [{"5": 1}]}
 REFUSED |= {"tools": [[{"type": "function"}]], "response_format": [{"type": "json_object"}]}
 REFUSED |= {"rain": [{"budget": {"hours": 5}}, {"evaluator": "readout:none"}, 5]}
