@@ -87,10 +87,14 @@ class Rain:
             raise RainError(f"concurrency is {concurrency!r}; it must be at least 1")
         if scorer is not None and not callable(scorer):
             raise RainError(f"scorer is {scorer!r}; it must be a function of prompt and text")
-        loaded = None if isinstance(model, (str, Path)) else model
-        if not hasattr(loaded, "generation_config") if loaded is not None else tokenizer is not None:
-            raise RainError("model must be a name, a folder or a file; or a transformers model, with its tokenizer")
-        name = str(model) if loaded is None else loaded.config.name_or_path or type(loaded).__name__
+        loaded: PreTrainedModel | None = None
+        if isinstance(model, (str, Path)):
+            name = str(model)
+            if tokenizer is not None:
+                raise RainError(f"a tokenizer is for a loaded model, and {name} brings its own; leave it out")
+        else:
+            check_loaded(model, tokenizer, settings)
+            loaded, name = model, model.config.name_or_path or type(model).__name__
         if template is not None:
             settings["templates"] = str(template)
         self.settings = make_goal_settings(goal, task, {"modelname": name, **settings}, search, scorer is not None)
@@ -102,7 +106,6 @@ class Rain:
         if loaded is None:
             engine, tokenizer = open_engine(config.model, placement)
         else:
-            check_loaded(tokenizer, settings)
             engine = open_loaded(loaded, tokenizer, placement)
         self._thread = LoopThread()
         try:

@@ -151,8 +151,10 @@ def _open_local(model: ModelConfig, placement: PlacementConfig) -> tuple[Engine,
     return engine, tokenizer
 
 
-def check_loaded(tokenizer: Any, given: Collection[str]) -> None:
-    """Refuse a loaded model without its tokenizer, or with settings that say how to load it."""
+def check_loaded(model: Any, tokenizer: Any, given: Collection[str]) -> None:
+    """Refuse what is no loaded model, one without its tokenizer, or settings that say how to load it."""
+    if not hasattr(model, "generation_config"):
+        raise RainError(f"model is {model!r}; it must be a name, a folder, a .gguf file or a transformers model")
     if not hasattr(tokenizer, "eos_token_id"):
         raise RainError(f"a loaded model needs its tokenizer, not {tokenizer!r}: Rain(model, tokenizer)")
     for name in LOADED_ALREADY:
