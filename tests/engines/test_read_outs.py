@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -82,7 +84,7 @@ async def test_read_outs_of_searches_at_once_equal_a_plain_pass_and_the_referenc
 
 
 async def test_a_text_whose_path_is_cached_costs_at_most_its_last_token():
-    session, costs = opened().session("s"), []
+    session, costs = opened(cache_tokens=10_000).session("s"), []
     for answer in await session.generate(TEXT, SamplingParams(n=6, max_tokens=5, top_k=9, seed=1)):
         before = session.usage.tokens_computed
         for _ in range(2):
@@ -184,3 +186,18 @@ async def test_a_pass_with_read_outs_waits_for_its_device_once(monkeypatch):
         assert torch.ones(1)
     assert watch.waits == 1, "it would have been noticed"
     assert len(downloads) == engine.stats().passes > 3
+
+
+async def test_an_engine_that_nobody_holds_gives_its_memory_back_at_once():
+    """Without the garbage collector: what a forgotten cache may still take is not there for the next one."""
+    engine = opened()
+    session = engine.session("s")
+    await session.read_out(TEXT, 0)
+    await session.close()
+    runner = weakref.ref(engine.scheduler.runner)
+    gc.disable()
+    try:
+        del engine, session
+        assert runner() is None
+    finally:
+        gc.enable()

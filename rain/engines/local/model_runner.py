@@ -190,16 +190,18 @@ class ModelRunner:
             self._hooks.append(layers[layer - 1].register_forward_hook(self._reader(indices, matrix)))
 
     def _reader(self, indices: Sequence[int], matrix: torch.Tensor) -> Callable[..., None]:
-        """Return a hook that keeps (tokens,) products for each read-out of a layer."""
+        """Return a hook that gives the runner (tokens,) products for each read-out of a layer, if it still lives."""
+        known = weakref.ref(self)
 
         def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             nonlocal matrix
-            if not self._groups:  # a call of the user's, or a pass of another runner
+            runner = known()
+            if runner is None or not runner._groups:  # a call of the user's, or a pass of another runner
                 return
             hidden = output[0] if isinstance(output, tuple) else output  # (1, tokens, hidden size)
             matrix = matrix.to(hidden.device, non_blocking=True)
             products = hidden[0].float() @ matrix.T
-            self._read.update(zip(indices, products.T, strict=True))
+            runner._read.update(zip(indices, products.T, strict=True))
 
         return read
 
