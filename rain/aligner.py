@@ -130,7 +130,7 @@ class Aligner:
         """Return a prompt's ids."""
         if is_tokens(prompt):
             if min(prompt, default=0) < 0:
-                raise RainError(f"{min(prompt)} is no token id")
+                raise RainError(f"{min(prompt)} is not a token id")
             tokens = prompt
         else:
             check_length(prompt, min(self.engine.context, self.config.search.maxlen))

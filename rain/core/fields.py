@@ -57,7 +57,9 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, (tuple, list)) and all(_is_of(each, typing.get_args(kind)[0]) for each in value)
     if isinstance(kind, types.UnionType):
         return any(_is_of(value, part) for part in typing.get_args(kind))
-    return isinstance(value, SIMPLE[kind][0] if kind in SIMPLE else kind) and (kind is bool) >= isinstance(value, bool)
+    if isinstance(value, bool):  # which Python counts among the integers
+        return kind is bool
+    return isinstance(value, SIMPLE[kind][0] if kind in SIMPLE else kind)
 
 
 def _named(kind: Any) -> str:

@@ -71,7 +71,7 @@ async def answers(task, engine, count, tick=lambda number: None, tasks=None, pre
     found = await asyncio.gather(*tasks, return_exceptions=True)
     for _ in range(TURNS):  # what was cancelled last ends
         await asyncio.sleep(0)
-    assert asyncio.all_tasks() <= before, "nothing goes on in the background"
+    assert asyncio.all_tasks() <= before, "nothing keeps running in the background"
     return [None if isinstance(record, asyncio.CancelledError) else decisions(record) for record in found], aligner
 
 

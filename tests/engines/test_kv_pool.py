@@ -171,7 +171,7 @@ def test_no_slot_is_lost_however_requests_end():
         tasks = [asyncio.create_task(s.generate((1, 2, 3, 4 + i), params)) for i, s in enumerate(sessions)]
         while len(engine.scheduler.trees) < 3:
             await asyncio.sleep(0)
-        await sessions[0].close()  # while its request goes on
+        await sessions[0].close()  # while its request is running
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for session in sessions:

@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_a_folder_is_reported(tmp_path, monkeypatch):
 
 
 def build_beside_another(name, arrived, log):
-    """Call build_once; the builder goes on only when the other process is at the same call."""
+    """Call build_once; the builder continues only when the other process is at the same call."""
     arrived[name].set()
 
     def build(scratch):

@@ -1,4 +1,4 @@
-"""The page when another prompt is opened, or a run goes on: nothing stale is shown, and nothing that is open closes."""
+"""The page when another prompt is opened, or a run continues: nothing stale is shown, nothing that is open closes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from rain.view.server import make_server
 
 
 def write_search(path, *events, **about):
-    """Write a search with these events, which may go on; return what writes it."""
+    """Write a search with these events, which may continue; return what writes it."""
     config = {"root_mix": 0.25, "min_visits": 1, "value_threshold": 0.5}
     first = {"event": "search", "t": 0, "format": FORMAT, "id": "r0", "question": "Why?", "asks": [], "config": config}
     return write(TraceWriter(to_file(path)), {**first, **about}, *events)
