@@ -56,7 +56,8 @@ def parse(task: Task, argv: Sequence[str] | None, prog: str | None = None) -> Pa
     about = f"RAIN on {task.name}: answer prompts with RAIN and greedily."
     preset = shown_preset(choose_preset(task, {}))
     presets = f"The preset of {ModelConfig().modelname} replaces defaults: {preset}; --preset none keeps them."
-    parser = Parser(prog=prog, usage="%(prog)s [FLAGS]", description=about, epilog=presets.replace("%", "%%"))
+    shown = presets.replace("%", "%%") if preset else None
+    parser = Parser(prog=prog, usage="%(prog)s [FLAGS]", description=about, epilog=shown)
     basic, defaults = parser.add_argument_group("what everybody needs"), task_defaults(task)
     for config, title in CONFIGS:
         add_flags(parser, config, defaults, title, basic)
